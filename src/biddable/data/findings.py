@@ -1,0 +1,70 @@
+"""What is wrong with an input: one record for a finding, one exception for what stops a run.
+
+A finding names what was seen, where (file, line, turn) and how to mend it. `BiddableError` is the
+only exception that a user's input may raise; it carries the same fields, so that the command line
+prints both in the same shape and no traceback reaches a user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was found in the data.
+
+    Args:
+        code: a stable snake_case name, e.g. `empty_assistant`.
+        severity: `error` stops a run, `warning` does not unless strict, `note` is for information.
+        message: what was seen, one sentence.
+        fix: what to do about it, one sentence.
+        file: where; empty when it is about the whole data set.
+        line: 1-based line (or record) of the file, 0 when unknown.
+        turn: 0-based index of the message in its conversation.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    fix: str
+    file: str = ""
+    line: int = 0
+    turn: int | None = None
+
+    def place(self) -> str:
+        """`file:line, turn k`, as much of it as is known."""
+        return place(self.file, self.line, self.turn)
+
+    def __str__(self) -> str:
+        where = self.place()
+        head = f"{where}: " if where else ""
+        return f"{head}{self.message} [{self.code}]" + (f" Fix: {self.fix}" if self.fix else "")
+
+
+class BiddableError(ValueError):
+    """An error that is the input's fault, with the finding that says what, where and the remedy."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        fix: str = "",
+        code: str = "invalid_input",
+        file: str = "",
+        line: int = 0,
+        turn: int | None = None,
+    ) -> None:
+        self.finding = Finding(code, "error", message, fix, file, line, turn)
+        super().__init__(str(self.finding))
+
+
+def place(file: str, line: int, turn: int | None = None) -> str:
+    """Joins a file, a line and a turn to `file:line, turn k`."""
+    where = f"{file}:{line}" if file and line else file
+    if turn is None:
+        return where
+    return f"{where}, turn {turn}" if where else f"turn {turn}"

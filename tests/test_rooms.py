@@ -1,0 +1,52 @@
+"""The rooms import only from those above them, and the text rooms never load torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import biddable
+
+ROOMS = ["data", "chat", "models", "engine", "training", "judging", "verbs", "cli"]
+ROOT = Path(biddable.__file__).parent
+
+
+def imported_rooms(path: Path) -> set[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.append(node.module or "")
+    return {n.split(".")[1] for n in names if n.startswith("biddable.")}
+
+
+def test_each_room_imports_only_from_the_rooms_above_it() -> None:
+    for place, room in enumerate(ROOMS):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            below = imported_rooms(path) - set(ROOMS[: place + 1])
+            assert not below, f"{path.relative_to(ROOT)} imports from {sorted(below)}"
+
+
+def test_every_folder_is_a_known_room() -> None:
+    found = {p.name for p in ROOT.iterdir() if p.is_dir() and p.name != "__pycache__"}
+    assert found == set(ROOMS)
+
+
+def test_the_text_rooms_load_no_torch() -> None:
+    modules = [
+        f"biddable.{room}.{path.stem}"
+        for room in ("data", "chat")
+        for path in sorted((ROOT / room).glob("*.py"))
+        if path.stem != "__init__"
+    ]
+    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_package_loads_neither_torch_nor_transformers() -> None:
+    code = "import sys, biddable; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
