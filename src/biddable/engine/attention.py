@@ -1,0 +1,218 @@
+"""The one attention function: flat micro-batches, isolated examples, shared prefixes, no mask.
+
+Letters: T tokens of a flat micro-batch, P prefix tokens, H query heads, K key/value heads, E head
+width. The batch dimension is always 1.
+
+Each segment attends to itself causally. Where a segment continues a prefix that was fed before, it
+attends to all of the prefix in a second call, and the two results are merged by their log-sum-exp
+(LSE), as in FlashAttention-2 (arXiv 2307.08691, section 3.1). The backward is the same two flash
+calls, fed the merged output and the merged LSE. transformers passes extra keyword arguments of the
+model's forward on to the attention function; our `Layout` comes that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from biddable.engine.masked import masked_attention
+
+NAME = "biddable"
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@dataclass(slots=True)
+class Prefix:
+    """Keys and values of one prefix, per layer: (1, K, P, E) each."""
+
+    length: int
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+
+    def leaves(self) -> Prefix:
+        """The same numbers cut off from their graph, to collect the suffixes' gradients in."""
+
+        def cut(tensors: dict[int, Tensor]) -> dict[int, Tensor]:
+            return {layer: t.detach().requires_grad_() for layer, t in tensors.items()}
+
+        return Prefix(self.length, cut(self.keys), cut(self.values))
+
+
+@dataclass(slots=True)
+class Layout:
+    """How the T tokens of a flat micro-batch are cut.
+
+    Args:
+        lengths: tokens of each segment, in order; they sum to T.
+        prefix_of: for each segment the index in `prefixes` that it continues, or -1.
+        prefixes: what the segments may continue.
+        keep: where given, one `Prefix` a segment to store its keys and values in.
+        layers: the layers in which this function ran, for the check after the forward.
+    """
+
+    lengths: Sequence[int]
+    prefix_of: Sequence[int]
+    prefixes: Sequence[Prefix] = ()
+    keep: Sequence[Prefix] = ()
+    layers: list[int] = field(default_factory=list)
+
+    def spans(self) -> list[tuple[int, int, int]]:
+        """(start, stop, prefix index) of each segment."""
+        spans, start = [], 0
+        for length, prefix in zip(self.lengths, self.prefix_of, strict=True):
+            spans.append((start, start + length, prefix))
+            start += length
+        return spans
+
+
+def register() -> None:
+    """Makes the function known to transformers under `NAME`; harmless when done again."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attend)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    layout: Layout | None = None,
+    **given: Any,
+) -> tuple[Tensor, None]:
+    """Attention of a flat micro-batch.
+
+    Args:
+        query: (1, H, T, E).
+        key, value: (1, K, T, E); heads are never repeated.
+        layout: how T is cut.
+        given: what transformers passes beside it; `scaling`, `sliding_window` and `softcap` are
+            honoured, `dropout` and `s_aux` (attention sinks) refused, the rest changes nothing.
+
+    Returns:
+        (1, T, H, E), and no weights.
+
+    Raises:
+        RuntimeError: the caller broke a contract (a mask, no layout, dropout, sinks).
+    """
+    dropped = given.get("dropout", 0.0) > 0 or given.get("s_aux") is not None
+    if layout is None or attention_mask is not None or dropped:
+        raise RuntimeError("attention needs a layout, and takes no mask, dropout or sinks")
+    scaling, softcap, sliding_window = (
+        given.get(name) for name in ("scaling", "softcap", "sliding_window")
+    )
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    layout.layers.append(layer)
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    spans = layout.spans()
+    for (start, stop, _), kept in zip(spans, layout.keep, strict=False):
+        kept.keys[layer] = key[:, :, start:stop].contiguous()
+        kept.values[layer] = value[:, :, start:stop].contiguous()
+    reach = max(stop - start + _prefix_length(layout, g) for start, stop, g in spans)
+    window = sliding_window if sliding_window is not None and sliding_window < reach else None
+    if softcap is None and window is None and query.device.type == "cpu":
+        used = [layout.prefixes[g] for g in _used(spans)]
+        pairs = [t for p in used for t in (p.keys[layer], p.values[layer])]
+        out = _Flash.apply(query, key, value, scale, _renumber(spans), *pairs)  # type: ignore[no-untyped-call]
+        return out.transpose(1, 2), None
+    parts = []
+    for start, stop, g in spans:
+        q, k, v = (t[:, :, start:stop] for t in (query, key, value))
+        if g >= 0:
+            k = torch.cat([layout.prefixes[g].keys[layer], k], 2)
+            v = torch.cat([layout.prefixes[g].values[layer], v], 2)
+        parts.append(masked_attention(q, k, v, scale, window=window, softcap=softcap))
+    return torch.cat(parts, 2).transpose(1, 2), None
+
+
+def _prefix_length(layout: Layout, prefix: int) -> int:
+    return layout.prefixes[prefix].length if prefix >= 0 else 0
+
+
+def _used(spans: list[tuple[int, int, int]]) -> list[int]:
+    """The prefixes that occur, in order of first use."""
+    return list(dict.fromkeys(g for _, _, g in spans if g >= 0))
+
+
+def _renumber(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """The spans with prefixes numbered by their place among those used."""
+    number = {g: n for n, g in enumerate(_used(spans))}
+    return [(start, stop, number.get(g, -1)) for start, stop, g in spans]
+
+
+def _continuations(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Joins neighbouring segments of one prefix: to the prefix they are one run of queries."""
+    runs: list[tuple[int, int, int]] = []
+    for start, stop, g in spans:
+        if g < 0:
+            continue
+        if runs and runs[-1][1] == start and runs[-1][2] == g:
+            runs[-1] = (runs[-1][0], stop, g)
+        else:
+            runs.append((start, stop, g))
+    return runs
+
+
+class _Flash(torch.autograd.Function):
+    """Flash attention on CPU, per segment, with prefixes merged by log-sum-exp."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        spans: list[tuple[int, int, int]],
+        *pairs: Tensor,
+    ) -> Tensor:
+        """(1, H, T, E) from q (1, H, T, E), k and v (1, K, T, E) and key/value pairs."""
+        _, heads, tokens, width = q.shape
+        # Laid out as (1, T, H, E), which is what the model's output projection reads.
+        out = q.new_empty(1, tokens, heads, width).transpose(1, 2)
+        lse = q.new_empty(1, heads, tokens, dtype=torch.promote_types(q.dtype, torch.float32))
+        for start, stop, _ in spans:
+            one = slice(start, stop)
+            o, part = _flash(q[:, :, one], k[:, :, one], v[:, :, one], 0.0, True, scale=scale)
+            out[:, :, one], lse[:, :, one] = o, part
+        for start, stop, g in _continuations(spans):
+            one = slice(start, stop)
+            o, part = _flash(q[:, :, one], pairs[2 * g], pairs[2 * g + 1], 0.0, False, scale=scale)
+            both = torch.logaddexp(lse[:, :, one], part)
+            own = (lse[:, :, one] - both).exp().unsqueeze(-1)
+            out[:, :, one] = out[:, :, one] * own + o * (part - both).exp().unsqueeze(-1)
+            lse[:, :, one] = both
+        ctx.save_for_backward(q, k, v, out, lse, *pairs)
+        ctx.scale, ctx.spans = scale, spans
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of q, k, v and of each prefix pair."""
+        q, k, v, out, lse, *pairs = ctx.saved_tensors
+        dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
+
+        def run(one: slice, keys: Tensor, values: Tensor, causal: bool) -> tuple[Tensor, ...]:
+            parts: tuple[Tensor, ...] = _flash_backward(
+                grad[:, :, one], q[:, :, one], keys, values, out[:, :, one],
+                lse[:, :, one].contiguous(), 0.0, causal, scale=ctx.scale,
+            )  # fmt: skip
+            return parts
+
+        for start, stop, _ in ctx.spans:
+            one = slice(start, stop)
+            dq[:, :, one], dk[:, :, one], dv[:, :, one] = run(one, k[:, :, one], v[:, :, one], True)
+        pair_grads: list[Tensor] = [torch.zeros_like(t) for t in pairs]
+        for start, stop, g in _continuations(ctx.spans):
+            one = slice(start, stop)
+            a, b, c = run(one, pairs[2 * g], pairs[2 * g + 1], False)
+            dq[:, :, one] += a
+            pair_grads[2 * g] += b
+            pair_grads[2 * g + 1] += c
+        return (dq, dk, dv, None, None, *pair_grads)

@@ -1,0 +1,157 @@
+"""From the examples of one optimizer step to prefix groups and flat micro-batches. Pure functions.
+
+Letters: T tokens of a flat micro-batch, R trained rows, P prefix tokens.
+
+Worked example, with a budget of 8 tokens (trained tokens in capitals):
+
+    a  s s s u A A        P = 3, the group of a and b: it ends before the first trained token
+    b  s s s u u B        of either and leaves each at least one token of its own
+    c  x y C              no prefix shared with another row
+
+    prefix pass    [s s s]                                positions 0 1 2
+    micro-batch 1  [u A | u u | x y]                      positions 3 4 | 3 4 | 0 1
+                   rows 0 1 3 5 predict A A B C
+
+The last trained token of an example is predicted, never fed: nothing that follows it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+# A shorter prefix saves less than a pass of its own costs.
+SHORTEST_PREFIX = 16
+
+
+class Trainable(Protocol):
+    """What the plan needs of an example: ids, and how much predicting each of them counts."""
+
+    @property
+    def input_ids(self) -> Sequence[int]: ...
+
+    @property
+    def weights(self) -> Sequence[float]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The part of one example that a micro-batch feeds.
+
+    Args:
+        example: its index in the step.
+        start: the position of its first token; the length of its group's prefix, or 0.
+        stop: one past the last token fed, in the example's own positions.
+        group: index of its prefix group, -1 for none.
+    """
+
+    example: int
+    start: int
+    stop: int
+    group: int = -1
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """One optimizer step: what is fed, in which passes.
+
+    Args:
+        prefixes: the token ids of each prefix group.
+        micro_batches: segments of each pass; those of one group stand together.
+        padded_tokens: what a run that pads these rows to the longest would feed.
+    """
+
+    prefixes: tuple[tuple[int, ...], ...]
+    micro_batches: tuple[tuple[Segment, ...], ...]
+    padded_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens fed in all passes."""
+        suffixes = sum(len(s) for batch in self.micro_batches for s in batch)
+        return suffixes + sum(len(p) for p in self.prefixes)
+
+
+def plan_step(examples: Sequence[Trainable], batch_tokens: int, *, share: bool = True) -> StepPlan:
+    """Groups the examples by common prefix and cuts them into micro-batches.
+
+    Args:
+        examples: those of one optimizer step, each with at least one trained token.
+        batch_tokens: the most tokens that a micro-batch feeds; a longer example has one alone.
+        share: whether prefixes are fed once for all; off is for comparison and for tests.
+    """
+    groups = _prefix_groups(examples) if share else []
+    lengths = [length for length, _ in groups]
+    home = {i: g for g, (_, members) in enumerate(groups) for i in members}
+    segments = [
+        Segment(i, lengths[home[i]] if i in home else 0, last_trained(e), home.get(i, -1))
+        for i, e in enumerate(examples)
+    ]
+    segments.sort(key=lambda s: (s.group == -1, s.group, s.example))
+    batches: list[tuple[Segment, ...]] = []
+    batch: list[Segment] = []
+    for segment in segments:
+        if batch and sum(map(len, batch)) + len(segment) > batch_tokens:
+            batches.append(tuple(batch))
+            batch = []
+        batch.append(segment)
+    if batch:
+        batches.append(tuple(batch))
+    prefixes = tuple(tuple(examples[members[0]].input_ids[:length]) for length, members in groups)
+    longest = max((len(e.input_ids) for e in examples), default=0)
+    return StepPlan(prefixes, tuple(batches), longest * len(examples))
+
+
+def first_trained(example: Trainable) -> int:
+    """The position of the first token that counts; the very first token is never predicted."""
+    return next(i for i in range(1, len(example.weights)) if example.weights[i] > 0)
+
+
+def last_trained(example: Trainable) -> int:
+    """The position of the last token that counts."""
+    weights = example.weights
+    return next(i for i in range(len(weights) - 1, -1, -1) if weights[i] > 0)
+
+
+def _prefix_groups(examples: Sequence[Trainable]) -> list[tuple[int, list[int]]]:
+    """(length, members) of each group worth a pass of its own, in order of first member.
+
+    In sorted order the longest common prefixes are those of neighbours, so one sweep finds the
+    cuts: a neighbour that shares too little starts a new group.
+    """
+    # The row that predicts the first trained token must be the example's own.
+    heads = [tuple(e.input_ids[: max(first_trained(e) - 1, 0)]) for e in examples]
+    order = sorted(range(len(examples)), key=lambda i: (heads[i], i))
+    groups: list[tuple[int, list[int]]] = []
+    for run in _runs(order, heads):
+        length = min(len(heads[i]) for i in run)
+        length = min([length, *(_common(heads[run[0]], heads[i]) for i in run[1:])])
+        groups.append((length, sorted(run)))
+    return sorted(groups, key=lambda group: group[1][0])
+
+
+def _runs(order: list[int], heads: list[tuple[int, ...]]) -> list[list[int]]:
+    """Cuts the sorted order where sharing with the next row would cost more than it saves."""
+    runs: list[list[int]] = []
+    run: list[int] = []
+    length = 0
+    for i in order:
+        joined = min(length, _common(heads[run[-1]], heads[i])) if run else len(heads[i])
+        # Taking one more row in shortens the prefix of all; worth it while the sum grows.
+        if run and (joined < SHORTEST_PREFIX or joined * len(run) < length * (len(run) - 1)):
+            runs.append(run)
+            run, joined = [], len(heads[i])
+        run.append(i)
+        length = joined
+    runs.append(run)
+    return [run for run in runs if len(run) > 1]
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    n = min(len(a), len(b))
+    return next((i for i in range(n) if a[i] != b[i]), n)

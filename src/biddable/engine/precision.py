@@ -1,0 +1,144 @@
+"""Loads a model for the engine, and keeps fp32 master weights beside a bf16 compute copy.
+
+bf16 halves the cost of matrix products on hardware that has them, and is many times slower on
+hardware that has not, so `auto` measures. AdamW steps of a small learning rate vanish in bf16
+weights (they round to no change), so the optimizer always works on fp32.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from biddable.engine.attention import NAME, register
+from biddable.models.base import Base
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def load_model(base: Base, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
+    """The base's weights with our attention function, in evaluation mode.
+
+    Evaluation mode is kept for training too: dropout would make the gradient depend on how rows
+    fall into micro-batches, and no law of the engine could be shown.
+
+    Raises:
+        BiddableError: the folder holds no readable safetensors weights.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from biddable.data.findings import BiddableError
+
+    register()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base.folder, dtype=dtype, attn_implementation=NAME, use_safetensors=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BiddableError(
+            f"the weights of {base.name} cannot be loaded: {str(error).splitlines()[0]}",
+            code="base_not_found",
+            fix="the folder must hold model.safetensors of a causal language model",
+        ) from error
+    return model.to(device).eval()
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA, else Apple's GPU, else the CPU.
+
+    Raises:
+        BiddableError: the device asked for is not there.
+    """
+    from biddable.data.findings import BiddableError
+
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(kind for kind, found in there.items() if found))
+    if not there[name]:
+        raise BiddableError(
+            f"the device {name} is not there", code="no_device", fix="--device auto or cpu"
+        )
+    return torch.device(name)
+
+
+def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The compute dtype: as told, or bf16 where a matrix product is measurably faster in it."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bf16" else torch.float32
+    fp32, bf16 = (_product_seconds(device, d) for d in (torch.float32, torch.bfloat16))
+    return torch.bfloat16 if bf16 < 0.8 * fp32 else torch.float32
+
+
+def _product_seconds(device: torch.device, dtype: torch.dtype) -> float:
+    """The best of a few timings of a product with the shape of a small model's layer."""
+    a = torch.ones(512, 576, dtype=dtype, device=device)
+    b = torch.ones(1536, 576, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        # The sum makes a device finish before the clock is read.
+        float((a @ b.T)[0, 0])
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+class Weights:
+    """A model in its compute dtype and the fp32 master weights that the optimizer changes.
+
+    In fp32 they are the same tensors. In bf16 each parameter's gradient is added to its master's
+    fp32 gradient as soon as a micro-batch has formed it, and `push` casts the masters back once a
+    step.
+    """
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        self.names = [name for name, _ in model.named_parameters()]
+        self.masters: list[nn.Parameter] = list(model.parameters())
+        self.model = model
+        self._computed: list[Tensor] = []
+        if dtype != torch.float32:
+            # Tied parameters occur once in parameters(), so the copies stay tied too.
+            self.masters = [nn.Parameter(p.detach().clone()) for p in model.parameters()]
+            self.model = model.to(dtype)
+            self._computed = list(self.model.parameters())
+            for compute, master in zip(self._computed, self.masters, strict=True):
+                compute.register_post_accumulate_grad_hook(_adder(master))  # type: ignore[attr-defined]
+
+    def named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, fp32 master) of each parameter."""
+        return zip(self.names, self.masters, strict=True)
+
+    @torch.no_grad()
+    def push(self) -> None:
+        """Casts the masters into the compute copy."""
+        if self._computed:
+            torch._foreach_copy_(self._computed, self.masters)
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Overwrites the masters, by name, and the compute copy."""
+        for name, master in self.named():
+            master.copy_(tensors[name])
+        self.push()
+
+
+def _adder(master: nn.Parameter) -> Any:
+    def add(compute: Tensor) -> None:
+        if compute.grad is None:
+            return
+        if master.grad is None:
+            master.grad = compute.grad.to(master.dtype)
+        else:
+            master.grad.add_(compute.grad)
+        compute.grad = None
+
+    return add

@@ -1,0 +1,160 @@
+"""The gradient of one optimizer step, pass by pass, and the losses of examples without gradient.
+
+The model's weights do not change within a step, so a prefix that several examples share is fed once
+for all its micro-batches: its pass keeps the graph, the suffixes run against its keys and values as
+detached leaves, and what they collect there goes through the prefix once at the end. This is exact;
+see docs/design.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from biddable.engine.attention import Layout, Prefix
+from biddable.engine.loss import head_of, loss_sum, row_losses
+from biddable.engine.plan import Segment, StepPlan, Trainable
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """The tensors of one micro-batch.
+
+    Args:
+        input_ids, position_ids: (1, T).
+        rows: (R,) which of the T rows predict a trained token.
+        targets, weights: (R,) what they should predict, and how much it counts.
+        segments: the segments fed, in order.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    rows: Tensor
+    targets: Tensor
+    weights: Tensor
+    segments: tuple[Segment, ...]
+
+
+def backward_step(model: Any, examples: Sequence[Trainable], plan: StepPlan) -> tuple[float, float]:
+    """Adds the gradient of sum(w * CE) over the examples to the parameters' `.grad`.
+
+    The sum is not divided by the weight sum: the caller does so once, after all ranks are added.
+
+    Returns:
+        (loss sum, weight sum).
+    """
+    prefixes = _feed_prefixes(model, plan)
+    leaves = [p.leaves() for p in prefixes]
+    loss, weight = 0.0, 0.0
+    for segments in plan.micro_batches:
+        flat = flatten(examples, segments, model.device)
+        hidden = _feed(model, flat.input_ids, flat.position_ids, _layout(segments, leaves))
+        part = loss_sum(hidden[flat.rows], head_of(model), flat.targets, flat.weights)
+        part.backward()  # type: ignore[no-untyped-call]
+        loss += part.item()
+        weight += float(flat.weights.sum())
+    _backward_prefixes(prefixes, leaves)
+    return loss, weight
+
+
+@torch.no_grad()
+def example_losses(
+    model: Any, examples: Sequence[Trainable], plan: StepPlan
+) -> list[tuple[Tensor, Tensor]]:
+    """(losses, weights) of the trained tokens of each example, in the order of the examples."""
+    prefixes = _feed_prefixes(model, plan)
+    found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(examples)
+    for segments in plan.micro_batches:
+        flat = flatten(examples, segments, model.device)
+        hidden = _feed(model, flat.input_ids, flat.position_ids, _layout(segments, prefixes))
+        losses = row_losses(hidden[flat.rows], head_of(model), flat.targets).cpu()
+        weights, start = flat.weights.cpu(), 0
+        for segment in segments:
+            rows = sum(w > 0 for w in examples[segment.example].weights)
+            found[segment.example] = (losses[start : start + rows], weights[start : start + rows])
+            start += rows
+    return found
+
+
+def flatten(
+    examples: Sequence[Trainable], segments: Sequence[Segment], device: torch.device
+) -> Flat:
+    """The tensors of a micro-batch made of these segments."""
+    ids: list[int] = []
+    positions: list[int] = []
+    rows: list[int] = []
+    targets: list[int] = []
+    weights: list[float] = []
+    for s in segments:
+        example = examples[s.example]
+        # Position i - 1 predicts token i; the plan keeps every such row inside the segment.
+        for i in range(s.start + 1, s.stop + 1):
+            if example.weights[i] > 0:
+                rows.append(len(ids) + i - 1 - s.start)
+                targets.append(int(example.input_ids[i]))
+                weights.append(float(example.weights[i]))
+        ids += example.input_ids[s.start : s.stop]
+        positions += range(s.start, s.stop)
+    return Flat(
+        torch.tensor([ids], device=device),
+        torch.tensor([positions], device=device),
+        torch.tensor(rows, device=device),
+        torch.tensor(targets, device=device),
+        torch.tensor(weights, device=device, dtype=torch.float64).to(_float(device)),
+        tuple(segments),
+    )
+
+
+def _float(device: torch.device) -> torch.dtype:
+    """Weights are kept in fp64 where the device has it; Apple's has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _layout(segments: Sequence[Segment], prefixes: Sequence[Prefix]) -> Layout:
+    return Layout([len(s) for s in segments], [s.group for s in segments], prefixes)
+
+
+def _feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout) -> Tensor:
+    """(T, D) hidden states after the last norm; checks that attention ran once a layer, ours."""
+    out = model.base_model(
+        input_ids=input_ids, position_ids=position_ids, use_cache=False, layout=layout
+    )
+    if sorted(layout.layers) != list(range(model.config.num_hidden_layers)):
+        raise RuntimeError(
+            f"{model.config.model_type}: attention ran in layers {layout.layers}, expected each of "
+            f"{model.config.num_hidden_layers} once; examples would not be isolated"
+        )
+    hidden: Tensor = out.last_hidden_state[0]
+    return hidden
+
+
+def _feed_prefixes(model: Any, plan: StepPlan) -> list[Prefix]:
+    """One flat pass over all prefixes of the step, for their keys and values."""
+    prefixes = [Prefix(len(ids)) for ids in plan.prefixes]
+    if prefixes:
+        ids = torch.tensor([[i for p in plan.prefixes for i in p]], device=model.device)
+        positions = torch.tensor(
+            [[i for p in plan.prefixes for i in range(len(p))]], device=model.device
+        )
+        layout = Layout([p.length for p in prefixes], [-1] * len(prefixes), (), prefixes)
+        _feed(model, ids, positions, layout)
+    return prefixes
+
+
+def _backward_prefixes(prefixes: Sequence[Prefix], leaves: Sequence[Prefix]) -> None:
+    """Sends what the suffixes collected in the leaves through the prefixes, once."""
+    tensors: list[Tensor] = []
+    grads: list[Tensor] = []
+    for prefix, leaf in zip(prefixes, leaves, strict=True):
+        for graph, cut in ((prefix.keys, leaf.keys), (prefix.values, leaf.values)):
+            for layer, tensor in graph.items():
+                grad = cut[layer].grad
+                if grad is not None:
+                    tensors.append(tensor)
+                    grads.append(grad)
+    if tensors:
+        torch.autograd.backward(tensors, grads)

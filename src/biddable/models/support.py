@@ -1,0 +1,82 @@
+"""Which architectures the engine may train, and why the others are refused.
+
+An architecture is on the list when the laws in tests/test_engine_laws.py hold for a tiny random
+model of it: the gradient of a flat micro-batch equals that of its examples alone, and examples do
+not see each other. Whatever mixes tokens outside the attention interface (state-space, linear
+attention, short convolutions) would carry one example into the next, so it is refused by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from biddable.data.findings import BiddableError
+
+SUPPORTED: dict[str, str] = {
+    "llama": "Llama, SmolLM, SmolLM2, TinyLlama and relatives",
+    "mistral": "sliding window honoured",
+    "qwen2": "Qwen2, Qwen2.5",
+    "qwen3": "Qwen3 (dense)",
+    "gemma2": "sliding window and soft caps honoured",
+    "gemma3_text": "sliding window honoured",
+    "phi3": "Phi-3, Phi-4 (dense)",
+    "gpt2": "dropout is off in training",
+    "gpt_neox": "Pythia; dropout is off in training",
+    "smollm3": "",
+    "olmo2": "",
+    "granite": "logit, embedding and residual multipliers honoured",
+}
+
+_STATEFUL = (
+    "mamba", "rwkv", "xlstm", "recurrent_gemma", "jamba", "bamba", "zamba", "lfm2", "falcon_h1",
+    "qwen3_next", "qwen3_5", "granitemoehybrid", "nemotron_h", "minimax", "kimi_linear",
+)  # fmt: skip
+
+
+def check_supported(config: Any, where: str) -> None:
+    """Refuses a model configuration that the engine was not proven on.
+
+    Args:
+        config: a transformers configuration.
+        where: the base's name or path, for the message.
+
+    Raises:
+        BiddableError: `not_causal_lm`, `unsupported_layers` or `unsupported_architecture`.
+    """
+    kind = str(config.model_type)
+    known = ", ".join(sorted(SUPPORTED))
+    if getattr(config, "is_encoder_decoder", False):
+        raise BiddableError(
+            f"the base {where} is an encoder-decoder ({kind}), not a causal language model",
+            code="not_causal_lm",
+            fix=f"take a causal language model; tested architectures: {known}",
+        )
+    if kind.startswith(_STATEFUL):
+        raise BiddableError(
+            f"the base {where} ({kind}) mixes tokens in state-space, linear-attention or "
+            "convolution layers, which would carry one example into the next",
+            code="unsupported_layers",
+            fix=f"take a base whose layers are all attention; tested architectures: {known}",
+        )
+    if kind not in SUPPORTED:
+        raise BiddableError(
+            f"the base {where} has the architecture {kind}, on which the engine is not proven",
+            code="unsupported_architecture",
+            fix=f"take a base of a tested architecture: {known}",
+        )
+    _check_rope(config, where)
+
+
+def _check_rope(config: Any, where: str) -> None:
+    """Refuses rotary scalings that depend on the longest row of a batch."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = {str(rope.get("rope_type", "default"))} if "rope_type" in rope else set()
+    kinds |= {str(r.get("rope_type", "default")) for r in rope.values() if isinstance(r, dict)}
+    bad = kinds & {"dynamic", "longrope"}
+    if bad:
+        raise BiddableError(
+            f"the base {where} uses {bad.pop()} rotary scaling, which makes an example's result "
+            "depend on the longest row beside it",
+            code="unsupported_rope",
+            fix="take a base with default, linear, llama3 or yarn rotary positions",
+        )

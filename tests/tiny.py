@@ -1,0 +1,90 @@
+"""Tiny random models of every supported architecture, for the laws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from biddable.engine.attention import NAME, register
+
+VOCABULARY = 61
+COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED = {**COMMON, "num_key_value_heads": 2}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": GROUPED,
+    "mistral": {**GROUPED, "sliding_window": 7, "head_dim": 8},
+    "qwen2": GROUPED,
+    "qwen3": {**GROUPED, "head_dim": 16},
+    "gemma2": {
+        **GROUPED, "head_dim": 8, "sliding_window": 7, "query_pre_attn_scalar": 8,
+        "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0,
+    },
+    "gemma3_text": {
+        **GROUPED, "head_dim": 8, "sliding_window": 7, "query_pre_attn_scalar": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "phi3": GROUPED,
+    "gpt2": {
+        "vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128,
+        "bos_token_id": 1, "eos_token_id": 2,
+    },
+    "gpt_neox": {**COMMON, "attention_dropout": 0.1, "hidden_dropout": 0.1},
+    "smollm3": {**GROUPED, "no_rope_layers": [1, 0, 1]},
+    "olmo2": GROUPED,
+    "granite": {
+        **GROUPED, "logits_scaling": 3.0, "attention_multiplier": 0.2,
+        "embedding_multiplier": 2.0, "residual_multiplier": 0.5,
+    },
+}  # fmt: skip
+# fp64 is exact to 1e-10 unless the architecture itself casts norms or rotary angles to fp32.
+ALL_FP64 = {"gpt2"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """An example for the engine."""
+
+    input_ids: list[int]
+    weights: list[float]
+
+
+def tiny(kind: str, *, ours: bool, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
+    """A tiny random model with our attention function, or with transformers' own eager one."""
+    register()
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(kind, **CONFIGS[kind])
+    attention = NAME if ours else "eager"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Larger than the usual start, so that attention and norms are far from flat.
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.to(dtype).eval()
+
+
+def reference_step(model: Any, rows: list[Row]) -> tuple[float, float, dict[str, torch.Tensor]]:
+    """Loss sum, weight sum and gradients by transformers itself, each example alone."""
+    model.zero_grad()
+    loss, weight = 0.0, 0.0
+    for row in rows:
+        logits = model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0, :-1]
+        w = torch.tensor(row.weights[1:], dtype=logits.dtype)
+        targets = torch.tensor(row.input_ids[1:])
+        part = (torch.nn.functional.cross_entropy(logits, targets, reduction="none") * w).sum()
+        part.backward()
+        loss, weight = loss + part.item(), weight + sum(row.weights[1:])
+    grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return loss, weight, grads
