@@ -111,7 +111,7 @@ class Weights:
             self.model = model.to(dtype)
             self._computed = list(self.model.parameters())
             for compute, master in zip(self._computed, self.masters, strict=True):
-                compute.register_post_accumulate_grad_hook(_adder(master))  # type: ignore[attr-defined]
+                compute.register_post_accumulate_grad_hook(_adder(master))  # type: ignore[no-untyped-call]
 
     def named(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, fp32 master) of each parameter."""
@@ -121,7 +121,7 @@ class Weights:
     def push(self) -> None:
         """Casts the masters into the compute copy."""
         if self._computed:
-            torch._foreach_copy_(self._computed, self.masters)
+            torch._foreach_copy_(self._computed, [m.data for m in self.masters])
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:

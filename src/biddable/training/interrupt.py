@@ -1,0 +1,36 @@
+"""Ctrl-C and SIGTERM: the first asks the loop to finish its step and save, the second leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+_EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class Interrupt:
+    """While entered, remembers the signal that asks the run to stop.
+
+    Only the main thread can take signals; elsewhere nothing is ever asked.
+    """
+
+    def __init__(self) -> None:
+        self.exit_code = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._ask) for s in _EXIT}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        if self.exit_code:
+            os._exit(self.exit_code)
+        self.exit_code = _EXIT[signal.Signals(number)]

@@ -1,0 +1,107 @@
+"""What a run tells: log.jsonl for machines, a live bar or plain lines on stderr for people."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Log(Protocol):
+    """Takes one event, as it is written to log.jsonl."""
+
+    def __call__(self, event: Mapping[str, Any]) -> None: ...
+
+
+def json_log(path: Path) -> Log:
+    """A log that appends each event as a line; what was written survives a crash of the run."""
+
+    def write(event: Mapping[str, Any]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+    return write
+
+
+def both(first: Log, second: Log) -> Log:
+    """A log that hands each event to two."""
+
+    def write(event: Mapping[str, Any]) -> None:
+        first(event)
+        second(event)
+
+    return write
+
+
+def console() -> Console:
+    """Standard error, with colour where it is a terminal and NO_COLOR is not set."""
+    return Console(stderr=True, highlight=False, soft_wrap=not _is_live())
+
+
+def _is_live() -> bool:
+    return os.isatty(2) and os.environ.get("TERM") != "dumb"
+
+
+class Screen:
+    """Shows the steps of a run: a bar on a terminal, else a line at each evaluation."""
+
+    def __init__(self, steps: int, out: Console) -> None:
+        self._out, self._steps = out, steps
+        self._held_out = float("nan")
+        self._last: Mapping[str, Any] = {}
+        self._start, self._first = time.monotonic(), 0
+        self._bar: Progress | None = None
+        if out.is_terminal:
+            self._bar = Progress(
+                TextColumn("[bold]step {task.completed:.0f}/{task.total:.0f}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+                console=out,
+                transient=True,
+            )
+            self._task = self._bar.add_task("", total=steps)
+
+    def __enter__(self) -> Screen:
+        if self._bar:
+            self._bar.start()
+        self._out.print("   step     loss  held-out  trained tokens/s      left", style="dim")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["event"] == "step":
+            self._last = event
+            self._first = self._first or int(event["step"])
+            if self._bar:
+                text = f"loss {event['loss']:.3f}  held-out {self._held_out:.3f}  {self._rate()}"
+                self._bar.update(self._task, completed=event["step"], description=text)
+        elif event["event"] == "eval":
+            self._held_out = event["held_out_loss"]
+            self._line(event)
+
+    def _line(self, event: Mapping[str, Any]) -> None:
+        step = int(event["step"])
+        if step == 0:
+            self._out.print(f"{0:7d}        -  {self._held_out:8.3f}   (base)")
+            return
+        best = " *" if event.get("best") else ""
+        done = step - self._first + 1
+        left = (time.monotonic() - self._start) / done * (self._steps - step)
+        self._out.print(
+            f"{step:7d} {self._last['loss']:8.3f}  {self._held_out:8.3f}  {self._rate():>16s}"
+            f"  {int(left // 60):4d}m{int(left % 60):02d}s{best}"
+        )
+
+    def _rate(self) -> str:
+        seconds = self._last.get("seconds") or float("inf")
+        return f"{self._last.get('trained_tokens', 0) / seconds:.0f}"

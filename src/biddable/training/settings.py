@@ -1,0 +1,134 @@
+"""The settings of a training run: one frozen record, from which command line and config.toml come.
+
+Every default is measured; docs/defaults.md says on what.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from biddable.data.findings import BiddableError
+
+
+def _option(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": help_text, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What `train` can be told; each field is an option of the same name."""
+
+    data: tuple[str, ...] = _option((), "files or folders with the training rows")
+    base: str = _option("smollm2", "hub id, Hugging Face folder, .gguf file, or smollm2")
+    template: str = _option("", "plain, chatml, llama2, llama3 or a Jinja file; else the base's")
+    header: str = _option(
+        "prompt", "where the answer's header comes from", choices=("prompt", "history")
+    )
+    template_arg: tuple[str, ...] = _option((), "NAME=VALUE for the chat template, repeatable")
+    map: tuple[str, ...] = _option((), "build messages from columns: user=text,assistant=label")
+    system: str = _option("", "system prompt for rows without one: TEXT or @FILE")
+    group_by: str = _option("", "column whose equal values stay on one side of the split")
+    eval: str = _option("", "file with held-out rows, instead of a tenth of the data")
+    out: str = _option("", "run folder; by default runs/NAME with a free number")
+    epochs: float = _option(3.0, "passes over the training rows")
+    steps: int = _option(0, "optimizer steps; 0 follows from epochs")
+    batch_size: int = _option(8, "rows per optimizer step")
+    batch_tokens: int = _option(0, "tokens per micro-batch; 0 chooses")
+    max_length: int = _option(0, "longest row in tokens; 0 takes the base's context")
+    too_long: str = _option("drop", "what happens to longer rows", choices=("drop", "error"))
+    lr: float = _option(1e-4, "peak learning rate")
+    warmup: float = _option(0.1, "share of the steps in which the learning rate rises")
+    weight_decay: float = _option(0.0, "AdamW weight decay of matrices")
+    clip: float = _option(1.0, "largest gradient norm; 0 turns clipping off")
+    beta1: float = _option(0.9, "AdamW beta1")
+    beta2: float = _option(0.99, "AdamW beta2")
+    eps: float = _option(1e-8, "AdamW eps")
+    precision: str = _option("auto", "compute precision", choices=("auto", "fp32", "bf16"))
+    device: str = _option("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
+    loss_on: str = _option(
+        "assistant", "which messages are trained", choices=("assistant", "last", "all")
+    )
+    seed: int = _option(0, "seed of the split and of the order of rows")
+    save_every: int = _option(0, "steps between checkpoints; 0 saves only when interrupted")
+    keep: int = _option(2, "checkpoints to keep")
+    answers: int = _option(32, "held-out prompts that base and tuned answer at the end")
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The settings in a TOML file, checked by name and type.
+
+    Raises:
+        BiddableError: the file is missing, is no TOML, or has an unknown or ill-typed key.
+    """
+    try:
+        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _bad_config(path, f"it cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _bad_config(path, f"it is not TOML: {error}") from error
+    known = {f.name: type(f.default) for f in fields(Settings)}
+    checked: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise _bad_config(path, f"unknown key {name}{hint}")
+        checked[name] = _typed(path, name, value, known[name])
+    return checked
+
+
+def write_config(settings: Settings, path: Path) -> None:
+    """Writes the settings as TOML that `train --config` reads back to the same settings."""
+    given = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+    path.write_text(tomli_w.dumps(given), encoding="utf-8")
+
+
+def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings with some values replaced, and the ranges checked.
+
+    Raises:
+        BiddableError: a value is out of range.
+    """
+    changed = replace(settings, **values)
+    for f in fields(Settings):
+        value, choices = getattr(changed, f.name), f.metadata["choices"]
+        if choices and value not in choices:
+            raise _bad_value(f.name, value, f"one of {', '.join(choices)}")
+        if isinstance(f.default, int | float) and not value >= 0:
+            raise _bad_value(f.name, value, "0 or more")
+    for name in ("batch_size",):
+        if getattr(changed, name) < 1:
+            raise _bad_value(name, getattr(changed, name), "1 or more")
+    if changed.steps == 0 and changed.epochs == 0:
+        raise _bad_value("epochs", 0, "more than 0, or give --steps")
+    return changed
+
+
+def _typed(path: str, name: str, value: Any, kind: type) -> Any:
+    if kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise _bad_config(path, f"{name} must be of type {kind.__name__}, not {value!r}")
+    return value
+
+
+def _bad_config(path: str, why: str) -> BiddableError:
+    return BiddableError(
+        f"the config {path} cannot be used: {why}",
+        code="config",
+        fix="compare it with the config.toml of a run folder",
+    )
+
+
+def _bad_value(name: str, value: Any, wanted: str) -> BiddableError:
+    option = "--" + name.replace("_", "-")
+    return BiddableError(f"{option} is {value!r}", code="option", fix=f"it has to be {wanted}")
