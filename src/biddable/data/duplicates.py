@@ -1,0 +1,197 @@
+"""Rows that say the same: exactly, nearly (MinHash), or as the beginning of a longer row.
+
+System prompts are left out of every comparison: a prompt that all rows share would make them look
+alike.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from datasketch import MinHash
+
+from biddable.data.conversation import Conversation, Message
+
+# Share of common word triples from which two texts count as near duplicates.
+NEAR = 0.8
+# 12 bands of 4: two texts at 0.8 meet in some band with probability 0.998.
+BANDS, BAND_ROWS = 12, 4
+# Scripts written without spaces are cut into characters, everything else into words.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
+# Odd constants that make a triple's hash depend on the order of its words.
+MIX = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
+CHUNK = 2000
+
+
+def spoken(conversation: Conversation) -> list[Message]:
+    """The messages without system prompts."""
+    return [message for message in conversation.messages if message.role != "system"]
+
+
+def digest(messages: Iterable[Message]) -> bytes:
+    """A key that messages share exactly if their roles, texts and tool calls are equal."""
+    key = blake2b(digest_size=16)
+    for message in messages:
+        extra = repr(message.extra) if message.extra else ""
+        for part in (message.role, message.content.strip(), extra):
+            data = part.encode("utf-8", "surrogatepass")
+            key.update(b"%d:" % len(data))
+            key.update(data)
+    return key.digest()
+
+
+def groups_by(keys: Iterable[Any]) -> list[list[int]]:
+    """Indices of equal keys, in order; keys that come once and None are left out."""
+    found: dict[Any, list[int]] = {}
+    for index, key in enumerate(keys):
+        if key is not None:
+            found.setdefault(key, []).append(index)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def exact_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
+    """Indices of rows that are equal, system prompts aside; each group in file order."""
+    return groups_by(digest(spoken(conversation)) for conversation in conversations)
+
+
+def prompt_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
+    """Indices of rows that ask the same: equal in all before the last answer, system included."""
+    return groups_by(digest(_prompt(conversation)) for conversation in conversations)
+
+
+def _prompt(conversation: Conversation) -> Sequence[Message]:
+    messages = conversation.messages
+    last = max((k for k, m in enumerate(messages) if m.role == "assistant"), default=0)
+    return messages[:last]
+
+
+def prefix_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
+    """Pairs of rows of which one is the whole beginning of the other (one row a turn)."""
+    whole = {digest(spoken(c)): index for index, c in enumerate(conversations)}
+    pairs = []
+    for index, conversation in enumerate(conversations):
+        messages = spoken(conversation)
+        for end, message in enumerate(messages[:-1], start=1):
+            if message.role == "assistant":
+                other = whole.get(digest(messages[:end]))
+                if other is not None:
+                    pairs.append([other, index])
+    return pairs
+
+
+def near_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
+    """Indices of rows whose texts share at least `NEAR` of their word triples; sorted groups.
+
+    Candidates come from banded MinHash signatures and are confirmed on the triples themselves, so
+    no pair is united by chance; exact duplicates are near as well.
+    """
+    if len(conversations) < 2:
+        return []
+    triples, ends = _triples(conversations)
+    signatures = _signatures(triples, ends)
+    parents = list(range(len(conversations)))
+    for one, other in _candidates(signatures):
+        if root(parents, one) != root(parents, other) and _alike(triples, ends, one, other):
+            unite(parents, one, other)
+    return groups_by(root(parents, index) for index in range(len(parents)))
+
+
+def root(parents: list[int], index: int) -> int:
+    """The representative of an index in a union-find forest; the path is shortened on the way."""
+    while parents[index] != index:
+        parents[index] = parents[parents[index]]
+        index = parents[index]
+    return index
+
+
+def unite(parents: list[int], one: int, other: int) -> None:
+    """Joins two trees of a union-find forest under the smaller index."""
+    low, high = sorted((root(parents, one), root(parents, other)))
+    parents[high] = low
+
+
+def _words(conversation: Conversation) -> list[str]:
+    text = "\n".join([m.content for m in spoken(conversation)]).lower()
+    return WORD.findall(text) or list(text.strip())
+
+
+def _triples(conversations: Sequence[Conversation]) -> tuple[Any, Any]:
+    """Hashes of the word triples of all rows, one uint32 array, and where each row's end."""
+    parts, lengths = [], []
+    for start in range(0, len(conversations), CHUNK):
+        rows = [_words(c) for c in conversations[start : start + CHUNK]]
+        parts.append(_chunk_triples(rows))
+        # Two closing marks a row give a row of n words n triples, so that short rows have some.
+        lengths += [max(len(row), 1) for row in rows]
+    return np.concatenate(parts), np.cumsum(lengths)
+
+
+def _chunk_triples(rows: list[list[str]]) -> Any:
+    closed = [word for row in rows for word in (*(row or ("",)), "", "")]
+    table = {word: zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in set(closed)}
+    hashes = np.array([table[word] for word in closed], dtype=np.uint64)
+    first, second, third = (hashes[k : len(hashes) - 2 + k] * np.uint64(MIX[k]) for k in range(3))
+    mixed = (first + second + third) >> np.uint64(32)
+    lengths = np.array([max(len(row), 1) + 2 for row in rows])
+    inside = np.ones(len(hashes), dtype=bool)
+    ends = np.cumsum(lengths)
+    inside[ends - 1] = inside[ends - 2] = False
+    return mixed[inside[:-2]].astype(np.uint32)
+
+
+def _signatures(triples: Any, ends: Any) -> Any:
+    rows = (triples[a:b].tolist() for a, b in _ranges(ends))
+    hashes = MinHash.generator(rows, num_perm=BANDS * BAND_ROWS, hashfunc=int)
+    made = np.empty((len(ends), BANDS * BAND_ROWS), dtype=np.uint32)
+    for index, one in enumerate(hashes):
+        made[index] = one.hashvalues
+    return made
+
+
+def _ranges(ends: Any) -> Iterator[tuple[int, int]]:
+    start = 0
+    for end in ends.tolist():
+        yield start, end
+        start = end
+
+
+def _candidates(signatures: Any) -> Iterator[tuple[int, int]]:
+    """Pairs that share a band, each row with the one before and the first of its bucket.
+
+    Two pairs a row and band, not all pairs: in templated data a bucket can hold every row.
+    """
+    least = NEAR - 0.2  # Four standard errors of 48 hashes below, so that no true pair is lost.
+    for band in range(0, BANDS * BAND_ROWS, BAND_ROWS):
+        keys = _band_keys(signatures[:, band : band + BAND_ROWS])
+        order = np.argsort(keys, kind="stable")
+        same = np.concatenate(([False], keys[order][1:] == keys[order][:-1]))
+        first = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
+        pairs = np.concatenate(
+            (
+                np.stack((first[same], order[same]), 1),
+                np.stack((np.roll(order, 1)[same], order[same]), 1),
+            )
+        )
+        pairs = np.unique(pairs, axis=0)
+        shares = (signatures[pairs[:, 0]] == signatures[pairs[:, 1]]).mean(1)
+        yield from map(tuple, pairs[shares >= least].tolist())
+
+
+def _band_keys(rows: Any) -> Any:
+    keys = np.zeros(len(rows), dtype=np.uint64)
+    for column in range(rows.shape[1]):
+        keys = (keys ^ rows[:, column]) * np.uint64(MIX[0])
+        keys ^= keys >> np.uint64(29)
+    return keys
+
+
+def _alike(triples: Any, ends: Any, one: int, other: int) -> bool:
+    first, second = (np.unique(triples[(ends[k - 1] if k else 0) : ends[k]]) for k in (one, other))
+    common = len(np.intersect1d(first, second, assume_unique=True))
+    return bool(common >= NEAR * (len(first) + len(second) - common))

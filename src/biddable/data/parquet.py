@@ -1,0 +1,67 @@
+"""Rows of Parquet files and of data sets on the hub: both need a package of an extra."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from biddable.data.findings import BiddableError, Finding
+from biddable.data.rows import Row
+
+BATCH_ROWS = 1000
+
+
+def parquet_rows(stream: io.BufferedIOBase, file: str) -> Iterator[Row | Finding]:
+    """The records of a Parquet file, numbered from 1.
+
+    Raises:
+        BiddableError: the extra is not installed.
+    """
+    parquet = _extra("pyarrow.parquet", "parquet", file)
+    arrow = _extra("pyarrow", "parquet", file)
+    number = 0
+    try:
+        for batch in parquet.ParquetFile(stream).iter_batches(batch_size=BATCH_ROWS):
+            for value in batch.to_pylist():
+                number += 1
+                yield Row(file, number, value)
+    except (arrow.ArrowException, OSError) as error:
+        what = str(error).partition("\n")[0][:200]
+        fix = "The file is damaged or cut short; fetch or write it again."
+        yield Finding("unreadable_file", "error", f"Reading broke off: {what}", fix, file, number)
+
+
+def hub_rows(name: str) -> Iterator[Row]:
+    """The rows of `hf:NAME[@CONFIG][:SPLIT]`, numbered from 1; the split is `train` unless told.
+
+    Raises:
+        BiddableError: the extra is not installed, or the data set cannot be loaded.
+    """
+    datasets = _extra("datasets", "hub", name)
+    repository, _, split = name.removeprefix("hf:").partition(":")
+    repository, _, config = repository.partition("@")
+    try:
+        loaded = datasets.load_dataset(repository, config or None, split=split or "train")
+    except Exception as error:  # Whatever the package raises is about this name or the network.
+        raise BiddableError(
+            f"The data set cannot be loaded: {str(error).partition(chr(10))[0][:200]}",
+            fix="Check the name, configuration and split (hf:NAME@CONFIG:SPLIT) and the network.",
+            code="unreadable_file",
+            file=name,
+        ) from error
+    for number, value in enumerate(loaded, start=1):
+        yield Row(name, number, value)
+
+
+def _extra(module: str, extra: str, file: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise BiddableError(
+            f"Reading this needs the package {module.partition('.')[0]}.",
+            fix=f'Install it: pip install "biddable[{extra}]".',
+            code="missing_extra",
+            file=file,
+        ) from None

@@ -1,0 +1,63 @@
+"""Held-out rows: drawn by group, so that nothing held out was seen in training."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from biddable.data.conversation import Conversation
+from biddable.data.duplicates import (
+    exact_groups,
+    groups_by,
+    near_groups,
+    prefix_groups,
+    prompt_groups,
+    root,
+    unite,
+)
+
+
+def split(
+    conversations: Sequence[Conversation],
+    *,
+    share: float = 0.1,
+    at_least: int = 8,
+    seed: int = 0,
+) -> tuple[list[int], list[int]]:
+    """Divides rows into training and held-out ones: two lists of indices, each in file order.
+
+    Rows of one group, exact and near duplicates, rows with the same prompt, and rows of which one
+    begins the other stay on one side. Such clusters are taken in a seeded random order while they
+    fit the wanted number: `share` of the rows, `at_least` so many, at most half. A cluster larger
+    than that is never held out, so the held-out part can be smaller, down to empty.
+
+    A prompt that more rows share than are wanted is a fixed one, as in data that teaches nothing
+    but a tone; its rows are told apart by their answers.
+    """
+    wanted = min(max(round(share * len(conversations)), at_least), len(conversations) // 2)
+    clusters = _clusters(conversations, wanted)
+    random.Random(seed).shuffle(clusters)
+    held_out: list[int] = []
+    for cluster in clusters:
+        if len(held_out) + len(cluster) <= wanted:
+            held_out += cluster
+    kept = set(held_out)
+    return [k for k in range(len(conversations)) if k not in kept], sorted(held_out)
+
+
+def _clusters(conversations: Sequence[Conversation], wanted: int) -> list[list[int]]:
+    """All rows in clusters that must stay together, in the order of their first rows."""
+    parents = list(range(len(conversations)))
+    for group in (
+        *groups_by(conversation.group for conversation in conversations),
+        *exact_groups(conversations),
+        *(group for group in prompt_groups(conversations) if len(group) <= wanted),
+        *prefix_groups(conversations),
+        *near_groups(conversations),
+    ):
+        for member in group[1:]:
+            unite(parents, group[0], member)
+    clusters: dict[int, list[int]] = {}
+    for index in range(len(parents)):
+        clusters.setdefault(root(parents, index), []).append(index)
+    return list(clusters.values())
