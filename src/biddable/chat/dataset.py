@@ -1,0 +1,117 @@
+"""All conversations to examples: what is dropped and why, and how long the rest is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from biddable.chat.encode import Encoder, Example, LossOn, encode_many, make_encoder
+from biddable.chat.template import Template
+from biddable.data.conversation import Conversation
+from biddable.data.findings import BiddableError, Finding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TooLong = Literal["drop", "error"]
+MOST_DROPPED = 0.01
+BATCH = 512
+
+
+@dataclass(slots=True)
+class Encoded:
+    """The examples of a data set with what was found on the way.
+
+    Args:
+        examples: in the order of their conversations.
+        dropped: one finding for each example that is too long.
+        findings: errors (a conversation that cannot be encoded, too many dropped) and warnings.
+        lengths: tokens of every example, the dropped ones too.
+        stop_token_trained: every example ends in a trained token that stops the sampler.
+    """
+
+    examples: list[Example] = field(default_factory=list)
+    dropped: list[Finding] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    stop_token_trained: bool = False
+
+
+def encode_all(
+    conversations: Sequence[Conversation],
+    tokenizer: PreTrainedTokenizerFast,
+    template: Template,
+    *,
+    max_length: int,
+    loss_on: LossOn = "assistant",
+    too_long: TooLong = "drop",
+) -> Encoded:
+    """Encodes every conversation; errors are collected, so that all of them are told at once.
+
+    Args:
+        max_length: the most tokens of an example; longer ones are never cut.
+        too_long: `drop` lists them in `dropped`, `error` makes each an error.
+    """
+    encoder = make_encoder(tokenizer, template)
+    result = Encoded()
+    for encoded in encoded_batches(encoder, conversations, loss_on):
+        if isinstance(encoded, BiddableError):
+            result.findings.append(encoded.finding)
+            continue
+        for example in encoded:
+            add(result, example, max_length, too_long)
+    if len(result.dropped) > MOST_DROPPED * len(result.lengths):
+        result.findings.append(too_many_dropped(result, max_length))
+    failed = any(f.code == "stop_token_untrained" for f in result.findings)
+    result.stop_token_trained = bool(result.examples) and not failed
+    return result
+
+
+def encoded_batches(
+    encoder: Encoder, conversations: Iterable[Conversation], loss_on: LossOn
+) -> Iterator[list[Example] | BiddableError]:
+    batch: list[Conversation] = []
+    for conversation in conversations:
+        batch.append(conversation)
+        if len(batch) == BATCH:
+            yield from encode_many(encoder, batch, loss_on)
+            batch = []
+    yield from encode_many(encoder, batch, loss_on)
+
+
+def add(result: Encoded, example: Example, max_length: int, too_long: TooLong) -> None:
+    length = len(example.input_ids)
+    result.lengths.append(length)
+    if length <= max_length:
+        result.examples.append(example)
+        return
+    finding = Finding(
+        "answer_truncated",
+        "error" if too_long == "error" else "warning",
+        f"The example has {length:,} tokens, {length - max_length:,} more than --max-length; it is"
+        " left out rather than cut.",
+        f"Raise --max-length to {length}, or shorten the conversation.",
+        example.file,
+        example.line,
+        example.turn,
+    )
+    (result.findings if too_long == "error" else result.dropped).append(finding)
+
+
+def too_many_dropped(result: Encoded, max_length: int) -> Finding:
+    total, longest = len(result.lengths), max(result.lengths)
+    return Finding(
+        "too_many_dropped",
+        "error",
+        f"{len(result.dropped):,} of {total:,} examples are longer than --max-length {max_length}.",
+        f"--max-length {length_that_keeps(result.lengths, 0.99)} keeps 99 % of them,"
+        f" {longest} keeps all.",
+    )
+
+
+def length_that_keeps(lengths: Sequence[int], share: float) -> int:
+    """The least length at which at most `1 - share` of the examples are longer."""
+    ordered = sorted(lengths)
+    kept = -(-len(ordered) * round(share * 100) // 100)
+    return ordered[max(kept, 1) - 1]

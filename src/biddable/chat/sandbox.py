@@ -1,0 +1,265 @@
+"""The one place where Jinja runs: sandboxed as in transformers, and bounded in work and size.
+
+A chat template comes with a model that somebody else made, so it is untrusted code. It gets the
+environment that transformers gives it (same white space rules, same globals), less what it does
+not need; its syntax tree is rewritten so that all it does is charged to a budget (budget.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import Environment, Template, nodes
+from jinja2.exceptions import SecurityError, TemplateError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+from biddable.chat import budget as bounds
+from biddable.chat.budget import BUDGET, Budget, budget_of
+from biddable.data.findings import BiddableError
+
+LONGEST_TEMPLATE = 1_000_000
+# Cannot be written in a template.
+CHARGE, EACH = " charge", " each"
+
+FILTERS = (
+    "abs",
+    "capitalize",
+    "count",
+    "d",
+    "default",
+    "dictsort",
+    "first",
+    "float",
+    "int",
+    "items",
+    "last",
+    "length",
+    "list",
+    "lower",
+    "max",
+    "min",
+    "reject",
+    "rejectattr",
+    "reverse",
+    "round",
+    "safe",
+    "select",
+    "selectattr",
+    "sort",
+    "string",
+    "title",
+    "trim",
+    "unique",
+    "upper",
+)
+REFUSED_STATEMENTS = (
+    nodes.Include,
+    nodes.Import,
+    nodes.FromImport,
+    nodes.Extends,
+    nodes.Block,
+    nodes.FilterBlock,
+    nodes.ScopedEvalContextModifier,
+)
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """jinja2's immutable sandbox with a budget for calls and operators."""
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        budget = budget_of(context)
+        budget.spend(1)
+        owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
+        if isinstance(owner, str) or name in ("format", "format_map"):
+            bounds.check_method(budget, owner if isinstance(owner, str) else "", name, args)
+        result = super().call(context, obj, *args, **kwargs)
+        budget.take(result)
+        return result
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        budget = budget_of(context)
+        bounds.check_binop(budget, operator, left, right)
+        result = super().call_binop(context, operator, left, right)
+        budget.check_size(len(result) if isinstance(result, (str, list, tuple)) else 0)
+        budget.spend(1 + (len(result) >> 6 if isinstance(result, (str, list, tuple)) else 0))
+        if isinstance(result, int):
+            budget.take(result)
+        return result
+
+
+class GenerationTag(Extension):
+    """Accepts `{% generation %}`, the marker of trained text, and prints its body."""
+
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+class QuietNamespace(Namespace):
+    """`namespace` without private names, and without a printed form that could grow."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if str(name).startswith("_"):
+            raise SecurityError("a namespace may hold no private names")
+        super().__setitem__(name, value)
+
+    def __repr__(self) -> str:
+        return "<namespace>"
+
+
+def make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
+    """`dict` as a plain function, so that a template gets no class in its hands."""
+    return dict(*args, **kwargs)
+
+
+def raise_exception(message: object) -> None:
+    raise TemplateError(str(message))
+
+
+def strftime_now(format: object) -> str:
+    raise TemplateError(f"the template asks for the date in a form found nowhere in it: {format}")
+
+
+def sandbox() -> Sandbox:
+    """The environment of transformers' chat templates, less what varies or cannot be bounded."""
+    env = Sandbox(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Constants folded while compiling would escape the budget.
+        optimized=False,
+        extensions=[GenerationTag, loopcontrols],
+        finalize=bounds.written,
+    )
+    env.filters = {name: env.filters[name] for name in FILTERS} | {
+        "tojson": bounds.to_json,
+        "map": bounds.mapped,
+        "join": bounds.joined,
+        "replace": bounds.replaced,
+        "indent": bounds.indented,
+        CHARGE: bounds.charge,
+        EACH: bounds.each,
+    }
+    env.globals = {
+        "range": env.globals["range"],
+        "dict": make_dict,
+        "namespace": QuietNamespace,
+        "raise_exception": raise_exception,
+        "strftime_now": strftime_now,
+    }
+    return env
+
+
+def charged(value: nodes.Node) -> nodes.Node:
+    """A node with all below it rewritten so that its work is charged to the budget."""
+    if isinstance(value, REFUSED_STATEMENTS):
+        raise TemplateError(f"a chat template may not use {type(value).__name__.lower()}")
+    literal = loop_text(value) if isinstance(value, nodes.For) else 0
+    for name, field in value.iter_fields():
+        if isinstance(field, nodes.Node):
+            setattr(value, name, charged(field))
+        elif isinstance(field, list):
+            setattr(value, name, [charged(f) if isinstance(f, nodes.Node) else f for f in field])
+    if isinstance(value, nodes.For):
+        if value.recursive:
+            raise TemplateError("a chat template may not use recursive loops")
+        value.iter = filtered(value.iter, EACH, [nodes.Const(literal)])
+    elif isinstance(value, nodes.AssignBlock):
+        value.filter = filtered(value.filter, CHARGE)
+    elif isinstance(value, nodes.Compare):
+        value.expr = filtered(value.expr, CHARGE)
+        for operand in value.ops:
+            operand.expr = filtered(operand.expr, CHARGE)
+    return charged_result(value)
+
+
+def charged_result(value: nodes.Node) -> nodes.Node:
+    """Wraps an expression whose result may be large."""
+    if isinstance(value, nodes.Filter) and value.name not in (CHARGE, EACH):
+        if value.node is not None:
+            value.node = filtered(value.node, CHARGE)
+        return filtered(value, CHARGE)
+    if isinstance(value, nodes.Test) and value.args:
+        value.node = filtered(value.node, CHARGE)
+        value.args = [filtered(a, CHARGE) for a in value.args]
+    made = isinstance(value, (nodes.Concat, nodes.List, nodes.Dict)) or (
+        isinstance(value, nodes.Tuple) and value.ctx == "load"
+    )
+    cut = isinstance(value, nodes.Getitem) and isinstance(value.arg, nodes.Slice)
+    return filtered(value, CHARGE) if made or cut else value
+
+
+def filtered(value: Any, name: str, args: list[nodes.Expr] | None = None) -> nodes.Filter:
+    line = value.lineno if value is not None else 0
+    return nodes.Filter(value, name, args or [], [], None, None, lineno=line)
+
+
+def loop_text(loop: nodes.For) -> int:
+    """The characters of literal text that one turn of a loop can print."""
+    return sum(len(data.data) for data in loop.find_all(nodes.TemplateData))
+
+
+@lru_cache(maxsize=64)
+def compiled(text: str) -> Template:
+    env = sandbox()
+    tree = env.parse(text)
+    tree.body = [charged(node) for node in tree.body]
+    # New nodes have no environment yet.
+    tree.set_environment(env)
+    return env.from_string(tree)
+
+
+def parse(text: str) -> nodes.Template:
+    """The syntax tree of a template, to look things up in it.
+
+    Raises:
+        BiddableError: `template_refused`, it is too long or no Jinja.
+    """
+    check_length(text)
+    try:
+        return sandbox().parse(text)
+    except Exception as error:
+        raise refusal(error) from None
+
+
+def render(text: str, variables: Mapping[str, Any], characters: int) -> str:
+    """Renders a template within a budget that grows with the `characters` it is given.
+
+    Raises:
+        BiddableError: `template_refused`, with what the template itself said where it did.
+    """
+    check_length(text)
+    try:
+        return "".join(compiled(text).generate({**variables, BUDGET: Budget(characters)}))
+    except Exception as error:
+        raise refusal(error) from None
+
+
+def check_length(text: str) -> None:
+    if len(text) > LONGEST_TEMPLATE:
+        raise BiddableError(
+            f"The chat template has {len(text):,} characters.",
+            fix=f"Use a template of at most {LONGEST_TEMPLATE:,}.",
+            code="template_refused",
+        )
+
+
+def refusal(error: Exception) -> BiddableError:
+    said = str(error) or type(error).__name__
+    return BiddableError(
+        f"The chat template does not render this conversation: {said}",
+        fix="Change the conversation, or choose another template with --template.",
+        code="template_refused",
+    )

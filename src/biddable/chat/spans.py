@@ -1,0 +1,255 @@
+"""Where each message's text stands in a rendered conversation, proven by rendering it marked.
+
+One private-use character, a mark, is put inside every text of the messages. Taking the marks out of
+the marked render must give the plain render back; then each mark shows where its text came out, and
+the characters around it must be that text, whole. So nothing is searched for by its words, and a
+template that drops, repeats or rewrites a message's text is seen.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# A place within a text, as a share of its length. The middle comes first: templates look at
+# beginnings and ends ("does it start with a tag?") more often than at what stands between.
+PLACES = (0.5, 0.0, 1.0, 0.25, 0.75)
+
+THINKING = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
+
+Chat = Sequence[Mapping[str, Any]]
+Render = Callable[[Chat, Sequence[Mapping[str, Any]]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One text of a conversation, without the white space around it.
+
+    Args:
+        message: index of its message; -1 for the tool schemas.
+        path: keys and indices that lead to the string in its message.
+        start: where `text` begins in that string.
+        text: its characters.
+        kind: `content`, `thinking`, `call` (a tool call's name or argument) or `control` (text
+            that looks like a control token in any other field).
+    """
+
+    message: int
+    path: tuple[str | int, ...]
+    start: int
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The [start, end) range of a leaf in a rendered text."""
+
+    leaf: Leaf
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class Located:
+    """What was found of the leaves in one rendered text.
+
+    Args:
+        text: the plain render.
+        spans: in order of their start.
+        lost: leaves that did not come back, or came back changed.
+        repeated: leaves that came back more than once.
+    """
+
+    text: str
+    spans: list[Span] = field(default_factory=list)
+    lost: list[Leaf] = field(default_factory=list)
+    repeated: list[Leaf] = field(default_factory=list)
+
+    def of_message(self, index: int) -> list[Span]:
+        return [span for span in self.spans if span.leaf.message == index]
+
+
+def leaves(chat: Chat, tools: Sequence[Mapping[str, Any]], control: re.Pattern[str]) -> list[Leaf]:
+    """The texts of some messages, and control-token look-alikes in whatever else they hold."""
+    found: list[Leaf] = []
+    for index, message in enumerate(chat):
+        found += content_leaves(index, message)
+        if len(message) > 2:
+            found += field_leaves(index, message, control)
+    for path, text in strings(list(tools), ()):
+        found += look_alikes(-1, path, text, control)
+    return found
+
+
+def content_leaves(index: int, message: Mapping[str, Any]) -> Iterator[Leaf]:
+    content = message.get("content")
+    if not isinstance(content, str):
+        return
+    thinking = THINKING.fullmatch(content) if message["role"] == "assistant" else None
+    if thinking is None:
+        yield from stripped(index, ("content",), 0, content, "content")
+        return
+    yield from stripped(index, ("content",), thinking.start(1), thinking.group(1), "thinking")
+    yield from stripped(index, ("content",), thinking.start(2), thinking.group(2), "content")
+
+
+def field_leaves(
+    index: int, message: Mapping[str, Any], control: re.Pattern[str]
+) -> Iterator[Leaf]:
+    for path, text in strings(message, ()):
+        if path[0] in ("role", "content"):
+            continue
+        if path[0] in ("reasoning_content", "reasoning", "thinking"):
+            yield from stripped(index, path, 0, text, "thinking")
+        elif path[0] == "tool_calls" and ("arguments" in path or path[-1] == "name"):
+            yield from stripped(index, path, 0, text, "call")
+        else:
+            yield from look_alikes(index, path, text, control)
+
+
+def stripped(
+    index: int, path: tuple[str | int, ...], start: int, text: str, kind: str
+) -> Iterator[Leaf]:
+    core = text.strip()
+    if core:
+        yield Leaf(index, path, start + text.index(core), core, kind)
+
+
+def look_alikes(
+    index: int, path: tuple[str | int, ...], text: str, control: re.Pattern[str]
+) -> Iterator[Leaf]:
+    for match in control.finditer(text):
+        yield Leaf(index, path, match.start(), match.group(), "control")
+
+
+def strings(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every string in a JSON value with the way to it."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from strings(item, (*path, key))
+    elif isinstance(value, (list, tuple)):
+        for place, item in enumerate(value):
+            yield from strings(item, (*path, place))
+
+
+def locate(
+    render: Render,
+    plain: str,
+    chat: Chat,
+    tools: Sequence[Mapping[str, Any]],
+    wanted: Sequence[Leaf],
+) -> Located:
+    """Finds leaves in the plain render of some messages.
+
+    All leaves are marked at once where that leaves the render unchanged, else one by one.
+    """
+    result = Located(plain)
+    if not wanted:
+        return result
+    for place in PLACES[:3]:
+        if (found := marked_at(render, plain, chat, tools, wanted, place)) is not None:
+            break
+    else:
+        found = [alone(render, plain, chat, tools, leaf) for leaf in wanted]
+    for leaf, ranges in zip(wanted, found, strict=True):
+        result.spans += [Span(leaf, start, end) for start, end in ranges]
+        if not ranges:
+            result.lost.append(leaf)
+        elif len(ranges) > 1:
+            result.repeated.append(leaf)
+    result.spans.sort(key=lambda span: span.start)
+    return result
+
+
+def alone(
+    render: Render,
+    plain: str,
+    chat: Chat,
+    tools: Sequence[Mapping[str, Any]],
+    leaf: Leaf,
+) -> list[tuple[int, int]]:
+    for place in PLACES:
+        found = marked_at(render, plain, chat, tools, [leaf], place)
+        if found is not None and found[0]:
+            return found[0]
+    return []
+
+
+def marked_at(
+    render: Render,
+    plain: str,
+    chat: Chat,
+    tools: Sequence[Mapping[str, Any]],
+    wanted: Sequence[Leaf],
+    place: float,
+) -> list[list[tuple[int, int]]] | None:
+    """The ranges of each leaf, marked at a share of its length; None if that changes the text."""
+    marks = free_marks(plain, len(wanted))
+    where = [round(place * len(leaf.text)) for leaf in wanted]
+    try:
+        text = render(*with_marks(chat, tools, wanted, marks, where))
+    except ValueError:
+        return None
+    pattern = re.compile(f"[{marks[0]}-{marks[-1]}]")
+    if pattern.sub("", text) != plain:
+        return None
+    found: list[list[tuple[int, int]]] = [[] for _ in wanted]
+    for before, match in enumerate(pattern.finditer(text)):
+        index = ord(match.group()) - ord(marks[0])
+        around = whole(plain, match.start() - before, wanted[index].text, where[index])
+        if around is not None:
+            found[index].append(around)
+    return found
+
+
+def whole(plain: str, at: int, text: str, before: int) -> tuple[int, int] | None:
+    """The range of a text that is split at `at`, as it is or as JSON writes it inside quotes."""
+    for left, right in ((text[:before], text[before:]), (escaped(text, before))):
+        if plain.startswith(right, at) and plain.endswith(left, 0, at):
+            return at - len(left), at + len(right)
+    return None
+
+
+def escaped(text: str, before: int) -> tuple[str, str]:
+    parts = [json.dumps(part, ensure_ascii=False)[1:-1] for part in (text[:before], text[before:])]
+    return parts[0], parts[1]
+
+
+def free_marks(plain: str, count: int) -> str:
+    """As many private-use characters in a row as are needed, none of which is in the text."""
+    used = "" if plain.isascii() else "".join(c for c in set(plain) if c >= "\ue000")
+    step = max(count, 64)
+    for start in (*range(0xE000, 0xF8FF - step, step), *range(0xF0000, 0xFFFF0 - step, step)):
+        if not any(start <= ord(c) < start + count for c in used):
+            return "".join(map(chr, range(start, start + count)))
+    raise ValueError("no private-use character is left to mark texts with")
+
+
+def with_marks(
+    chat: Chat,
+    tools: Sequence[Mapping[str, Any]],
+    wanted: Sequence[Leaf],
+    marks: str,
+    where: Sequence[int],
+) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Copies of the messages and tools with each leaf's mark at its place."""
+    deep = any(len(leaf.path) > 1 for leaf in wanted)
+    messages = copy.deepcopy([dict(m) for m in chat]) if deep else [dict(m) for m in chat]
+    schemas: list[Any] = copy.deepcopy(list(tools)) if deep else list(tools)
+    by_place = sorted(
+        zip(wanted, marks, where, strict=True), key=lambda t: t[0].start + t[2], reverse=True
+    )
+    for leaf, mark, before in by_place:
+        holder: Any = messages[leaf.message] if leaf.message >= 0 else schemas
+        for key in leaf.path[:-1]:
+            holder = holder[key]
+        at, text = leaf.start + before, holder[leaf.path[-1]]
+        holder[leaf.path[-1]] = text[:at] + mark + text[at:]
+    return messages, schemas

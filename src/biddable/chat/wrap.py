@@ -1,0 +1,92 @@
+"""Jinja texts around a chat template, so that what a run changed about it is stored in its text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from typing import Any
+
+from jinja2 import nodes
+
+from biddable.chat import sandbox
+from biddable.data.findings import BiddableError
+
+# Some templates read a content only as a list of typed parts; this makes parts of plain text.
+# Each prelude ends in a block tag and a newline, which Jinja drops together (trim_blocks), so that
+# the template behind it still begins at the start of a line.
+READ_AS_PARTS = (
+    "{%- set biddable = namespace(messages=[]) -%}"
+    "{%- for message in messages -%}"
+    "{%- set biddable.messages = biddable.messages + [dict(message, content=[{'type': 'text',"
+    " 'text': message.content}]) if message.content is string else message] -%}"
+    "{%- endfor -%}"
+    "{%- set messages = biddable.messages %}\n"
+)
+
+
+def with_arguments(text: str, args: Mapping[str, Any]) -> str:
+    """Sets variables before the template runs.
+
+    Raises:
+        BiddableError: `template_refused`, a name that is no Jinja name or a value that is no JSON.
+    """
+    lines = []
+    for name, value in args.items():
+        if not name.isidentifier():
+            raise BiddableError(
+                f"{name!r} is no name for a template argument.",
+                fix="Use letters, digits and underscores, as in enable_thinking=false.",
+                code="template_refused",
+            )
+        lines.append(f"{{%- set {name} = {literal(value)} %}}\n")
+    return "".join(lines) + text
+
+
+def literal(value: Any) -> str:
+    """A JSON value in Jinja's own notation."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (str, int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
+    raise BiddableError(
+        f"A template argument cannot be a {type(value).__name__}.",
+        fix="Give a text, a number, true, false or JSON.",
+        code="template_refused",
+    )
+
+
+def with_generation_prompt(text: str, header: str) -> str:
+    """The template with another generation prompt: its own switched off, `header` written last."""
+    # Jinja drops one newline at the very end of a template.
+    body = text[:-1] if text.endswith("\n") else text
+    return (
+        "{%- set biddable_prompt = add_generation_prompt -%}"
+        "{%- set add_generation_prompt = false %}\n"
+        + body
+        + "{{ '' }}{% if biddable_prompt %}{{ "
+        + literal(header)
+        + " }}{% endif %}"
+    )
+
+
+def frozen_date(text: str, today: date) -> str:
+    """The template with `strftime_now` replaced by a macro that knows one day.
+
+    The formats are found in the template's own constants; one that is not found there is refused
+    when the template asks for it.
+    """
+    if "strftime_now" not in text or "macro strftime_now" in text:
+        return text
+    moment = datetime.combine(today, time())
+    constants = [c.value for c in sandbox.parse(text).find_all(nodes.Const)]
+    formats = sorted({c for c in constants if isinstance(c, str) and "%" in c})
+    cases = "".join(
+        f"{{%- if format == {literal(form)} -%}}{{{{ {literal(moment.strftime(form))} }}}}"
+        "{%- endif -%}"
+        for form in formats
+    )
+    return "{%- macro strftime_now(format) -%}" + cases + "{%- endmacro %}\n" + text
