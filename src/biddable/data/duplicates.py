@@ -26,6 +26,8 @@ _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\u
 WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 # Odd constants that make a triple's hash depend on the order of its words.
 MIX = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
+# ASCII letters, digits and underscores stay, all else becomes a space.
+ASCII_WORDS = bytes(c if chr(c).isalnum() or c == 95 else 32 for c in range(128)) + bytes(128)
 CHUNK = 2000
 
 
@@ -94,9 +96,8 @@ def near_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
     if len(conversations) < 2:
         return []
     triples, ends = _triples(conversations)
-    signatures = _signatures(triples, ends)
     parents = list(range(len(conversations)))
-    for one, other in _candidates(signatures):
+    for one, other in _candidates(signatures(triples, ends)):
         if root(parents, one) != root(parents, other) and _alike(triples, ends, one, other):
             unite(parents, one, other)
     return groups_by(root(parents, index) for index in range(len(parents)))
@@ -116,9 +117,14 @@ def unite(parents: list[int], one: int, other: int) -> None:
     parents[high] = low
 
 
-def _words(conversation: Conversation) -> list[str]:
+def _words(conversation: Conversation) -> list[bytes]:
+    """Lower-case words without punctuation, never none; characters where there are no words."""
     text = "\n".join([m.content for m in spoken(conversation)]).lower()
-    return WORD.findall(text) or list(text.strip())
+    if text.isascii():
+        words = text.encode().translate(ASCII_WORDS).split()
+    else:
+        words = [w.encode("utf-8", "surrogatepass") for w in WORD.findall(text)]
+    return words or [c.encode("utf-8", "surrogatepass") for c in text.strip()] or [b""]
 
 
 def _triples(conversations: Sequence[Conversation]) -> tuple[Any, Any]:
@@ -127,48 +133,56 @@ def _triples(conversations: Sequence[Conversation]) -> tuple[Any, Any]:
     for start in range(0, len(conversations), CHUNK):
         rows = [_words(c) for c in conversations[start : start + CHUNK]]
         parts.append(_chunk_triples(rows))
-        # Two closing marks a row give a row of n words n triples, so that short rows have some.
-        lengths += [max(len(row), 1) for row in rows]
+        lengths += [len(row) for row in rows]
     return np.concatenate(parts), np.cumsum(lengths)
 
 
-def _chunk_triples(rows: list[list[str]]) -> Any:
-    closed = [word for row in rows for word in (*(row or ("",)), "", "")]
-    table = {word: zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in set(closed)}
-    hashes = np.array([table[word] for word in closed], dtype=np.uint64)
+def _chunk_triples(rows: list[list[bytes]]) -> Any:
+    # Two closing marks give a row of n words n triples, so that the shortest row has one.
+    closed = [word for row in rows for word in (*row, b"\n", b"\n")]
+    table = {word: zlib.crc32(word) for word in set(closed)}
+    hashes = np.fromiter(map(table.__getitem__, closed), np.uint64, len(closed))
     first, second, third = (hashes[k : len(hashes) - 2 + k] * np.uint64(MIX[k]) for k in range(3))
     mixed = (first + second + third) >> np.uint64(32)
-    lengths = np.array([max(len(row), 1) + 2 for row in rows])
     inside = np.ones(len(hashes), dtype=bool)
-    ends = np.cumsum(lengths)
+    ends = np.cumsum([len(row) + 2 for row in rows])
     inside[ends - 1] = inside[ends - 2] = False
     return mixed[inside[:-2]].astype(np.uint32)
 
 
-def _signatures(triples: Any, ends: Any) -> Any:
-    rows = (triples[a:b].tolist() for a, b in _ranges(ends))
-    hashes = MinHash.generator(rows, num_perm=BANDS * BAND_ROWS, hashfunc=int)
+def signatures(triples: Any, ends: Any) -> Any:
+    """MinHash signatures of rows: (rows, BANDS * BAND_ROWS) of uint32.
+
+    They are those of datasketch's `affine32` scheme for the same values. Its own way of one row at
+    a time takes eight times as long, so its permutations are applied to many rows at once here.
+    """
+    multipliers, offsets = MinHash(num_perm=BANDS * BAND_ROWS, scheme="affine32").permutations
+    starts = np.concatenate(([0], ends[:-1]))
     made = np.empty((len(ends), BANDS * BAND_ROWS), dtype=np.uint32)
-    for index, one in enumerate(hashes):
-        made[index] = one.hashvalues
+    for row in range(0, len(ends), CHUNK):
+        last = min(row + CHUNK, len(ends))
+        values = _finalized(triples[starts[row] : ends[last - 1]])
+        cuts = starts[row:last] - starts[row]
+        for k, (multiplier, offset) in enumerate(zip(multipliers, offsets, strict=True)):
+            made[row:last, k] = np.minimum.reduceat(values * multiplier + offset, cuts)
     return made
 
 
-def _ranges(ends: Any) -> Iterator[tuple[int, int]]:
-    start = 0
-    for end in ends.tolist():
-        yield start, end
-        start = end
+def _finalized(values: Any) -> Any:
+    """MurmurHash3's 32-bit finalizer, with which the scheme spreads its input."""
+    values = (values ^ (values >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    values = (values ^ (values >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return values ^ (values >> np.uint32(16))
 
 
-def _candidates(signatures: Any) -> Iterator[tuple[int, int]]:
+def _candidates(made: Any) -> Iterator[tuple[int, int]]:
     """Pairs that share a band, each row with the one before and the first of its bucket.
 
     Two pairs a row and band, not all pairs: in templated data a bucket can hold every row.
     """
     least = NEAR - 0.2  # Four standard errors of 48 hashes below, so that no true pair is lost.
     for band in range(0, BANDS * BAND_ROWS, BAND_ROWS):
-        keys = _band_keys(signatures[:, band : band + BAND_ROWS])
+        keys = _band_keys(made[:, band : band + BAND_ROWS])
         order = np.argsort(keys, kind="stable")
         same = np.concatenate(([False], keys[order][1:] == keys[order][:-1]))
         first = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
@@ -179,7 +193,7 @@ def _candidates(signatures: Any) -> Iterator[tuple[int, int]]:
             )
         )
         pairs = np.unique(pairs, axis=0)
-        shares = (signatures[pairs[:, 0]] == signatures[pairs[:, 1]]).mean(1)
+        shares = (made[pairs[:, 0]] == made[pairs[:, 1]]).mean(1)
         yield from map(tuple, pairs[shares >= least].tolist())
 
 

@@ -183,7 +183,7 @@ def _drafts(reading: _Reading, row: Row, fields: Fields) -> list[Draft] | None:
     keys = tuple(fields)
     if keys not in reading.shapes:
         reading.shapes[keys] = _shape(fields)
-    form, names = reading.shapes[keys]
+    form, names, unused = reading.shapes[keys]
     if isinstance(form, BiddableError):
         raise form
     if names:
@@ -193,26 +193,27 @@ def _drafts(reading: _Reading, row: Row, fields: Fields) -> list[Draft] | None:
         reading.flat.append(row)
         return None
     reading.formats[form.name] += 1
-    for key in {names.get(key, key) for key in keys} - form.needs - form.uses - COMMON:
+    for key in unused:
         if key != reading.group_by:
             _odd(reading, "unused_columns", key, row)
     drafts: list[Draft] = form.build(fields)
     return drafts
 
 
-def _shape(fields: Fields) -> tuple[Any, dict[str, str]]:
-    """The format of rows with these keys (or what is wrong), and keys in other letter case."""
+def _shape(fields: Fields) -> tuple[Any, dict[str, str], frozenset[str]]:
+    """What rows with these keys are: a format (None: messages of trees) or the error to raise,
+    the plain form of keys in other letter case, and the keys that are not read."""
     names = {key: key.strip().casefold() for key in fields}
     names = {key: low for key, low in names.items() if low != key and low not in fields}
-    keys = frozenset(fields) | frozenset(names.values())
+    keys = frozenset(names.get(key, key) for key in fields)
     if keys >= FLAT_KEYS:
-        return None, names
-    if keys >= TREE.needs and isinstance(fields.get("prompt"), dict):
-        return TREE, names
+        return None, names, frozenset()
     try:
-        return detect(keys), names
+        tree = keys >= TREE.needs and isinstance(fields.get("prompt"), dict)
+        form = TREE if tree else detect(keys)
     except BiddableError as error:
-        return error, names
+        return error, names, frozenset()
+    return form, names, keys - form.needs - form.uses - COMMON
 
 
 def _odd(reading: _Reading, code: str, key: str, row: Row) -> None:
@@ -221,9 +222,10 @@ def _odd(reading: _Reading, code: str, key: str, row: Row) -> None:
 
 
 def _conversation(reading: _Reading, row: Row, fields: Fields, draft: Draft) -> Conversation:
-    messages = to_messages(draft.messages)
+    before = int(fields.get("system") not in (None, ""))
+    messages = to_messages(draft.messages, before)
     for item in draft.messages:
-        for key in item.keys() - KNOWN_KEYS - {"from", "value"}:
+        for key in () if item.keys() <= KNOWN_KEYS else item.keys() - KNOWN_KEYS:
             _odd(reading, "message_unrecognized_key", key, row)
     messages = with_system(fields, messages, reading.system)
     messages = weighted(fields, messages)

@@ -34,14 +34,28 @@ ROLES = {
 }
 ALIASES = {"from": "role", "value": "content"}
 KNOWN_KEYS = frozenset(
-    ("role", "content", "weight", "name", "tool_calls", "tool_call_id", "reasoning_content")
+    [
+        "role",
+        "content",
+        "from",
+        "value",
+        "weight",
+        "name",
+        "tool_calls",
+        "tool_call_id",
+        "reasoning_content",
+    ]
 )
 # The deepest tool call in the wild has about ten levels; a template walks them by recursion.
 MOST_DEPTH = 50
 
 
-def to_messages(raw: Sequence[object]) -> list[Message]:
+def to_messages(raw: Sequence[object], first: int = 0) -> list[Message]:
     """Checks and converts raw messages: dicts with `role` and `content`, or `from` and `value`.
+
+    Args:
+        raw: in order.
+        first: the turn of the first one, 1 if a system prompt will stand before them.
 
     Raises:
         BiddableError: with the code, the turn and the fix of the first fault.
@@ -53,7 +67,7 @@ def to_messages(raw: Sequence[object]) -> list[Message]:
             code="missing_messages_list",
         )
     messages = []
-    for turn, item in enumerate(raw):
+    for turn, item in enumerate(raw, start=first):
         message = _message(item, turn)
         messages.append(message)
     _check_whole(messages)

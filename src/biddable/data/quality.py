@@ -1,0 +1,162 @@
+"""What is doubtful about rows that are well formed: too few, repeated, contradictory, private."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from biddable.data.conversation import Conversation, Message
+from biddable.data.duplicates import digest, exact_groups, near_groups, prompt_groups, spoken
+from biddable.data.findings import Finding
+from biddable.data.private import private_findings
+
+FEWEST, FEW = 10, 50
+# An answer given this often to different questions is what the model will say to everything. A
+# label set with fewer labels than this allows is not blamed: each of its answers is as frequent.
+DOMINANT = 0.3
+# So many findings of one code are told one by one; the rest is counted.
+MOST_PER_CODE = 20
+
+
+def inspect(conversations: Sequence[Conversation]) -> list[Finding]:
+    """All findings about the rows of a training set; structure was checked in reading."""
+    return [
+        *too_few(len(conversations)),
+        *_capped(_duplicates(conversations)),
+        *_capped(_contradictions(conversations)),
+        *_dominant(conversations),
+        *_capped(private_findings(conversations)),
+    ]
+
+
+def too_few(rows: int) -> list[Finding]:
+    """An error below 10 examples, a warning below 50."""
+    if rows >= FEW:
+        return []
+    few = rows < FEWEST
+    return [
+        Finding(
+            "too_few_examples",
+            "error" if few else "warning",
+            f"There {'is' if rows == 1 else 'are'} only {rows} usable "
+            f"example{'' if rows == 1 else 's'}.",
+            f"Give at least {FEWEST}." if few else f"From {FEW} on the results can be judged.",
+        )
+    ]
+
+
+def leak(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> list[Finding]:
+    """A warning for each held-out row that training knows: equal, nearly equal or asked the same.
+
+    A prompt that over half of the held-out rows share is a fixed one and not counted.
+    """
+    both = [*train, *held_out]
+    found: dict[int, tuple[str, int]] = {}
+    prompts = (g for g in prompt_groups(both) if len(g) <= max(2, len(held_out) // 2))
+    for what, groups in (
+        ("is equal to", exact_groups(both)),
+        ("asks the same as", prompts),
+        ("is nearly the same as", near_groups(both)),
+    ):
+        for group in groups:
+            for member in group:
+                if group[0] < len(train) <= member:
+                    found.setdefault(member, (what, group[0]))
+    return list(
+        _capped(
+            _about(
+                both[member],
+                "leak_train_heldout",
+                f"The held-out row {what} {_place(both[source])}, which is trained on.",
+                "Remove one of the two: its result would be too good.",
+            )
+            for member, (what, source) in sorted(found.items())
+        )
+    )
+
+
+def _duplicates(conversations: Sequence[Conversation]) -> Iterator[Finding]:
+    exact = {member: group[0] for group in exact_groups(conversations) for member in group[1:]}
+    near = {member: group[0] for group in near_groups(conversations) for member in group[1:]}
+    for member, first in sorted(exact.items()):
+        yield _about(
+            conversations[member],
+            "duplicate_exact",
+            f"The row repeats {_place(conversations[first])}.",
+            "Remove it; a repeated row counts twice.",
+        )
+    for member, first in sorted(near.items()):
+        if member not in exact:
+            yield _about(
+                conversations[member],
+                "duplicate_near",
+                f"The row says nearly the same as {_place(conversations[first])}.",
+                "Keep the better one.",
+            )
+
+
+def _contradictions(conversations: Sequence[Conversation]) -> Iterator[Finding]:
+    for group in prompt_groups(conversations):
+        first = conversations[group[0]]
+        asked = any(message.role == "user" for message in first.messages)
+        for member in group[1:]:
+            if asked and _answer(conversations[member]) != _answer(first):
+                yield _about(
+                    conversations[member],
+                    "same_prompt_different_answer",
+                    f"The same prompt has another answer in {_place(first)}.",
+                    "Keep one answer, unless both are meant.",
+                )
+
+
+def _dominant(conversations: Sequence[Conversation]) -> list[Finding]:
+    """One answer to many questions, unless there are so few answers that they are labels."""
+    counts = Counter(_answer(conversation) for conversation in conversations)
+    if len(conversations) < FEWEST:
+        return []
+    (answer, count) = counts.most_common(1)[0]
+    fair_share = 1 / len(counts)
+    if count / len(conversations) < max(DOMINANT, 2 * fair_share):
+        return []
+    first = next(c for c in conversations if _answer(c) == answer)
+    return [
+        _about(
+            first,
+            "one_answer_dominates",
+            f"{count:,} of {len(conversations):,} answers are the same: {_short(first)!r}.",
+            "Keep some of them, or the model will say it to everything.",
+        )
+    ]
+
+
+def _answer(conversation: Conversation) -> bytes:
+    return digest(m for m in conversation.messages[-1:] if m.role == "assistant")
+
+
+def _short(conversation: Conversation) -> str:
+    messages: list[Message] = spoken(conversation)
+    text = messages[-1].content.strip()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _place(conversation: Conversation) -> str:
+    return f"{conversation.file}:{conversation.line}" if conversation.file else "another row"
+
+
+def _about(conversation: Conversation, code: str, message: str, fix: str) -> Finding:
+    return Finding(code, "warning", message, fix, conversation.file, conversation.line)
+
+
+def _capped(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """The first findings of each code, then how many more there are."""
+    counts: Counter[str] = Counter()
+    fixes: dict[str, str] = {}
+    for finding in findings:
+        counts[finding.code] += 1
+        fixes[finding.code] = finding.fix
+        if counts[finding.code] <= MOST_PER_CODE:
+            yield finding
+    for code, count in counts.items():
+        if count > MOST_PER_CODE:
+            message = f"{count - MOST_PER_CODE:,} more rows, {count:,} in all."
+            yield Finding(code, "warning", message, fixes[code])
