@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from biddable.engine.decode import Rows, attend_rows
 from biddable.engine.masked import masked_attention
 
 NAME = "biddable"
@@ -83,7 +84,7 @@ def attend(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    layout: Layout | None = None,
+    layout: Layout | Rows | None = None,
     **given: Any,
 ) -> tuple[Tensor, None]:
     """Attention of a flat micro-batch.
@@ -91,7 +92,7 @@ def attend(
     Args:
         query: (1, H, T, E).
         key, value: (1, K, T, E); heads are never repeated.
-        layout: how T is cut.
+        layout: how T is cut; `Rows` when each of the T tokens continues a row of its own.
         given: what transformers passes beside it; `scaling`, `sliding_window` and `softcap` are
             honoured, `dropout` and `s_aux` (attention sinks) refused, the rest changes nothing.
 
@@ -110,6 +111,9 @@ def attend(
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     layout.layers.append(layer)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if isinstance(layout, Rows):
+        out = attend_rows(layout, layer, (query, key, value), scale, sliding_window, softcap)
+        return out, None
     spans = layout.spans()
     for (start, stop, _), kept in zip(spans, layout.keep, strict=False):
         kept.keys[layer] = key[:, :, start:stop].contiguous()

@@ -69,14 +69,20 @@ def _chunks(hidden: Tensor, targets: Tensor, head: Head) -> list[tuple[Tensor, T
     return [(hidden[i : i + size], targets[i : i + size]) for i in range(0, len(targets), size)]
 
 
-def _chunk_losses(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(logits, losses, log-sum-exp) of a chunk, in fp32 or wider."""
+def head_logits(hidden: Tensor, head: Head) -> Tensor:
+    """(R, V) logits of hidden states (R, D), in fp32 or wider."""
     logits = torch.nn.functional.linear(hidden, head.weight, head.bias)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if head.divide != 1.0:
         logits = logits / head.divide
     if head.softcap is not None:
         logits = torch.tanh(logits / head.softcap) * head.softcap
+    return logits
+
+
+def _chunk_losses(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(logits, losses, log-sum-exp) of a chunk."""
+    logits = head_logits(hidden, head)
     lse = torch.logsumexp(logits, -1)
     return logits, lse - logits.gather(1, targets[:, None])[:, 0], lse
 

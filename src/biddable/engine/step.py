@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from biddable.engine.attention import Layout, Prefix
+from biddable.engine.decode import Rows
 from biddable.engine.loss import head_of, loss_sum, row_losses
 from biddable.engine.plan import Segment, StepPlan, Trainable
 
@@ -47,12 +48,12 @@ def backward_step(model: Any, examples: Sequence[Trainable], plan: StepPlan) -> 
     Returns:
         (loss sum, weight sum).
     """
-    prefixes = _feed_prefixes(model, plan)
+    prefixes = feed_prefixes(model, plan)
     leaves = [p.leaves() for p in prefixes]
     loss, weight = 0.0, 0.0
     for segments in plan.micro_batches:
         flat = flatten(examples, segments, model.device)
-        hidden = _feed(model, flat.input_ids, flat.position_ids, _layout(segments, leaves))
+        hidden = feed(model, flat.input_ids, flat.position_ids, _layout(segments, leaves))
         part = loss_sum(hidden[flat.rows], head_of(model), flat.targets, flat.weights)
         part.backward()  # type: ignore[no-untyped-call]
         loss += part.item()
@@ -66,11 +67,11 @@ def example_losses(
     model: Any, examples: Sequence[Trainable], plan: StepPlan
 ) -> list[tuple[Tensor, Tensor]]:
     """(losses, weights) of the trained tokens of each example, in the order of the examples."""
-    prefixes = _feed_prefixes(model, plan)
+    prefixes = feed_prefixes(model, plan)
     found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(examples)
     for segments in plan.micro_batches:
         flat = flatten(examples, segments, model.device)
-        hidden = _feed(model, flat.input_ids, flat.position_ids, _layout(segments, prefixes))
+        hidden = feed(model, flat.input_ids, flat.position_ids, _layout(segments, prefixes))
         losses = row_losses(hidden[flat.rows], head_of(model), flat.targets).cpu()
         weights, start = flat.weights.cpu(), 0
         for segment in segments:
@@ -118,7 +119,7 @@ def _layout(segments: Sequence[Segment], prefixes: Sequence[Prefix]) -> Layout:
     return Layout([len(s) for s in segments], [s.group for s in segments], prefixes)
 
 
-def _feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout) -> Tensor:
+def feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout | Rows) -> Tensor:
     """(T, D) hidden states after the last norm; checks that attention ran once a layer, ours."""
     out = model.base_model(
         input_ids=input_ids, position_ids=position_ids, use_cache=False, layout=layout
@@ -132,7 +133,7 @@ def _feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout) -
     return hidden
 
 
-def _feed_prefixes(model: Any, plan: StepPlan) -> list[Prefix]:
+def feed_prefixes(model: Any, plan: StepPlan) -> list[Prefix]:
     """One flat pass over all prefixes of the step, for their keys and values."""
     prefixes = [Prefix(len(ids)) for ids in plan.prefixes]
     if prefixes:
@@ -141,7 +142,7 @@ def _feed_prefixes(model: Any, plan: StepPlan) -> list[Prefix]:
             [[i for p in plan.prefixes for i in range(len(p))]], device=model.device
         )
         layout = Layout([p.length for p in prefixes], [-1] * len(prefixes), (), prefixes)
-        _feed(model, ids, positions, layout)
+        feed(model, ids, positions, layout)
     return prefixes
 
 
