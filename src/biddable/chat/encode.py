@@ -110,7 +110,8 @@ def make_encoder(tokenizer: PreTrainedTokenizerFast, template: Template) -> Enco
 
 @lru_cache(maxsize=8)
 def encoder_of(source: str, template: Template, eos: int | None) -> Encoder:
-    rules = find_ends(Rules(template, make_codec(source)))
+    eos_text = dict(template.tokens).get("eos_token", "")
+    rules = find_ends(Rules(template, make_codec(source)), eos_text)
     stops = [rules.codec.control[end] for end in rules.ends]
     closing = ids(rules.codec, Piece(rules.closing))
     if len(closing) == 1:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from biddable.chat.turns import Rules, located, piece_of, probes_after, tail_of_next
@@ -24,13 +25,17 @@ CALL = {
 }
 
 
-def find_ends(rules: Rules) -> Rules:
-    """The rules with the template's ends of turn: of a text answer, then of a tool call."""
-    rules = with_end(rules, ANSWER)
-    return with_end(rules, CALL) if rules.ends else rules
+def find_ends(rules: Rules, eos: str) -> Rules:
+    """The rules with the template's ends of turn: of a text answer, then of a tool call.
+
+    It is the first control token after the answer, or the tokenizer's EOS where that follows at
+    once (some templates close the answer's text with a token of its own before).
+    """
+    rules = with_end(rules, ANSWER, eos)
+    return with_end(rules, CALL, eos) if rules.ends else rules
 
 
-def with_end(rules: Rules, answer: Mapping[str, Any]) -> Rules:
+def with_end(rules: Rules, answer: Mapping[str, Any], eos: str) -> Rules:
     """The rules with the end of one answer, where it has one that they do not know yet."""
     try:
         found = located(rules, [QUESTION, answer], (), prompt=False)
@@ -41,14 +46,26 @@ def with_end(rules: Rules, answer: Mapping[str, Any]) -> Rules:
         return rules
     last = max(span.end for span in own)
     piece = piece_of(rules.codec, found)
-    tokens = [piece.text[start:end] for start, end in piece.owned if start >= last]
-    if any(token in rules.ends for token in tokens):
+    tail = [span for span in piece.owned if span[0] >= last]
+    texts = [piece.text[start:end] for start, end in tail]
+    if any(text in rules.ends for text in texts):
         return rules
-    # After a tool call the template may close its parts with tokens of their own.
-    end = tokens[-1 if answer is CALL else 0] if tokens else end_from_next(rules, answer)
+    if answer is CALL:
+        # The template closes the parts of a call with tokens of their own before it ends the turn.
+        end = (eos if eos in texts else texts[-1]) if tail else end_from_next(rules, answer)
+    else:
+        end = eos if eos in texts[: run(tail)] else texts[0] if tail else ""
+        end = end or end_from_next(rules, answer)
     if end:
         return replace(rules, ends=(*rules.ends, end))
-    return replace(rules, closing="" if answer is CALL else piece.text[last:])
+    closing = piece.text[last:]
+    return replace(rules, closing=closing) if answer is ANSWER and closing.strip(" ") else rules
+
+
+def run(tokens: Sequence[tuple[int, int]]) -> int:
+    """How many control tokens follow each other from the first with no text between them."""
+    breaks = (n for n, (a, b) in enumerate(pairwise(tokens), 1) if a[1] != b[0])
+    return next(breaks, len(tokens))
 
 
 def end_from_next(rules: Rules, answer: Mapping[str, Any]) -> str:

@@ -15,6 +15,9 @@ from biddable.data.findings import BiddableError
 
 Tools = Sequence[Mapping[str, Any]]
 
+EMPTY_THINKING = re.compile(r"(<think>\s*</think>|<\|channel>thought\s*<channel\|>)\s*\Z")
+THINKING_OPENS = re.compile(r"\s*(<think>|<\|channel>thought)")
+
 KINDS = {"content": "text", "thinking": "thinking", "call": "tool call"}
 
 
@@ -64,7 +67,7 @@ def prompt_of(rules: Rules, chat: Chat, tools: Tools) -> tuple[Located, Chat]:
             return kept(located(rules, form, tools, prompt=True)), form
         except BiddableError as error:
             errors.append(error)
-    raise errors[0]
+    raise most_telling(errors)
 
 
 def located(
@@ -79,6 +82,12 @@ def located(
     if wanted is None:
         wanted = leaves(chat, tools, rules.codec.pattern)
     return locate(render, plain, chat, tools, wanted)
+
+
+def most_telling(errors: Sequence[BiddableError]) -> BiddableError:
+    """The first error that is not the template's own, which may be about a form nobody gave it."""
+    ours = [error for error in errors if "does not render" not in error.finding.message]
+    return (ours or list(errors))[0]
 
 
 def kept(found: Located) -> Located:
@@ -129,7 +138,7 @@ def turn_of(rules: Rules, chat: Chat, index: int, tools: Tools) -> Turn:
             return Turn(index, piece_of(rules.codec, prompt), answer, closing)
         except BiddableError as error:
             errors.append(error)
-    raise errors[0]
+    raise most_telling(errors)
 
 
 def answer_of(
@@ -150,10 +159,10 @@ def answer_of(
     last = max(span.end for span in own)
     tail, closing = end_of_turn(rules, piece, last, chat, tools, after)
     start = answer_start(prompt, found, index)
-    if start is not None:
-        check_answer(found, index, start)
-        return piece.cut(start, last) + tail, closing
-    return opened_answer(prompt, found, chat[index], index) + tail, closing
+    if start is None:
+        return opened_answer(prompt, found, chat[index], index) + tail, closing
+    check_answer(found, index, start)
+    return piece.cut(start, last) + tail, closing
 
 
 def check_answer(found: Located, index: int, start: int) -> None:
@@ -173,17 +182,25 @@ def answer_start(prompt: Located, found: Located, index: int) -> int | None:
     """Where the answer begins in the render of a finished conversation; None if not as prompted.
 
     Usually the prompt is a prefix. Some templates write the messages before otherwise in a finished
-    conversation; the answer then begins after the same words that stand between the last message
-    and the answer in the prompt.
+    conversation: the answer then begins after the same words that stand between the last message
+    and the answer in the prompt. Of an empty thinking block that the prompt opens and closes, and
+    of white space that it ends in, a finished conversation need not have a trace.
     """
     if found.text.startswith(prompt.text):
         return len(prompt.text)
     ends = between(prompt, found, index)
     if ends is None:
         return None
-    before, after = ends
-    if found.text.startswith(prompt.text[before:], after):
-        return after + len(prompt.text) - before
+    offered, at = prompt.text[ends[0] :], ends[1]
+    if found.text.startswith(offered, at):
+        return at + len(offered)
+    header = EMPTY_THINKING.sub("", offered)
+    after = at + len(header)
+    if header != offered and found.text.startswith(header, at):
+        return None if THINKING_OPENS.match(found.text, after) else after
+    first = found.of_message(index)[0].start
+    if found.text.startswith(offered.rstrip(), at) and offered.startswith(found.text[at:first]):
+        return first if offered[first - at :].isspace() else None
     return None
 
 
@@ -204,7 +221,9 @@ def opened_answer(prompt: Located, found: Located, message: Mapping[str, Any], i
     ends = between(prompt, found, index)
     content = [s for s in found.of_message(index) if s.leaf.kind == "content"]
     if ends is not None and len(content) == 1 and not found.repeated:
-        header = found.text[ends[1] : content[0].start]
+        # White space between thinking and answer is the message's own, not the header's.
+        before = str(message["content"])[: content[0].leaf.start]
+        header = found.text[ends[1] : content[0].start].removesuffix(before[len(before.rstrip()) :])
         offered = prompt.text[ends[0] :]
         opened = offered[len(header) :]
         text = str(message["content"]).strip()
