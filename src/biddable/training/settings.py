@@ -32,7 +32,7 @@ class Settings:
         "prompt", "where the answer's header comes from", choices=("prompt", "history")
     )
     template_arg: tuple[str, ...] = _option((), "NAME=VALUE for the chat template, repeatable")
-    map: tuple[str, ...] = _option((), "build messages from columns: user=text,assistant=label")
+    map: str = _option("", "build messages from columns: user=text,assistant=label")
     system: str = _option("", "system prompt for rows without one: TEXT or @FILE")
     group_by: str = _option("", "column whose equal values stay on one side of the split")
     eval: str = _option("", "file with held-out rows, instead of a tenth of the data")

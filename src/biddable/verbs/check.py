@@ -1,0 +1,83 @@
+"""`check`: what would be learnt from the data, and what is wrong with it, without any weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from biddable.data.findings import BiddableError
+from biddable.data.fix import write_fixed
+from biddable.data.readers import read
+from biddable.training.settings import Settings
+from biddable.verbs.prepare import Prepared, prepare, summary
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The result of `check`."""
+
+    prepared: Prepared
+
+    @property
+    def ok(self) -> bool:
+        """No finding is an error."""
+        return all(f.severity != "error" for f in self.prepared.findings)
+
+    @property
+    def clean(self) -> bool:
+        """No finding is an error or a warning, and no row was dropped."""
+        return not self.prepared.dropped and all(
+            f.severity == "note" for f in self.prepared.findings
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `check --json` prints."""
+        findings = [*self.prepared.findings, *self.prepared.dropped]
+        return {**summary(self.prepared), "findings": [asdict(f) for f in findings]}
+
+
+def check(settings: Settings, *, dump: str = "", fix: str = "") -> Checked:
+    """Reads, checks, renders and encodes the data as `train` would.
+
+    Args:
+        settings: those of the run; its data, base and template are looked at.
+        dump: a file to write one JSON object per example to.
+        fix: a file to write a repaired copy of the data to, in messages form.
+
+    Raises:
+        BiddableError: the data, the base or the template cannot be used at all.
+    """
+    prepared = prepare(settings)
+    if dump:
+        _write(dump, _dumped(prepared))
+    if fix:
+        write_fixed(read(settings.data).conversations, fix, settings.data)
+    return Checked(prepared)
+
+
+def _dumped(prepared: Prepared) -> Iterator[str]:
+    for example in prepared.examples:
+        row = {
+            "file": example.file,
+            "line": example.line,
+            "turn": example.turn,
+            "input_ids": list(example.input_ids),
+            "weights": list(example.weights),
+            "text": prepared.tokenizer.decode(list(example.input_ids)),
+        }
+        yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _write(path: str, lines: Iterator[str]) -> None:
+    try:
+        with Path(path).open("x", encoding="utf-8") as file:
+            file.writelines(lines)
+    except OSError as error:
+        raise BiddableError(
+            f"{path} cannot be written: {error.strerror}",
+            code="out_exists" if isinstance(error, FileExistsError) else "out_not_writable",
+            fix="give another file; nothing is overwritten",
+        ) from error

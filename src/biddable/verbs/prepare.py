@@ -1,0 +1,271 @@
+"""From the user's files to examples with findings: what `check` shows and `train` works on."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biddable.chat.dataset import Encoded, encode_all
+from biddable.chat.encode import Example
+from biddable.chat.template import Template
+from biddable.data.columns import parse_map
+from biddable.data.conversation import Conversation
+from biddable.data.findings import BiddableError, Finding
+from biddable.data.quality import inspect, leak
+from biddable.data.readers import ReadResult, read
+from biddable.data.split import split
+from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
+from biddable.training.settings import Settings
+
+# Held-out rows beyond this make the interval of a rate no narrower than anyone needs.
+MOST_HELD_OUT = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The conversations and examples of one side of the split."""
+
+    conversations: Sequence[Conversation]
+    examples: Sequence[Example]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that is known before the first weight is loaded.
+
+    Args:
+        base: where tokenizer and weights stand.
+        tokenizer, template: what every text is rendered and encoded with.
+        max_length: the longest example in tokens.
+        format: what the files were taken for.
+        rows: rows seen in the training files.
+        hashes: sha256 of each source.
+        train, held_out: the two sides.
+        lengths: tokens of every example, the dropped ones too.
+        stop_token_trained: whether every answer ends in a trained stop token.
+        dropped: a finding for each example that is too long.
+        findings: everything else that was found, worst first.
+    """
+
+    base: Base
+    tokenizer: Any
+    template: Template
+    max_length: int
+    format: str
+    rows: int
+    hashes: dict[str, str]
+    train: Side
+    held_out: Side
+    lengths: Sequence[int]
+    stop_token_trained: bool
+    dropped: Sequence[Finding]
+    findings: Sequence[Finding]
+
+    @property
+    def examples(self) -> list[Example]:
+        """Those of both sides."""
+        return [*self.train.examples, *self.held_out.examples]
+
+    def refuse_errors(self) -> None:
+        """Raises the first error among the findings, and says how many more there are.
+
+        Raises:
+            BiddableError: there is one.
+        """
+        errors = [f for f in self.findings if f.severity == "error"]
+        if not errors:
+            return
+        first, more = errors[0], len(errors) - 1
+        fix = first.fix + (f" ({more} more: `biddable check` lists them.)" if more else "")
+        raise BiddableError(
+            first.message, fix=fix, code=first.code,
+            file=first.file, line=first.line, turn=first.turn,
+        )  # fmt: skip
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Reads, checks, renders, encodes and splits.
+
+    Raises:
+        BiddableError: nothing can be read, or base or template cannot be used; faults of single
+            rows are findings.
+    """
+    found = _read(settings, settings.data)
+    other = _read(settings, (settings.eval,)) if settings.eval else None
+    base = resolve_base(settings.base)
+    tokenizer = load_tokenizer(base)
+    template = Template.load(
+        settings.template or None,
+        tokenizer,
+        args=template_arguments(settings.template_arg),
+        header="history" if settings.header == "history" else "prompt",
+    )
+    limit = _longest(base, settings.max_length)
+    encoded = _encode(found.conversations, tokenizer, template, settings, limit)
+    findings = [*found.findings, *inspect(found.conversations), *encoded.findings]
+    lengths, dropped = list(encoded.lengths), list(encoded.dropped)
+    if other is None:
+        train, held_out = _split(found.conversations, encoded.examples, settings.seed)
+        findings += _too_few_held_out(held_out, bool(found.conversations))
+    else:
+        others = _encode(other.conversations, tokenizer, template, settings, limit)
+        train = Side(found.conversations, encoded.examples)
+        held_out = Side(other.conversations, others.examples)
+        findings += [*other.findings, *others.findings]
+        findings += leak(found.conversations, other.conversations)
+        lengths += others.lengths
+        dropped += others.dropped
+    order = {"error": 0, "warning": 1, "note": 2}
+    return Prepared(
+        base=base,
+        tokenizer=tokenizer,
+        template=template,
+        max_length=limit,
+        format=found.format,
+        rows=found.rows,
+        hashes=found.hashes | (other.hashes if other else {}),
+        train=train,
+        held_out=held_out,
+        lengths=lengths,
+        stop_token_trained=encoded.stop_token_trained,
+        dropped=dropped,
+        findings=sorted(findings, key=lambda f: order[f.severity]),
+    )
+
+
+def template_arguments(given: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE pairs; true, false and whole numbers are taken as such.
+
+    Raises:
+        BiddableError: one of them has no `=`.
+    """
+    words: dict[str, Any] = {"true": True, "false": False}
+    made: dict[str, Any] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign or not name.isidentifier():
+            raise BiddableError(
+                f"--template-arg {text!r} is not NAME=VALUE",
+                code="option",
+                fix="write for example --template-arg enable_thinking=false",
+            )
+        made[name] = words.get(value.lower(), int(value) if value.isdigit() else value)
+    return made
+
+
+def summary(prepared: Prepared) -> dict[str, Any]:
+    """The counts of `check --json`, as in docs/design.md."""
+    examples = prepared.examples
+    return {
+        "rows": prepared.rows,
+        "examples": len(examples),
+        "tokens": sum(len(e.input_ids) for e in examples),
+        "trained_tokens": sum(sum(w > 0 for w in e.weights) for e in examples),
+        "stop_token_trained": prepared.stop_token_trained,
+        "dropped": len(prepared.dropped),
+    }
+
+
+def length_line(lengths: Sequence[int]) -> str:
+    """Median, 99th percentile and longest, with a small histogram."""
+    if not lengths:
+        return "none"
+    ordered = sorted(lengths)
+    last = ordered[-1]
+    bins = [0] * 16
+    for length in ordered:
+        bins[min(15, 16 * length // (last + 1))] += 1
+    bars = "".join(" ▁▂▃▄▅▆▇█"[-(-8 * n // max(bins))] for n in bins)
+    median = int(statistics.median(ordered))
+    return f"{bars}  median {median}, 99 % {ordered[-(-99 * len(ordered) // 100) - 1]}, most {last}"
+
+
+def _read(settings: Settings, sources: Sequence[str]) -> ReadResult:
+    mapping = parse_map(settings.map) if settings.map else None
+    return read(
+        sources,
+        mapping=mapping,
+        system=_text_or_file(settings.system),
+        group_by=settings.group_by or None,
+    )
+
+
+def _text_or_file(given: str) -> str | None:
+    """TEXT, or the content of FILE for @FILE.
+
+    Raises:
+        BiddableError: the file cannot be read.
+    """
+    if not given.startswith("@"):
+        return given or None
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BiddableError(
+            f"the system prompt {given[1:]} cannot be read: {error}",
+            code="option",
+            fix="give --system TEXT, or --system @FILE with a text file in UTF-8",
+        ) from error
+
+
+def _longest(base: Base, asked: int) -> int:
+    """The length limit: as asked, but never beyond the base's positions."""
+    config = load_config(base)
+    context = int(getattr(config, "max_position_embeddings", 0) or asked or 2048)
+    if asked > context:
+        raise BiddableError(
+            f"--max-length {asked} is longer than the {context} positions of {base.name}",
+            code="option",
+            fix=f"give at most {context}",
+        )
+    return asked or context
+
+
+def _encode(
+    conversations: Sequence[Conversation],
+    tokenizer: Any,
+    template: Template,
+    settings: Settings,
+    limit: int,
+) -> Encoded:
+    return encode_all(
+        conversations,
+        tokenizer,
+        template,
+        max_length=limit,
+        loss_on=settings.loss_on,  # type: ignore[arg-type]
+        too_long=settings.too_long,  # type: ignore[arg-type]
+    )
+
+
+def _split(
+    conversations: Sequence[Conversation], examples: Sequence[Example], seed: int
+) -> tuple[Side, Side]:
+    """Both sides; what came from one line of a file stays together."""
+    share = min(0.1, MOST_HELD_OUT / max(1, len(conversations)))
+    _, chosen = split(conversations, share=share, seed=seed)
+    places = {(conversations[i].file, conversations[i].line) for i in chosen}
+
+    def side(wanted: bool) -> Side:
+        return Side(
+            [c for c in conversations if ((c.file, c.line) in places) is wanted],
+            [e for e in examples if ((e.file, e.line) in places) is wanted],
+        )
+
+    return side(False), side(True)
+
+
+def _too_few_held_out(held_out: Side, any_rows: bool) -> list[Finding]:
+    if held_out.examples or not any_rows:
+        return []
+    return [
+        Finding(
+            "too_few_held_out",
+            "error",
+            "No row can be held out: all are near-duplicates of one another or of one group.",
+            "Give rows about other things, or a file of held-out rows with --eval.",
+        )
+    ]
