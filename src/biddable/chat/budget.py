@@ -74,7 +74,7 @@ class Budget:
 
 
 def budget_of(context: Context) -> Budget:
-    found = context.get(BUDGET)
+    found = context.parent.get(BUDGET)
     if not isinstance(found, Budget):
         raise SecurityError("a template may only be rendered with a budget")
     return found
@@ -82,7 +82,12 @@ def budget_of(context: Context) -> Budget:
 
 @pass_context
 def charge(context: Context, value: Any) -> Any:
-    budget_of(context).take(value)
+    budget = budget_of(context)
+    if type(value) is str and len(value) < 64:
+        # The commonest case, a role or another short text, without a call.
+        budget.work -= 1
+    else:
+        budget.take(value)
     return value
 
 

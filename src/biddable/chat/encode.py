@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from biddable.chat.answers import empty_answer
 from biddable.chat.ends import find_ends
 from biddable.chat.template import Template
 from biddable.chat.tokens import Piece, continuation_batch, encode_batch, ids, make_codec
-from biddable.chat.turns import Rules, Turn, empty_answer, piece_of, prompt_of, turn_of
+from biddable.chat.turns import Rules, Turn, piece_of, prompt_of, turn_of
 from biddable.data.conversation import Conversation, Message
 from biddable.data.findings import BiddableError
 

@@ -86,11 +86,16 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         budget = budget_of(context)
-        bounds.check_binop(budget, operator, left, right)
-        result = super().call_binop(context, operator, left, right)
-        budget.check_size(len(result) if isinstance(result, (str, list, tuple)) else 0)
-        budget.spend(1 + (len(result) >> 6 if isinstance(result, (str, list, tuple)) else 0))
-        if isinstance(result, int):
+        if operator == "+":
+            result = left + right
+        else:
+            bounds.check_binop(budget, operator, left, right)
+            result = super().call_binop(context, operator, left, right)
+        if isinstance(result, (str, list, tuple)):
+            # What a list holds was charged when it was made.
+            budget.check_size(len(result))
+            budget.spend(1 + (len(result) >> 6))
+        else:
             budget.take(result)
         return result
 
@@ -176,24 +181,29 @@ def charged(value: nodes.Node) -> nodes.Node:
         if value.recursive:
             raise TemplateError("a chat template may not use recursive loops")
         value.iter = filtered(value.iter, EACH, [nodes.Const(literal)])
-    elif isinstance(value, nodes.AssignBlock):
+    return charged_result(charged_parts(value))
+
+
+def charged_parts(value: nodes.Node) -> nodes.Node:
+    """Wraps the parts of a node that may be large."""
+    if isinstance(value, nodes.AssignBlock):
         value.filter = filtered(value.filter, CHARGE)
-    elif isinstance(value, nodes.Compare):
-        value.expr = filtered(value.expr, CHARGE)
-        for operand in value.ops:
-            operand.expr = filtered(operand.expr, CHARGE)
-    return charged_result(value)
+    elif isinstance(value, (nodes.Compare, nodes.Operand)):
+        if not isinstance(value.expr, nodes.Const):
+            value.expr = filtered(value.expr, CHARGE)
+    elif isinstance(value, nodes.Filter) and value.name not in (CHARGE, EACH):
+        if value.node is not None:
+            value.node = filtered(value.node, CHARGE)
+    elif isinstance(value, nodes.Test) and value.args:
+        value.node = filtered(value.node, CHARGE)
+        value.args = [filtered(argument, CHARGE) for argument in value.args]
+    return value
 
 
 def charged_result(value: nodes.Node) -> nodes.Node:
     """Wraps an expression whose result may be large."""
-    if isinstance(value, nodes.Filter) and value.name not in (CHARGE, EACH):
-        if value.node is not None:
-            value.node = filtered(value.node, CHARGE)
-        return filtered(value, CHARGE)
-    if isinstance(value, nodes.Test) and value.args:
-        value.node = filtered(value.node, CHARGE)
-        value.args = [filtered(a, CHARGE) for a in value.args]
+    if isinstance(value, nodes.Filter):
+        return value if value.name in (CHARGE, EACH) else filtered(value, CHARGE)
     made = isinstance(value, (nodes.Concat, nodes.List, nodes.Dict)) or (
         isinstance(value, nodes.Tuple) and value.ctx == "load"
     )

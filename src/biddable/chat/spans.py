@@ -211,24 +211,21 @@ def marked_at(
 
 def whole(plain: str, at: int, text: str, before: int) -> tuple[int, int] | None:
     """The range of a text that is split at `at`, as it is or as JSON writes it inside quotes."""
-    for left, right in ((text[:before], text[before:]), (escaped(text, before))):
-        if plain.startswith(right, at) and plain.endswith(left, 0, at):
-            return at - len(left), at + len(right)
-    return None
-
-
-def escaped(text: str, before: int) -> tuple[str, str]:
-    parts = [json.dumps(part, ensure_ascii=False)[1:-1] for part in (text[:before], text[before:])]
-    return parts[0], parts[1]
+    left, right = text[:before], text[before:]
+    if not (plain.startswith(right, at) and plain.endswith(left, 0, at)):
+        left, right = (json.dumps(part, ensure_ascii=False)[1:-1] for part in (left, right))
+        if not (plain.startswith(right, at) and plain.endswith(left, 0, at)):
+            return None
+    return at - len(left), at + len(right)
 
 
 def free_marks(plain: str, count: int) -> str:
     """As many private-use characters in a row as are needed, none of which is in the text."""
-    used = "" if plain.isascii() else "".join(c for c in set(plain) if c >= "\ue000")
-    step = max(count, 64)
-    for start in (*range(0xE000, 0xF8FF - step, step), *range(0xF0000, 0xFFFF0 - step, step)):
-        if not any(start <= ord(c) < start + count for c in used):
-            return "".join(map(chr, range(start, start + count)))
+    used = [] if plain.isascii() else [ord(c) for c in set(plain) if c >= "\ue000"]
+    for first, end in ((0xE000, 0xF8FF), (0xF0000, 0xFFFF0)):
+        for start in range(first, end - count, max(count, 64)):
+            if not any(start <= code < start + count for code in used):
+                return "".join(map(chr, range(start, start + count)))
     raise ValueError("no private-use character is left to mark texts with")
 
 

@@ -151,7 +151,7 @@ def render_dicts(
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
     }
-    return sandbox.render(template.text, variables, size_of(chat) + size_of(tools))
+    return sandbox.render(template.text, variables, sum(map(size_of, chat)) + size_of(tools))
 
 
 def with_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,6 +169,8 @@ def size_of(value: Any) -> int:
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):
+        if len(value) == 2 and isinstance(value.get("content"), str):
+            return len(value["content"])
         return sum(map(size_of, value.values()))
     return sum(map(size_of, value)) if isinstance(value, (list, tuple)) else 1
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from biddable.chat.answers import (
+    answer_start,
+    check_answer,
+    empty_answer,
+    opened_answer,
+    text_lost,
+)
+from biddable.chat.forms import answer_forms, argument_forms
 from biddable.chat.spans import Chat, Leaf, Located, leaves, locate
 from biddable.chat.template import Template, render_dicts
 from biddable.chat.tokens import Codec, Piece
 from biddable.data.findings import BiddableError
 
 Tools = Sequence[Mapping[str, Any]]
-
-EMPTY_THINKING = re.compile(r"(<think>\s*</think>|<\|channel>thought\s*<channel\|>)\s*\Z")
-THINKING_OPENS = re.compile(r"\s*(<think>|<\|channel>thought)")
-
-KINDS = {"content": "text", "thinking": "thinking", "call": "tool call"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +102,6 @@ def kept(found: Located) -> Located:
     return found
 
 
-def text_lost(leaf: Leaf, what: str = "drops or rewrites it") -> BiddableError:
-    shown = leaf.text if len(leaf.text) <= 40 else leaf.text[:40] + "..."
-    return BiddableError(
-        f"The {KINDS.get(leaf.kind, 'text')} {shown!r} does not come back whole from the chat"
-        f" template, which {what}.",
-        fix="Use a template that prints it (--template), or change the message.",
-        code="message_text_lost",
-        turn=leaf.message,
-    )
-
-
 def piece_of(codec: Codec, found: Located) -> Piece:
     """A text with the control tokens that stand outside the messages' texts."""
     owned: list[tuple[int, int]] = []
@@ -130,6 +120,9 @@ def turn_of(rules: Rules, chat: Chat, index: int, tools: Tools) -> Turn:
     Raises:
         BiddableError: `template_refused`, `message_text_lost` or `stop_token_untrained`.
     """
+    usual = usual_turn(rules, chat[: index + 1], tools)
+    if usual is not None:
+        return usual
     prompt, history = prompt_of(rules, chat[:index], tools)
     errors = []
     for form in answer_forms(chat[index]):
@@ -139,6 +132,35 @@ def turn_of(rules: Rules, chat: Chat, index: int, tools: Tools) -> Turn:
         except BiddableError as error:
             errors.append(error)
     raise most_telling(errors)
+
+
+def usual_turn(rules: Rules, chat: Chat, tools: Tools) -> Turn | None:
+    """The turn of the last message where the usual holds, which saves rendering the prompt twice.
+
+    That is: no tool calls, the prompt is a prefix of the finished conversation, every text comes
+    back once and in its place, and the end of turn follows the answer.
+    """
+    index = len(chat) - 1
+    if any(message.get("tool_calls") for message in chat):
+        return None
+    try:
+        prompt = render_dicts(rules.template, chat[:-1], True, tools)
+        found = located(rules, chat, tools, prompt=False)
+    except BiddableError:
+        return None
+    start = len(prompt)
+    own = found.of_message(index)
+    in_place = all(
+        span.start >= start if span.leaf.message == index else span.end <= start
+        for span in found.spans
+    )
+    whole = own and in_place and not found.lost and not found.repeated
+    if not whole or not found.text.startswith(prompt):
+        return None
+    piece = piece_of(rules.codec, found)
+    last = max(span.end for span in own)
+    end = next((b for a, b in piece.owned if a >= last and piece.text[a:b] in rules.ends), None)
+    return Turn(index, piece.cut(0, start), piece.cut(start, end)) if end is not None else None
 
 
 def answer_of(
@@ -163,82 +185,6 @@ def answer_of(
         return opened_answer(prompt, found, chat[index], index) + tail, closing
     check_answer(found, index, start)
     return piece.cut(start, last) + tail, closing
-
-
-def check_answer(found: Located, index: int, start: int) -> None:
-    """Refuses an answer of which something is missing, doubled, or already in the prompt."""
-    for leaf in found.lost:
-        if leaf.message == index and leaf.kind in KINDS:
-            raise text_lost(leaf)
-    for leaf in found.repeated:
-        if leaf.message == index and leaf.kind == "content":
-            raise text_lost(leaf, "prints it more than once")
-    for span in found.of_message(index):
-        if span.start < start:
-            raise text_lost(span.leaf, "prints it before the place where the model answers")
-
-
-def answer_start(prompt: Located, found: Located, index: int) -> int | None:
-    """Where the answer begins in the render of a finished conversation; None if not as prompted.
-
-    Usually the prompt is a prefix. Some templates write the messages before otherwise in a finished
-    conversation: the answer then begins after the same words that stand between the last message
-    and the answer in the prompt. Of an empty thinking block that the prompt opens and closes, and
-    of white space that it ends in, a finished conversation need not have a trace.
-    """
-    if found.text.startswith(prompt.text):
-        return len(prompt.text)
-    ends = between(prompt, found, index)
-    if ends is None:
-        return None
-    offered, at = prompt.text[ends[0] :], ends[1]
-    if found.text.startswith(offered, at):
-        return at + len(offered)
-    header = EMPTY_THINKING.sub("", offered)
-    after = at + len(header)
-    if header != offered and found.text.startswith(header, at):
-        return None if THINKING_OPENS.match(found.text, after) else after
-    first = found.of_message(index)[0].start
-    if found.text.startswith(offered.rstrip(), at) and offered.startswith(found.text[at:first]):
-        return first if offered[first - at :].isspace() else None
-    return None
-
-
-def between(prompt: Located, found: Located, index: int) -> tuple[int, int] | None:
-    """Where the message before the answer ends, in the prompt and in the finished conversation."""
-    in_prompt, in_found = prompt.of_message(index - 1), found.of_message(index - 1)
-    if not in_prompt or not in_found or in_prompt[-1].leaf != in_found[-1].leaf:
-        return None
-    return in_prompt[-1].end, in_found[-1].end
-
-
-def opened_answer(prompt: Located, found: Located, message: Mapping[str, Any], index: int) -> Piece:
-    """The answer where the prompt opens a thinking block that the finished conversation lacks.
-
-    An answer that begins with what the prompt opens continues after it; its own words are taken,
-    since the template drops them from a finished conversation.
-    """
-    ends = between(prompt, found, index)
-    content = [s for s in found.of_message(index) if s.leaf.kind == "content"]
-    if ends is not None and len(content) == 1 and not found.repeated:
-        # White space between thinking and answer is the message's own, not the header's.
-        before = str(message["content"])[: content[0].leaf.start]
-        header = found.text[ends[1] : content[0].start].removesuffix(before[len(before.rstrip()) :])
-        offered = prompt.text[ends[0] :]
-        opened = offered[len(header) :]
-        text = str(message["content"]).strip()
-        if offered.startswith(header) and opened.strip() and text.startswith(opened.strip()):
-            rest = text[len(opened.strip()) :]
-            blank = opened[len(opened.rstrip()) :]
-            return Piece(rest.removeprefix(blank) if rest.startswith(blank) else rest.lstrip())
-    raise BiddableError(
-        "The generation prompt is not how the chat template begins this answer in a finished"
-        " conversation.",
-        fix="Give answers with their thinking, set template arguments (--template-arg), or train"
-        " with the header of finished conversations (--header history).",
-        code="template_refused",
-        turn=index,
-    )
 
 
 def end_of_turn(
@@ -295,53 +241,3 @@ def probes_after(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     call = calls[0]
     name = call.get("function", call).get("name", "")
     return [{"role": "tool", "content": "R", "name": name, "tool_call_id": call.get("id", "")}]
-
-
-def argument_forms(chat: Chat) -> list[Chat]:
-    """The messages with tool call arguments as objects and, where there are any, as JSON text."""
-    if not any(message.get("tool_calls") for message in chat):
-        return [chat]
-    return [[with_arguments_as(kind, m) for m in chat] for kind in ("object", "text")]
-
-
-def answer_forms(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The ways to hand an answer to a template, the likeliest first."""
-    forms = [form for chat in argument_forms([message]) for form in chat]
-    content = message.get("content")
-    thinking = re.fullmatch(r"\s*<think>(.*?)</think>\s*(.*)", str(content), re.DOTALL)
-    if thinking and "reasoning_content" not in message:
-        split = {"reasoning_content": thinking[1].strip("\n"), "content": thinking[2]}
-        forms += [{**form, **split} for form in forms]
-    return forms
-
-
-def with_arguments_as(kind: str, message: Mapping[str, Any]) -> Mapping[str, Any]:
-    calls = message.get("tool_calls")
-    if not isinstance(calls, (list, tuple)):
-        return message
-    return {**message, "tool_calls": [call_as(kind, call) for call in calls]}
-
-
-def call_as(kind: str, call: Any) -> Any:
-    if not isinstance(call, Mapping):
-        return call
-    if isinstance(call.get("function"), Mapping):
-        return {**call, "function": call_as(kind, call["function"])}
-    arguments = call.get("arguments")
-    if kind == "text" and isinstance(arguments, Mapping):
-        return {**call, "arguments": json.dumps(arguments, ensure_ascii=False)}
-    if kind == "object" and isinstance(arguments, str):
-        try:
-            return {**call, "arguments": json.loads(arguments)}
-        except ValueError:
-            return call
-    return call
-
-
-def empty_answer(index: int) -> BiddableError:
-    return BiddableError(
-        "The assistant's message is empty, so there is nothing to learn but to stop.",
-        fix="Write an answer, or take the row out.",
-        code="empty_assistant",
-        turn=index,
-    )
