@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from biddable.data.findings import BiddableError
-from biddable.data.formats import Draft
+from biddable.data.formats import Draft, message_list
 
 FIELDS = ("system", "user", "assistant", "group", "weight", "messages", "tools")
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
@@ -75,8 +75,7 @@ def mapped_fields(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[st
 def mapped_drafts(fields: Mapping[str, Any]) -> list[Draft]:
     """The one conversation of a mapped row; `system`, `group` and the like stay with the row."""
     if "messages" in fields:
-        messages = fields["messages"]
-        return [Draft(messages if isinstance(messages, list) else [messages])]
+        return [Draft(message_list(fields["messages"], "messages"))]
     said = [("user", fields.get("user")), ("assistant", fields.get("assistant"))]
     return [Draft([{"role": r, "content": c} for r, c in said if r in fields])]
 

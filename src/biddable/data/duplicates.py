@@ -29,6 +29,8 @@ MIX = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
 # ASCII letters, digits and underscores stay, all else becomes a space.
 ASCII_WORDS = bytes(c if chr(c).isalnum() or c == 95 else 32 for c in range(128)) + bytes(128)
 CHUNK = 2000
+# What most of so many rows share is taken for their template.
+FEWEST_FOR_TEMPLATE, TEMPLATE_SAMPLE = 20, 1000
 
 
 def spoken(conversation: Conversation) -> list[Message]:
@@ -95,7 +97,7 @@ def near_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
     """
     if len(conversations) < 2:
         return []
-    triples, ends = _triples(conversations)
+    triples, ends = _without_template(*_triples(conversations))
     parents = list(range(len(conversations)))
     for one, other in _candidates(signatures(triples, ends)):
         if root(parents, one) != root(parents, other) and _alike(triples, ends, one, other):
@@ -148,6 +150,26 @@ def _chunk_triples(rows: list[list[bytes]]) -> Any:
     ends = np.cumsum([len(row) + 2 for row in rows])
     inside[ends - 1] = inside[ends - 2] = False
     return mixed[inside[:-2]].astype(np.uint32)
+
+
+def _without_template(triples: Any, ends: Any) -> tuple[Any, Any]:
+    """Leaves out the triples of more than half of the rows: a fixed instruction or closing line.
+
+    They say nothing about likeness, and with them all rows of templated data would be near
+    duplicates. The last triple of a row stays, so that no row is empty.
+    """
+    if len(ends) < FEWEST_FOR_TEMPLATE:
+        return triples, ends
+    starts = np.concatenate(([0], ends[:-1]))
+    rows = np.unique(np.linspace(0, len(ends) - 1, TEMPLATE_SAMPLE).astype(int))
+    seen = np.concatenate([np.unique(triples[starts[k] : ends[k]]) for k in rows])
+    values, counts = np.unique(seen, return_counts=True)
+    common = values[counts > len(rows) / 2]
+    if not len(common):
+        return triples, ends
+    keep = ~np.isin(triples, common)
+    keep[ends - 1] = True
+    return triples[keep], np.cumsum(np.add.reduceat(keep.astype(np.int64), starts))
 
 
 def signatures(triples: Any, ends: Any) -> Any:

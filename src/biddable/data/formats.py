@@ -60,14 +60,19 @@ GUANACO = re.compile(r"(?:\A|\n?)### (Human|Assistant):[ \n]?")
 
 
 def _messages(row: Fields) -> list[Draft]:
-    return [Draft(_list(row["messages"], "messages"))]
+    return [Draft(message_list(row["messages"], "messages"))]
 
 
 def _sharegpt(row: Fields) -> list[Draft]:
-    return [Draft(_list(row["conversations"], "conversations"))]
+    return [Draft(message_list(row["conversations"], "conversations"))]
 
 
-def _list(value: object, key: str) -> list[Any]:
+def message_list(value: object, key: str) -> list[Any]:
+    """A list of raw messages, also where it is stored as JSON text.
+
+    Raises:
+        BiddableError: the value under this key is something else.
+    """
     value = parsed(value) if isinstance(value, str) else value
     if isinstance(value, list):
         return value
@@ -214,6 +219,8 @@ def _text(row: Fields) -> list[Draft]:
         return [Draft(_transcript(text.lstrip(), GUANACO))]
     if isinstance(text, str) and SPEAKER.match(text):
         return [Draft(_transcript(text, SPEAKER))]
+    if len(row) > 1:
+        _refuse_unknown(frozenset(row))
     raise BiddableError(
         "A row with nothing but 'text' does not say which part is the answer.",
         fix="Give question and answer their own columns, or train on plain text: pretrain.",

@@ -15,7 +15,7 @@ from biddable.data.columns import check_map, mapped_drafts, mapped_fields, missi
 from biddable.data.conversation import Conversation
 from biddable.data.fields import group_name, tools_of, weighted, with_system
 from biddable.data.files import expanded, open_source, rows_of
-from biddable.data.findings import BiddableError, Finding
+from biddable.data.findings import BiddableError, Finding, Severity
 from biddable.data.formats import COMMON, Draft, Fields, detect
 from biddable.data.parquet import hub_rows
 from biddable.data.rows import Row, kind
@@ -24,6 +24,7 @@ from biddable.data.turns import KNOWN_KEYS, to_messages
 
 # A file with more faults than this is a file of another kind; the rest would only repeat them.
 MOST_ERRORS = 1000
+MOST_SAME = 20
 
 
 @dataclass(slots=True)
@@ -64,6 +65,7 @@ class _Reading:
     shapes: dict[tuple[str, ...], Any] = field(default_factory=dict)
     odd: dict[tuple[str, str], tuple[int, Row]] = field(default_factory=dict)
     flat: list[Row] = field(default_factory=list)
+    repeated: Counter[tuple[str, str, Severity, str]] = field(default_factory=Counter)
     errors: int = 0
 
 
@@ -141,7 +143,11 @@ def _take_all(reading: _Reading, rows: Iterator[Row | Finding]) -> None:
 
 
 def _fault(reading: _Reading, finding: Finding) -> None:
-    reading.result.findings.append(finding)
+    """Lists a finding; of one that is the same word for word only the first ones, then a count."""
+    same = finding.file, finding.code, finding.severity, finding.message
+    reading.repeated[same] += 1
+    if reading.repeated[same] <= MOST_SAME:
+        reading.result.findings.append(finding)
     reading.errors += finding.severity == "error"
 
 
@@ -226,7 +232,8 @@ def _conversation(reading: _Reading, row: Row, fields: Fields, draft: Draft) -> 
     messages = to_messages(draft.messages, before)
     for item in draft.messages:
         for key in () if item.keys() <= KNOWN_KEYS else item.keys() - KNOWN_KEYS:
-            _odd(reading, "message_unrecognized_key", key, row)
+            if item[key] is not None:
+                _odd(reading, "message_unrecognized_key", key, row)
     messages = with_system(fields, messages, reading.system)
     messages = weighted(fields, messages)
     own = row.value[reading.group_by] if reading.group_by is not None else fields.get("group")
@@ -235,18 +242,22 @@ def _conversation(reading: _Reading, row: Row, fields: Fields, draft: Draft) -> 
 
 
 def _conclude(reading: _Reading) -> None:
-    """The format in words, and one note for each key that was not read."""
+    """The format in words, repeated faults by number, a note for each key that was not read."""
+    for (file, code, severity, message), count in reading.repeated.items():
+        if count > MOST_SAME:
+            more = f"{count - MOST_SAME:,} more rows have this: {message}"
+            reading.result.findings.append(Finding(code, severity, more, "As above.", file))
     names = [f"{name} ({count:,} rows)" for name, count in reading.formats.most_common()]
-    reading.result.format = names[0].partition(" (")[0] if len(names) == 1 else ", ".join(names)
+    reading.result.format = ", ".join(names if len(names) > 1 else reading.formats)
     for (code, key), (count, row) in reading.odd.items():
-        message = code == "message_unrecognized_key"
+        kept = code == "message_unrecognized_key"
         reading.result.findings.append(
             Finding(
                 code,
-                "warning" if message else "note",
-                f"The key {key[:40]!r} of {count:,} {'messages' if message else 'rows'} "
-                f"{'is handed to the template only' if message else 'was not used'}.",
-                "Is it a typing error? Else remove it." if message else "",
+                "warning" if kept else "note",
+                f"The key {key[:40]!r} of {count:,} {'messages' if kept else 'rows'} "
+                f"{'is handed to the template only' if kept else 'was not used'}.",
+                "Is it a typing error? Else remove it." if kept else "",
                 row.file,
                 row.line,
             )
