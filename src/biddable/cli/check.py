@@ -1,0 +1,46 @@
+"""`biddable check DATA`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from biddable.cli.options import DATA_OPTIONS, add_settings, settings_of
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "check", help="read, check, render and encode the data; show what would be learnt"
+    )
+    parser.add_argument("data", nargs="+", metavar="DATA", help="files or folders; - is stdin")
+    add_settings(parser, DATA_OPTIONS)
+    parser.add_argument("--config", default="", metavar="FILE", help="settings in TOML")
+    parser.add_argument("--dump", default="", metavar="FILE", help="write each example as JSON")
+    parser.add_argument("--fix", default="", metavar="FILE", help="write a repaired copy")
+    parser.add_argument("--html", default="", metavar="FILE", help="write the mask as a page")
+    parser.add_argument("--show", type=int, default=1, metavar="N", help="examples to show")
+    parser.add_argument("--line", type=int, default=0, metavar="K", help="show the row of line K")
+    parser.add_argument("--strict", action="store_true", help="warnings exit with 1 too")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks, prints, and returns 1 where there are errors."""
+    from biddable.training.log import console
+    from biddable.verbs.check import check
+    from biddable.verbs.show import show_findings, show_masks, show_prepared
+
+    options = settings_of(args)
+    data = options.pop("data")
+    checked = check(data, dump=args.dump, fix=args.fix, html=args.html, **options)
+    out = console()
+    show_prepared(checked.prepared, out)
+    show_masks(checked.prepared, out, count=args.show, line=args.line)
+    show_findings(checked.prepared, out)
+    if args.json:
+        sys.stdout.write(json.dumps(checked.as_json(), ensure_ascii=False) + "\n")
+    return 0 if checked.clean or (checked.ok and not args.strict) else 1

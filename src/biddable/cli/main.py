@@ -1,0 +1,72 @@
+"""The command line: parse, call one verb, turn its errors into messages and exit codes.
+
+Exit codes: 0 ok, 1 findings or failure, 2 usage, 130 (SIGINT) or 143 (SIGTERM) after saving.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict
+
+from biddable import __version__
+from biddable.cli import chat, check, compare, train
+from biddable.data.findings import BiddableError, Finding
+
+_EPILOG = """\
+Start with:  biddable check data.jsonl      what would be learnt, and what is wrong with the data
+Then:        biddable train data.jsonl      a tuned model, and a verdict
+And:         biddable chat runs/NAME        talk to it
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all verbs; it loads neither torch nor transformers."""
+    parser = argparse.ArgumentParser(
+        prog="biddable",
+        description="Gives a language model instructions: supervised fine-tuning with proof.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"biddable {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in (check, train, chat, compare):
+        verb.add_parser(verbs)
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Runs one command and returns its exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+        return code
+    except BiddableError as error:
+        return _fail(error.finding, getattr(args, "json", False))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        found = Finding("system", "error", what, "see that there is room and the right to write")
+        return _fail(found, getattr(args, "json", False))
+
+
+def run() -> None:
+    """The entry point of the command `biddable`."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def _fail(found: Finding, as_json: bool) -> int:
+    where = found.place()
+    sys.stderr.write(f"error: {where + ': ' if where else ''}{found.message} [{found.code}]\n")
+    if found.fix:
+        sys.stderr.write(f"  fix: {found.fix}\n")
+    if as_json:
+        sys.stdout.write(json.dumps({"error": asdict(found)}) + "\n")
+    return 1

@@ -1,0 +1,36 @@
+"""`biddable train DATA`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import fields
+from typing import Any
+
+from biddable.cli.options import add_settings, settings_of
+from biddable.training.settings import Settings
+
+
+def add_parser(verbs: Any) -> None:
+    """Adds the verb."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        "train", help="tune a base model on the data, and judge the result on held-out rows"
+    )
+    parser.add_argument("data", nargs="*", metavar="DATA", help="files or folders with the rows")
+    add_settings(parser, (f.name for f in fields(Settings) if f.name != "data"))
+    parser.add_argument("--config", default="", metavar="FILE", help="settings in TOML")
+    parser.add_argument("--resume", default="", metavar="RUN", help="go on with this run folder")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains; returns 0, or 130 or 143 when it was interrupted and saved."""
+    from biddable.verbs.train import train
+
+    options = settings_of(args)
+    trained = train(options.pop("data", ()), resume=args.resume, **options)
+    if args.json:
+        sys.stdout.write(json.dumps(trained.as_json(), ensure_ascii=False) + "\n")
+    return trained.exit_code

@@ -1,0 +1,65 @@
+"""Writes a tuned model as a Hugging Face folder that runs elsewhere as it ran here."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def save_model(
+    model: Any,
+    tensors: Mapping[str, Tensor],
+    tokenizer: Any,
+    *,
+    chat_template: str,
+    stop_ids: Sequence[int],
+    card: str,
+    folder: Path,
+) -> None:
+    """Writes weights, config, tokenizer, chat template, stop tokens and model card.
+
+    The folder appears whole or not at all. Weights are written in the precision they were trained
+    and judged in, fp32: a rounded copy would be another model than the one on the scorecard.
+
+    Args:
+        model: for its config, generation config and buffers.
+        tensors: the fp32 parameters by name; tied ones once.
+        stop_ids: at any of these, generation stops.
+        card: the text of README.md.
+    """
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {k: v for k, v in model.state_dict().items() if k not in parameters}
+    whole = {k: v.detach().cpu().contiguous() for k, v in {**buffers, **tensors}.items()}
+    save_file(whole, aside / "model.safetensors", metadata={"format": "pt"})
+    _save_config(model, aside)
+    _save_generation(model, stop_ids, aside)
+    tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(aside)
+    (aside / "README.md").write_text(card, encoding="utf-8")
+    aside.rename(folder)
+
+
+def _save_config(model: Any, folder: Path) -> None:
+    config = type(model.config).from_dict(model.config.to_dict())
+    config.dtype = "float32"
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+
+
+def _save_generation(model: Any, stop_ids: Sequence[int], folder: Path) -> None:
+    """The base's generation settings with our stop tokens."""
+    from transformers import GenerationConfig
+
+    settings = GenerationConfig.from_dict(model.generation_config.to_dict())
+    settings.eos_token_id = list(stop_ids)
+    if settings.pad_token_id is None:
+        settings.pad_token_id = stop_ids[0]
+    settings.save_pretrained(folder)

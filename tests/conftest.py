@@ -1,0 +1,19 @@
+"""Settings for all tests: one thread a process for tiny tensors, and reproducible laws."""
+
+from __future__ import annotations
+
+import os
+
+# Tiny products gain nothing from threads, and threads that wait for one another cost a lot.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "default",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("default")

@@ -1,0 +1,215 @@
+"""The laws of the engine, for every supported architecture, against transformers alone.
+
+The reference feeds each example by itself through transformers' own eager attention and ordinary
+autograd; nothing of ours takes part in it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from biddable.engine.attention import Layout
+from biddable.engine.loss import head_of
+from biddable.engine.plan import plan_step
+from biddable.engine.precision import Weights
+from biddable.engine.step import backward_step, example_losses
+from biddable.models.support import SUPPORTED
+from tiny import ALL_FP64, CONFIGS, VOCABULARY, Row, reference_step, tiny
+
+KINDS = sorted(CONFIGS)
+
+
+def rows_of(seed: int) -> list[Row]:
+    """Ragged rows with float weights: two prefix groups, loners, gaps between trained tokens."""
+    draw = random.Random(seed)
+
+    def tokens(n: int) -> list[int]:
+        return [draw.randrange(3, VOCABULARY) for _ in range(n)]
+
+    rows = []
+    for common in (tokens(19), tokens(24), []):
+        for _ in range(draw.randrange(2, 5)):
+            context, answer = tokens(draw.randrange(2, 9)), tokens(draw.randrange(1, 9))
+            weights = [draw.choice([1.0, 0.25, 3.0, 0.0]) for _ in answer]
+            weights[-1] = 1.0
+            tail = tokens(draw.randrange(0, 3))
+            ids = common + context + answer + tail
+            rows.append(Row(ids, [0.0] * len(common + context) + weights + [0.0] * len(tail)))
+    draw.shuffle(rows)
+    return rows
+
+
+def worst_difference(model: object, grads: dict[str, torch.Tensor]) -> float:
+    """Largest difference of a gradient, relative to the largest entry of that gradient."""
+    return max(
+        ((p.grad - grads[n]).abs().max() / grads[n].abs().max().clamp_min(1e-12)).item()
+        for n, p in model.named_parameters()  # type: ignore[attr-defined]
+        if n in grads
+    )
+
+
+def test_every_supported_architecture_is_under_the_laws() -> None:
+    assert set(CONFIGS) == set(SUPPORTED)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["fp64", "fp32"])
+def test_the_gradient_of_a_step_is_that_of_its_examples_alone(
+    kind: str, dtype: torch.dtype
+) -> None:
+    rows = rows_of(7)
+    loss, weight, grads = reference_step(tiny(kind, ours=False, dtype=dtype), rows)
+    bound = 1e-5 if dtype == torch.float32 else 1e-10 if kind in ALL_FP64 else 2e-6
+    model = tiny(kind, ours=True, dtype=dtype)
+    for share in (True, False):
+        for budget in (10_000, 40, 8):
+            plan = plan_step(rows, budget, share=share)
+            assert bool(plan.prefixes) == share
+            model.zero_grad()
+            got_loss, got_weight = backward_step(model, rows, plan)
+            assert got_weight == pytest.approx(weight, rel=1e-12)
+            assert got_loss == pytest.approx(loss, rel=bound)
+            assert worst_difference(model, grads) < bound, (share, budget)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10**6), st.integers(1, 200), st.booleans())
+def test_any_split_of_any_step_has_the_same_gradient(seed: int, budget: int, share: bool) -> None:
+    rows = rows_of(seed)
+    _, _, grads = reference_step(tiny("gpt2", ours=False), rows)
+    model = tiny("gpt2", ours=True)
+    backward_step(model, rows, plan_step(rows, budget, share=share))
+    assert worst_difference(model, grads) < 1e-10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_example_does_not_see_its_neighbours(kind: str) -> None:
+    model = tiny(kind, ours=True, dtype=torch.float32)
+    rows = rows_of(3)
+    plan = plan_step(rows, 10_000, share=False)
+    before = example_losses(model, rows, plan)
+    changed = list(rows)
+    first = plan.micro_batches[0][0].example
+    ids = [(i + 5) % VOCABULARY for i in rows[first].input_ids]
+    changed[first] = Row(ids, rows[first].weights)
+    after = example_losses(model, changed, plan)
+    for i in range(len(rows)):
+        assert torch.equal(before[i][0], after[i][0]) == (i != first)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2"])
+def test_only_trained_labels_count(kind: str) -> None:
+    model = tiny(kind, ours=True)
+    row = rows_of(5)[0]
+    trained = [i for i, w in enumerate(row.weights) if w > 0]
+    untrained = len(row.input_ids) - 1 if trained[-1] < len(row.input_ids) - 1 else None
+
+    def loss(ids: list[int]) -> float:
+        plan = plan_step([Row(ids, row.weights)], 1000)
+        return backward_step(model, [Row(ids, row.weights)], plan)[0]
+
+    def with_other(place: int) -> list[int]:
+        return [(t + 1) % VOCABULARY if i == place else t for i, t in enumerate(row.input_ids)]
+
+    assert loss(with_other(trained[-1])) != loss(row.input_ids)
+    if untrained is not None:
+        assert loss(with_other(untrained)) == loss(row.input_ids)
+
+
+def test_the_loss_of_a_random_model_is_near_the_logarithm_of_the_vocabulary() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from biddable.engine.attention import NAME, register
+
+    register()
+    torch.manual_seed(0)
+    config = LlamaConfig(**CONFIGS["llama"])
+    model = LlamaForCausalLM._from_config(config, attn_implementation=NAME).eval()
+    rows = rows_of(1)
+    loss, weight = backward_step(model, rows, plan_step(rows, 64))
+    assert loss / weight == pytest.approx(math.log(VOCABULARY), abs=0.2)
+
+
+def test_losses_without_gradient_equal_those_with() -> None:
+    model = tiny("qwen3", ours=True)
+    rows = rows_of(2)
+    plan = plan_step(rows, 50)
+    found = example_losses(model, rows, plan)
+    total = sum(float((losses * weights).sum()) for losses, weights in found)
+    assert total == pytest.approx(backward_step(model, rows, plan)[0], rel=1e-9)
+
+
+def test_bf16_compute_stays_as_near_to_fp64_as_transformers_own_bf16() -> None:
+    def distance(grads: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> float:
+        return sum(
+            float((g.double() - exact[n]).norm() / exact[n].norm()) for n, g in grads.items()
+        )
+
+    ours = theirs = 0.0
+    # One draw of rounding errors says little; their sum over a dozen does.
+    for seed in range(12):
+        rows = rows_of(seed)
+        _, _, exact = reference_step(tiny("llama", ours=False, seed=seed), rows)
+        half = tiny("llama", ours=False, dtype=torch.bfloat16, seed=seed)
+        theirs += distance(reference_step(half, rows)[2], exact)
+        full = tiny("llama", ours=True, dtype=torch.float32, seed=seed)
+        weights = Weights(full, torch.bfloat16)
+        backward_step(weights.model, rows, plan_step(rows, 60))
+        grads = {n: m.grad for n, m in weights.named() if m.grad is not None}
+        assert all(g.dtype == torch.float32 for g in grads.values())
+        ours += distance(grads, exact)
+    assert ours <= theirs
+
+
+def test_small_updates_move_the_weights_in_bf16_compute() -> None:
+    weights = Weights(tiny("llama", ours=True, dtype=torch.float32), torch.bfloat16)
+    before = [m.detach().clone() for m in weights.masters]
+    rows = rows_of(4)
+    optimizer = torch.optim.AdamW(weights.masters, lr=1e-6, weight_decay=0.0)
+    for _ in range(20):
+        backward_step(weights.model, rows, plan_step(rows, 60))
+        optimizer.step()
+        optimizer.zero_grad()
+        weights.push()
+    embedding = weights.names.index("model.embed_tokens.weight")
+    for i, (old, new) in enumerate(zip(before, weights.masters, strict=True)):
+        moved = (old != new).float().mean().item()
+        # Rows of the embedding that no example holds have no gradient.
+        assert moved > (0.3 if i == embedding else 0.95), weights.names[i]
+
+
+def test_a_layout_that_is_missing_is_an_error_not_a_leak() -> None:
+    model = tiny("llama", ours=True)
+    with pytest.raises(RuntimeError, match="needs a layout"):
+        model(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False)
+
+
+def test_a_mask_is_refused() -> None:
+    model = tiny("llama", ours=True)
+    mask = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="takes no mask"):
+        model(
+            input_ids=torch.tensor([[1, 2, 3]]),
+            attention_mask=mask,
+            use_cache=False,
+            layout=Layout([3], [-1]),
+        )
+
+
+def test_the_head_of_each_family_gives_the_logits_of_the_model() -> None:
+    for kind in ("granite", "gemma2", "gpt_neox", "phi3"):
+        plain = tiny(kind, ours=False)
+        ids = torch.tensor([[5, 9, 11, 3]])
+        logits = plain(input_ids=ids, use_cache=False).logits[0]
+        hidden = plain.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+        head = head_of(plain)
+        got = torch.nn.functional.linear(hidden, head.weight, head.bias) / head.divide
+        if head.softcap is not None:
+            got = torch.tanh(got / head.softcap) * head.softcap
+        torch.testing.assert_close(got, logits)
