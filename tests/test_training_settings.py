@@ -1,0 +1,87 @@
+"""Settings: written and read back equal; unknown names, types and ranges are refused."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from biddable.data.findings import BiddableError
+from biddable.training.run_folder import Lock, RunFolder, new_run_folder
+from biddable.training.settings import Settings, read_config, with_values, write_config
+
+
+@given(
+    st.builds(
+        Settings,
+        data=st.lists(st.text(min_size=1)).map(tuple),
+        system=st.text(),
+        epochs=st.floats(0.1, 100),
+        lr=st.floats(0, 1),
+        steps=st.integers(0, 1000),
+    )
+)
+def test_the_config_of_a_run_reads_back_as_the_same_settings(settings: Settings) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.toml"
+        write_config(settings, path)
+        assert with_values(Settings(), read_config(str(path))) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("lr = 'fast'", "lr must be of type float"),
+        ("batchsize = 4", "did you mean batch_size"),
+        ("epochs = true", "epochs must be of type float"),
+        ("data = 'a.jsonl'", "data must be of type tuple"),
+        ("lr = ", "not TOML"),
+    ],
+)
+def test_a_config_with_a_fault_is_refused_by_name(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(BiddableError, match=told):
+        read_config(str(path))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"lr": -1.0}, {"lr": float("nan")}, {"batch_size": 0}, {"device": "tpu"}, {"epochs": 0.0}],
+)
+def test_values_out_of_range_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(BiddableError, match="--"):
+        with_values(Settings(), values)
+
+
+def test_options_stay_within_the_budget() -> None:
+    assert len(asdict(Settings())) <= 40
+
+
+def test_an_existing_output_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(BiddableError, match="exists already"):
+        new_run_folder(str(tmp_path / "mine"), ())
+
+
+def test_run_folders_get_the_next_free_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [new_run_folder("", ("some/my data.jsonl",)).path.name for _ in range(2)]
+    assert names[0].startswith("my-data-")
+    assert names[0].endswith("-1")
+    assert names[1].endswith("-2")
+
+
+def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with Lock(folder), pytest.raises(BiddableError, match="written by process"), Lock(folder):
+        pass
+    with Lock(folder):
+        pass
