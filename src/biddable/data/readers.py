@@ -245,7 +245,7 @@ def _conclude(reading: _Reading) -> None:
     """The format in words, repeated faults by number, a note for each key that was not read."""
     for (file, code, severity, message), count in reading.repeated.items():
         if count > MOST_SAME:
-            more = f"{count - MOST_SAME:,} more rows have this: {message}"
+            more = f"{count - MOST_SAME:,} more with the same fault: {message}"
             reading.result.findings.append(Finding(code, severity, more, "As above.", file))
     names = [f"{name} ({count:,} rows)" for name, count in reading.formats.most_common()]
     reading.result.format = ", ".join(names if len(names) > 1 else reading.formats)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
 
 from biddable.data.findings import Finding
@@ -11,6 +12,8 @@ from biddable.data.rows import Row
 
 # The csv module's own limit of a field; a lone quote shows itself by running into it.
 MOST_FIELD = 131_072
+# A line of nothing but delimiters takes twenty times its size in memory.
+MOST_LINE = 1 << 22
 
 
 def table_rows(stream: io.BufferedIOBase, file: str, suffix: str) -> Iterator[Row | Finding]:
@@ -47,7 +50,9 @@ def _text_lines(stream: io.BufferedIOBase) -> Iterator[str]:
     # A broken byte must not end the file: it is carried along as a lone surrogate, and the check
     # of contents names the row that holds it.
     encoding = "utf-8-sig"
-    for data in stream:
+    while data := stream.readline(MOST_LINE + 1):
+        if len(data) > MOST_LINE:
+            raise csv.Error(f"a line is over {MOST_LINE:,} bytes")
         yield data.decode(encoding, "surrogateescape")
         encoding = "utf-8"
 
@@ -59,8 +64,8 @@ def _delimiter(header: bytes) -> str:
 def _header_problem(header: list[str]) -> str:
     if "" in header:
         return f"Column {header.index('') + 1} has no name."
-    twice = [name for name in header if header.count(name) > 1]
-    return f"The column {twice[0]!r} stands twice in the header." if twice else ""
+    name, times = Counter(header).most_common(1)[0]
+    return f"The column {name[:40]!r} stands {times} times in the header." if times > 1 else ""
 
 
 def _row(header: list[str], cells: list[str], file: str, line: int) -> Row | Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ MOST_ROW_BYTES = 1 << 24
 # An array's element is parsed from a window of the text, so that one monstrous element cannot
 # take all memory; the window grows only for elements that need it.
 WINDOWS = (1 << 13, 1 << 17, 1 << 21, MOST_ROW_BYTES)
-BLANK = " \t\r\n"
+BLANK = re.compile(r"[ \t\r\n]*")
 
 
 def line_rows(stream: io.BufferedIOBase, file: str) -> Iterator[Row | Finding]:
@@ -28,6 +29,8 @@ def line_rows(stream: io.BufferedIOBase, file: str) -> Iterator[Row | Finding]:
         if not data:
             return
         line += 1
+        if data == b"\n":
+            continue
         if len(data) > MOST_ROW_BYTES and not data.endswith(b"\n"):
             _skip_line(stream)
             yield _too_large(file, line)
@@ -80,7 +83,7 @@ def array_rows(text: str, file: str) -> Iterator[Row | Finding]:
     decoder = _decoder()
     at, line, depth, expect_value = 0, 1, 0, False
     while True:
-        start = _skip_blank(text, at)
+        start = _blank_end(text, at)
         line += text.count("\n", at, start)
         at = start
         if at == len(text):
@@ -129,10 +132,9 @@ def _element(text: str, at: int, decoder: json.JSONDecoder) -> tuple[Any, int]:
     return None, -1
 
 
-def _skip_blank(text: str, at: int) -> int:
-    while at < len(text) and text[at] in BLANK:
-        at += 1
-    return at
+def _blank_end(text: str, at: int) -> int:
+    blank = BLANK.match(text, at)
+    return blank.end() if blank else at
 
 
 def _decoder() -> json.JSONDecoder:
