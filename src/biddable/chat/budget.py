@@ -18,12 +18,15 @@ from jinja2 import pass_context
 from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context, Undefined
 
-# A unit is about a microsecond of work, so the base is well under two seconds.
-BASE_WORK = 400_000
+# A unit is a few microseconds of work, so that the base is spent in under a second.
+BASE_WORK = 150_000
 WORK_PER_CHARACTER = 4
 BASE_SIZE = 1 << 22
 SIZE_PER_CHARACTER = 8
 WIDEST_PADDING = 1_000
+WIDEST_INDENT = 16
+LONGEST_NUMBER = 4_096  # bits
+CALL = 8
 
 # Cannot be written in a template, so that a template can neither read nor replace it.
 BUDGET = " budget"
@@ -61,8 +64,11 @@ class Budget:
                 self.check_size(len(value))
                 self.spend(1 + (len(value) >> 6))
             elif isinstance(value, int):
-                self.check_size(value.bit_length())
+                if value.bit_length() > LONGEST_NUMBER:
+                    raise SecurityError("the template computes with very large numbers")
                 self.spend(1)
+            elif isinstance(value, range):
+                self.spend(1 + (len(value) >> 3))
             elif isinstance(value, Mapping):
                 self.spend(1 + len(value))
                 waiting += value.values()
@@ -160,14 +166,15 @@ def to_json(
     sort_keys: bool = False,
 ) -> str:
     """JSON without HTML escapes, with the options that transformers gives this filter."""
-    check_width(indent or 0)
+    check_width(indent or 0, WIDEST_INDENT)
+    check_width("".join(separators or ()), WIDEST_INDENT)
     return json.dumps(
         x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 
-def check_width(width: int | str) -> None:
-    if (len(width) if isinstance(width, str) else width) > WIDEST_PADDING:
+def check_width(width: int | str, most: int = WIDEST_PADDING) -> None:
+    if (len(width) if isinstance(width, str) else width) > most:
         raise SecurityError("the template pads a text further than a chat template needs")
 
 

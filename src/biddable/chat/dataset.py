@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from biddable.chat.encode import Encoder, Example, LossOn, encode_many, make_encoder
+from biddable.chat.encode import Encoder, Example, LossOn, make_encoder
+from biddable.chat.parallel import encode_each
 from biddable.chat.template import Template
 from biddable.data.conversation import Conversation
 from biddable.data.findings import BiddableError, Finding
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 TooLong = Literal["drop", "error"]
 MOST_DROPPED = 0.01
-BATCH = 512
+REPORT_EVERY = 512
 
 
 @dataclass(slots=True)
@@ -46,38 +47,59 @@ def encode_all(
     max_length: int,
     loss_on: LossOn = "assistant",
     too_long: TooLong = "drop",
+    progress: Callable[[int], None] | None = None,
 ) -> Encoded:
     """Encodes every conversation; errors are collected, so that all of them are told at once.
 
     Args:
         max_length: the most tokens of an example; longer ones are never cut.
         too_long: `drop` lists them in `dropped`, `error` makes each an error.
+        progress: called with the number of conversations done, now and then.
     """
     encoder = make_encoder(tokenizer, template)
     result = Encoded()
-    for encoded in encoded_batches(encoder, conversations, loss_on):
+    for done, encoded in enumerate(encode_each(encoder, conversations, loss_on), 1):
+        result.findings += look_alikes(encoder, conversations[done - 1])
         if isinstance(encoded, BiddableError):
             result.findings.append(encoded.finding)
             continue
         for example in encoded:
             add(result, example, max_length, too_long)
+        if progress is not None and done % REPORT_EVERY == 0:
+            progress(done)
     if len(result.dropped) > MOST_DROPPED * len(result.lengths):
         result.findings.append(too_many_dropped(result, max_length))
-    failed = any(f.code == "stop_token_untrained" for f in result.findings)
+    result.findings += missing_bos(encoder, result.examples)
+    failed = any(f.code.startswith("stop_token") for f in result.findings)
     result.stop_token_trained = bool(result.examples) and not failed
     return result
 
 
-def encoded_batches(
-    encoder: Encoder, conversations: Iterable[Conversation], loss_on: LossOn
-) -> Iterator[list[Example] | BiddableError]:
-    batch: list[Conversation] = []
-    for conversation in conversations:
-        batch.append(conversation)
-        if len(batch) == BATCH:
-            yield from encode_many(encoder, batch, loss_on)
-            batch = []
-    yield from encode_many(encoder, batch, loss_on)
+def look_alikes(encoder: Encoder, conversation: Conversation) -> Iterator[Finding]:
+    """A note for each message that holds the text of a control token; it stays ordinary text."""
+    for turn, message in enumerate(conversation.messages):
+        if match := encoder.rules.codec.pattern.search(message.content):
+            yield Finding(
+                "special_token_in_text",
+                "note",
+                f"The message holds {match.group()!r}, which looks like a control token. It is"
+                " encoded as ordinary text, here and in chat.",
+                "Nothing need be done, unless a template's leftovers got into the data.",
+                conversation.file,
+                conversation.line,
+                turn,
+            )
+
+
+def missing_bos(encoder: Encoder, examples: Sequence[Example]) -> Iterator[Finding]:
+    """A warning where the tokenizer writes a BOS of its own and the template does not."""
+    if encoder.adds_bos and examples and examples[0].input_ids[0] != encoder.bos:
+        yield Finding(
+            "bos_missing",
+            "warning",
+            "The tokenizer begins a text with a BOS token, but the chat template writes none.",
+            "Begin the template with {{ bos_token }} if the base was trained with one.",
+        )
 
 
 def add(result: Encoded, example: Example, max_length: int, too_long: TooLong) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from biddable.chat.answers import empty_answer
 from biddable.chat.ends import find_ends
-from biddable.chat.template import Template
+from biddable.chat.template import Template, adds_bos
 from biddable.chat.tokens import Piece, continuation_batch, encode_batch, ids, make_codec
 from biddable.chat.turns import Rules, Turn, piece_of, prompt_of, turn_of
 from biddable.data.conversation import Conversation, Message
@@ -52,10 +52,14 @@ class Encoder:
     Args:
         rules: how turns are made.
         stops: ids at which the sampler stops.
+        bos: id of the tokenizer's BOS, None where it has none.
+        adds_bos: the tokenizer itself begins a text with it.
     """
 
     rules: Rules
     stops: tuple[int, ...]
+    bos: int | None = None
+    adds_bos: bool = False
 
 
 def encode(
@@ -106,11 +110,13 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerFast, template: Template) -> tu
 def make_encoder(tokenizer: PreTrainedTokenizerFast, template: Template) -> Encoder:
     """Binds a template to a tokenizer and finds how it ends a turn."""
     source = tokenizer.backend_tokenizer.to_str()
-    return encoder_of(source, template.bound(tokenizer), tokenizer.eos_token_id)
+    made = encoder_of(source, template.bound(tokenizer), tokenizer.eos_token_id)
+    return replace(made, bos=tokenizer.bos_token_id, adds_bos=adds_bos(tokenizer))
 
 
 @lru_cache(maxsize=8)
 def encoder_of(source: str, template: Template, eos: int | None) -> Encoder:
+    """The part of `make_encoder` that depends on texts alone, so that it can be kept."""
     eos_text = dict(template.tokens).get("eos_token", "")
     rules = find_ends(Rules(template, make_codec(source)), eos_text)
     stops = [rules.codec.control[end] for end in rules.ends]
@@ -202,7 +208,7 @@ def assemble(
     """Joins turns to examples: one goes on where the ids of a later turn begin with its own.
 
     Raises:
-        BiddableError: `stop_token_untrained`.
+        BiddableError: `stop_token_untrained`, `stop_token_inside` or `two_bos`.
     """
     made: list[tuple[list[int], list[float], int]] = []
     for turn, weight, prompt, answer in rows:
@@ -210,6 +216,7 @@ def assemble(
         trained_ids = answer + closing
         check_stop(encoder, trained_ids, turn.message)
         whole = prompt + trained_ids
+        check_bos(encoder, whole)
         before: list[float] = []
         if made and prompt[: len(made[-1][0])] == made[-1][0]:
             before = made.pop()[1]
@@ -238,6 +245,16 @@ def check_stop(encoder: Encoder, answer: Sequence[int], turn: int) -> None:
             fix="Take that text out of the answer, or use a template that ends turns otherwise.",
             code="stop_token_inside",
             turn=turn,
+        )
+
+
+def check_bos(encoder: Encoder, whole: Sequence[int]) -> None:
+    """One BOS at the start; two are what a template and a tokenizer together would write."""
+    if encoder.bos is not None and list(whole[:2]) == [encoder.bos] * 2:
+        raise BiddableError(
+            "The text begins with two BOS tokens.",
+            fix="Take one of them out of the chat template.",
+            code="two_bos",
         )
 
 

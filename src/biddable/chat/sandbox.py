@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 from jinja2 import Environment, Template, nodes
 from jinja2.exceptions import SecurityError, TemplateError
@@ -74,12 +74,19 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
+    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+        # jinja2 hands out an undefined value, which prints as nothing; say it instead.
+        kind = type(obj).__name__
+        raise SecurityError(f"access to attribute {attribute!r} of {kind!r} object is unsafe")
+
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
         budget = budget_of(context)
-        budget.spend(1)
+        budget.spend(bounds.CALL)
         owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
         if isinstance(owner, str) or name in ("format", "format_map"):
-            bounds.check_method(budget, owner if isinstance(owner, str) else "", name, args)
+            bounds.check_method(
+                budget, owner if isinstance(owner, str) else "", name, [*args, *kwargs.values()]
+            )
         result = super().call(context, obj, *args, **kwargs)
         budget.take(result)
         return result

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from tokenizers import Tokenizer
@@ -33,6 +33,8 @@ class Codec:
         control: control tokens, text to id.
         pattern: matches any control token, the longest first.
         adds_prefix: it puts a space before a text, so an answer must not be encoded on its own.
+        places: control tokens, text to place in the order that their characters follow.
+        extra: control tokens that the tokenizer does not call special.
         unknown: the id of the unknown token, which ordinary text may give; None where it has none.
     """
 
@@ -42,6 +44,7 @@ class Codec:
     adds_prefix: bool
     unknown: int | None = None
     places: dict[str, int] = field(default_factory=dict)
+    extra: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class Piece:
 def make_codec(source: str, extra: Iterable[str] = ()) -> Codec:
     """Reads a tokenizer's JSON; `extra` are further added tokens to treat as control tokens."""
     described = json.loads(source)
-    extra = set(extra)
+    extra = tuple(extra)
     added = described["added_tokens"]
     control = {t["content"]: t["id"] for t in added if t["special"] or t["content"] in extra}
     unknown = described["model"].get("unk_token")
@@ -77,7 +80,7 @@ def make_codec(source: str, extra: Iterable[str] = ()) -> Codec:
     )
     anchor, word = ids(codec, Piece("\n")), ids(codec, Piece("x"))
     prefix = ids(codec, Piece("\nx"))[len(anchor) :] != word
-    return Codec(source, control, codec.pattern, prefix, codec.unknown, codec.places)
+    return replace(codec, adds_prefix=prefix, extra=extra)
 
 
 def any_of(texts: Iterable[str]) -> re.Pattern[str]:
