@@ -10,7 +10,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasketch import MinHash
@@ -57,6 +57,25 @@ def groups_by(keys: Iterable[Any]) -> list[list[int]]:
         if key is not None:
             found.setdefault(key, []).append(index)
     return [group for group in found.values() if len(group) > 1]
+
+
+class Duplicates(NamedTuple):
+    """Indices of rows that say the same, in groups: what `inspect` and `split` both need."""
+
+    exact: list[list[int]]
+    near: list[list[int]]
+    prompts: list[list[int]]
+    prefixes: list[list[int]]
+
+
+def find(conversations: Sequence[Conversation]) -> Duplicates:
+    """All kinds of duplicates among rows; by far the longest part is the near ones."""
+    return Duplicates(
+        exact_groups(conversations),
+        near_groups(conversations),
+        prompt_groups(conversations),
+        prefix_groups(conversations),
+    )
 
 
 def exact_groups(conversations: Sequence[Conversation]) -> list[list[int]]:

@@ -24,6 +24,7 @@ from biddable.data.values import array_rows, is_one_value, line_rows
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 # An array has to be held in memory as a whole, lines do not.
 MOST_ARRAY_BYTES = 200_000_000
+MOST_BLANK = 1 << 16
 
 
 class Opened(NamedTuple):
@@ -162,7 +163,11 @@ def rows_of(opened: Opened) -> Iterator[Row | Finding]:
 
 def _rows(opened: Opened) -> Iterator[Row | Finding]:
     stream = opened.stream
-    head = _peek(stream, 1 << 16)
+    head = _peek(stream, MOST_BLANK)
+    if len(head) == MOST_BLANK and not head.strip():
+        what, fix = f"The file begins with {MOST_BLANK:,} blank bytes.", "Write the file again."
+        yield Finding("unreadable_file", "error", what, fix, opened.name)
+        return
     if head.startswith(b"PAR1"):
         yield from parquet_rows(stream, opened.name)
     elif opened.suffix in (".csv", ".tsv"):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from biddable.data.conversation import Conversation, Message
-from biddable.data.duplicates import digest, exact_groups, near_groups, prompt_groups, spoken
+from biddable.data.duplicates import Duplicates, digest, find, spoken
 from biddable.data.findings import Finding
 from biddable.data.private import private_findings
 
@@ -18,12 +18,20 @@ DOMINANT = 0.3
 MOST_PER_CODE = 20
 
 
-def inspect(conversations: Sequence[Conversation]) -> list[Finding]:
-    """All findings about the rows of a training set; structure was checked in reading."""
+def inspect(
+    conversations: Sequence[Conversation], found: Duplicates | None = None
+) -> list[Finding]:
+    """All findings about the rows of a training set; structure was checked in reading.
+
+    Args:
+        conversations: as read.
+        found: the duplicates among the rows if they are known already.
+    """
+    found = found or find(conversations)
     return [
         *too_few(len(conversations)),
-        *_capped(_duplicates(conversations)),
-        *_capped(_contradictions(conversations)),
+        *_capped(_duplicates(conversations, found)),
+        *_capped(_contradictions(conversations, found)),
         *_dominant(conversations),
         *_capped(private_findings(conversations)),
     ]
@@ -51,17 +59,18 @@ def leak(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> lis
     A prompt that over half of the held-out rows share is a fixed one and not counted.
     """
     both = [*train, *held_out]
-    found: dict[int, tuple[str, int]] = {}
-    prompts = (g for g in prompt_groups(both) if len(g) <= max(2, len(held_out) // 2))
+    found = find(both)
+    known: dict[int, tuple[str, int]] = {}
+    prompts = [group for group in found.prompts if len(group) <= max(2, len(held_out) // 2)]
     for what, groups in (
-        ("is equal to", exact_groups(both)),
+        ("is equal to", found.exact),
         ("asks the same as", prompts),
-        ("is nearly the same as", near_groups(both)),
+        ("is nearly the same as", found.near),
     ):
         for group in groups:
             for member in group:
                 if group[0] < len(train) <= member:
-                    found.setdefault(member, (what, group[0]))
+                    known.setdefault(member, (what, group[0]))
     return list(
         _capped(
             _about(
@@ -70,14 +79,14 @@ def leak(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> lis
                 f"The held-out row {what} {_place(both[source])}, which is trained on.",
                 "Remove one of the two: its result would be too good.",
             )
-            for member, (what, source) in sorted(found.items())
+            for member, (what, source) in sorted(known.items())
         )
     )
 
 
-def _duplicates(conversations: Sequence[Conversation]) -> Iterator[Finding]:
-    exact = {member: group[0] for group in exact_groups(conversations) for member in group[1:]}
-    near = {member: group[0] for group in near_groups(conversations) for member in group[1:]}
+def _duplicates(conversations: Sequence[Conversation], found: Duplicates) -> Iterator[Finding]:
+    exact = {member: group[0] for group in found.exact for member in group[1:]}
+    near = {member: group[0] for group in found.near for member in group[1:]}
     for member, first in sorted(exact.items()):
         yield _about(
             conversations[member],
@@ -95,8 +104,8 @@ def _duplicates(conversations: Sequence[Conversation]) -> Iterator[Finding]:
             )
 
 
-def _contradictions(conversations: Sequence[Conversation]) -> Iterator[Finding]:
-    for group in prompt_groups(conversations):
+def _contradictions(conversations: Sequence[Conversation], found: Duplicates) -> Iterator[Finding]:
+    for group in found.prompts:
         first = conversations[group[0]]
         asked = any(message.role == "user" for message in first.messages)
         for member in group[1:]:

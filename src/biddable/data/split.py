@@ -6,15 +6,7 @@ import random
 from collections.abc import Sequence
 
 from biddable.data.conversation import Conversation
-from biddable.data.duplicates import (
-    exact_groups,
-    groups_by,
-    near_groups,
-    prefix_groups,
-    prompt_groups,
-    root,
-    unite,
-)
+from biddable.data.duplicates import Duplicates, find, groups_by, root, unite
 
 
 def split(
@@ -23,6 +15,7 @@ def split(
     share: float = 0.1,
     at_least: int = 8,
     seed: int = 0,
+    found: Duplicates | None = None,
 ) -> tuple[list[int], list[int]]:
     """Divides rows into training and held-out ones: two lists of indices, each in file order.
 
@@ -33,9 +26,16 @@ def split(
 
     A prompt that more rows share than are wanted is a fixed one, as in data that teaches nothing
     but a tone; its rows are told apart by their answers.
+
+    Args:
+        conversations: as read.
+        share: the part of the rows to hold out.
+        at_least: and so many, even if it is a larger part.
+        seed: another one draws other rows.
+        found: the duplicates among the rows if they are known already.
     """
     wanted = min(max(round(share * len(conversations)), at_least), len(conversations) // 2)
-    clusters = _clusters(conversations, wanted)
+    clusters = _clusters(conversations, found or find(conversations), wanted)
     random.Random(seed).shuffle(clusters)
     held_out: list[int] = []
     for cluster in clusters:
@@ -45,15 +45,17 @@ def split(
     return [k for k in range(len(conversations)) if k not in kept], sorted(held_out)
 
 
-def _clusters(conversations: Sequence[Conversation], wanted: int) -> list[list[int]]:
+def _clusters(
+    conversations: Sequence[Conversation], found: Duplicates, wanted: int
+) -> list[list[int]]:
     """All rows in clusters that must stay together, in the order of their first rows."""
     parents = list(range(len(conversations)))
     for group in (
         *groups_by(conversation.group for conversation in conversations),
-        *exact_groups(conversations),
-        *(group for group in prompt_groups(conversations) if len(group) <= wanted),
-        *prefix_groups(conversations),
-        *near_groups(conversations),
+        *found.exact,
+        *(group for group in found.prompts if len(group) <= wanted),
+        *found.prefixes,
+        *found.near,
     ):
         for member in group[1:]:
             unite(parents, group[0], member)
