@@ -108,15 +108,23 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerFast, template: Template) -> tu
 
 
 def make_encoder(tokenizer: PreTrainedTokenizerFast, template: Template) -> Encoder:
-    """Binds a template to a tokenizer and finds how it ends a turn."""
+    """Binds a template to a tokenizer and finds how it ends a turn.
+
+    The last few are kept, so that a caller may encode prompt after prompt; a tokenizer that gets
+    another token or another special token is read again.
+    """
+    tokens = tuple((name, str(text)) for name, text in tokenizer.special_tokens_map.items())
+    return kept_encoder(tokenizer, template, len(tokenizer), tokens)
+
+
+@lru_cache(maxsize=4)
+def kept_encoder(
+    tokenizer: PreTrainedTokenizerFast, template: Template, size: int, tokens: tuple[Any, ...]
+) -> Encoder:
+    """`make_encoder` for a tokenizer of `size` tokens with these special ones."""
+    template = template.bound(tokenizer)
     source = tokenizer.backend_tokenizer.to_str()
-    made = encoder_of(source, template.bound(tokenizer), tokenizer.eos_token_id)
-    return replace(made, bos=tokenizer.bos_token_id, adds_bos=adds_bos(tokenizer))
-
-
-@lru_cache(maxsize=8)
-def encoder_of(source: str, template: Template, eos: int | None) -> Encoder:
-    """The part of `make_encoder` that depends on texts alone, so that it can be kept."""
+    eos = tokenizer.eos_token_id
     eos_text = dict(template.tokens).get("eos_token", "")
     rules = find_ends(Rules(template, make_codec(source)), eos_text)
     stops = [rules.codec.control[end] for end in rules.ends]
@@ -128,7 +136,7 @@ def encoder_of(source: str, template: Template, eos: int | None) -> Encoder:
         rules = replace(rules, closing="")
     if eos is not None:
         stops.append(eos)
-    return Encoder(rules, tuple(dict.fromkeys(stops)))
+    return Encoder(rules, tuple(dict.fromkeys(stops)), tokenizer.bos_token_id, adds_bos(tokenizer))
 
 
 def encode_many(
