@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -11,9 +12,13 @@ from hypothesis import strategies as st
 
 from biddable.data.findings import BiddableError
 from biddable.judging.generate import Answer, generate
-from tiny import CONFIGS, VOCABULARY, tiny
+from tiny import CONFIGS, VOCABULARY
+from tiny import tiny as new_tiny
 
 STOP = {2, 5, 9}
+# Making a model takes longer than asking it; none of these tests changes one.
+tiny = cache(new_tiny)
+tiny32 = partial(tiny, "llama", dtype=torch.float32)
 TOKENS = st.integers(3, VOCABULARY - 1)
 PREFIX = [(7 * i) % 50 + 3 for i in range(21)]
 
@@ -45,8 +50,8 @@ PROMPTS = [
 def test_greedy_answers_are_those_of_the_model_fed_afresh_for_each_token(kind: str) -> None:
     model, plain = tiny(kind, ours=True), tiny(kind, ours=False)
     with torch.no_grad():
-        expected = [reference(plain, p, STOP, 12) for p in PROMPTS]
-    answers = generate(model, PROMPTS, stop_ids=STOP, max_new_tokens=12)
+        expected = [reference(plain, p, STOP, 6) for p in PROMPTS]
+    answers = generate(model, PROMPTS, stop_ids=STOP, max_new_tokens=6)
     assert answers == expected
     assert answers[2] == answers[6]
 
@@ -56,19 +61,20 @@ def test_greedy_answers_are_those_of_transformers_generate() -> None:
         tiny("llama", ours=True, dtype=torch.float32),
         tiny("llama", ours=False, dtype=torch.float32),
     )
-    answers = generate(model, PROMPTS, stop_ids=STOP, max_new_tokens=90)
+    answers = generate(model, PROMPTS, stop_ids=STOP, max_new_tokens=30)
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         ids = torch.tensor([prompt])
         given = plain.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
-            max_new_tokens=90, eos_token_id=sorted(STOP), pad_token_id=0,
+            max_new_tokens=30, eos_token_id=sorted(STOP), pad_token_id=0,
         )[0, len(prompt) :].tolist()  # fmt: skip
         assert [*answer.ids, *given[len(answer.ids) :]] == given
         assert answer.stopped == (given[-1] in STOP)
         assert len(given) == len(answer.ids) + answer.stopped
 
 
-@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.generate])
+# Without shrinking: each try decodes, which takes seconds on a busy machine.
+@settings(max_examples=6, phases=[Phase.explicit, Phase.generate])
 @given(
     prompts=st.lists(st.lists(TOKENS, min_size=1, max_size=6), min_size=1, max_size=6),
     shared=st.lists(st.booleans(), min_size=6, max_size=6),
@@ -79,7 +85,7 @@ def test_no_answer_depends_on_the_prompts_beside_it(
 ) -> None:
     model = tiny("qwen2", ours=True)
     prompts = [[*PREFIX, *p] if s else p for p, s in zip(prompts, shared, strict=False)]
-    settings = {"stop_ids": STOP, "max_new_tokens": 7}
+    settings = {"stop_ids": STOP, "max_new_tokens": 5}
     together = generate(model, prompts, **settings)
     assert together == [generate(model, [p], **settings)[0] for p in prompts]
     seeded = generate(model, prompts, temperature=temperature, seed=3, **settings)
@@ -99,8 +105,8 @@ def test_more_prompts_than_a_batch_holds_come_back_in_order(
 def test_the_cache_grows_past_its_first_size() -> None:
     model, plain = tiny("llama", ours=True), tiny("llama", ours=False)
     with torch.no_grad():
-        expected = reference(plain, [3, 4], set(), 100)
-    assert generate(model, [[3, 4]], stop_ids=(), max_new_tokens=100) == [expected]
+        expected = reference(plain, [3, 4], set(), 72)
+    assert generate(model, [[3, 4]], stop_ids=(), max_new_tokens=72) == [expected]
 
 
 def test_an_answer_ends_where_the_context_is_full() -> None:

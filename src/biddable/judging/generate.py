@@ -108,19 +108,21 @@ def decode(
         return
     with torch.no_grad():
         rows, order, logits = _prefill(model, prompts)
-    running, made = list(range(len(order))), 0
-    while running:
-        tokens = sample(logits, [names[order[r]] for r in running])
-        made += 1
-        yield [(order[r], t) for r, t in zip(running, tokens, strict=True)]
-        on = [
-            i for i, r in enumerate(running) if tokens[i] not in stop_ids and made < room[order[r]]
-        ]
+    # Positions in `order` of the rows in the batch; those that finished are None until they leave.
+    batch: list[int | None] = list(range(len(order)))
+    for made in range(1, max_new_tokens + 1):
+        tokens = sample(logits, [-1 if r is None else names[order[r]] for r in batch])
+        yield [(order[r], t) for r, t in zip(batch, tokens, strict=True) if r is not None]
+        for place, (row, token) in enumerate(zip(batch, tokens, strict=True)):
+            if row is not None and (token in stop_ids or made == room[order[row]]):
+                batch[place] = None
+        on = [place for place, row in enumerate(batch) if row is not None]
         if not on:
             return
-        running, tokens = [running[i] for i in on], [tokens[i] for i in on]
         with torch.no_grad():
-            rows.keep(on)
+            if len(batch) - len(on) > LEAVE_SHARE * len(batch):
+                rows.keep(on)
+                batch, tokens = [batch[i] for i in on], [tokens[i] for i in on]
             logits = _next(model, rows, tokens)
 
 

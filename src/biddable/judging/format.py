@@ -1,0 +1,245 @@
+"""The format of answers: a rule learnt from the training answers, or given, that can be shown.
+
+Tried in this order, the first that nearly all training answers follow is taken: a closed set of
+labels; a JSON object with certain keys; a fixed number of lines of which some parts never change;
+a fixed first or last line beginning. Free text has no format, and then nothing is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biddable.data.findings import BiddableError
+from biddable.judging.metrics import normalised
+
+# Answers that a learnt rule has to hold for; the rest may be slips.
+MOST = 0.95
+# Fewer answers show no rule.
+FEWEST = 5
+MOST_LABELS = 200
+LONGEST_LABEL = 60
+# Each label or choice must come this often on average to be a set rather than chance.
+LABEL_USES = 2.0
+MOST_CHOICES = 12
+CHOICE_USES = 5.0
+# A constant part shorter than this is a coincidence of letters.
+SHORTEST_MARK = 3
+NUMBER = r"-?\d[\d.,]*"
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A rule that a text follows or not.
+
+    Args:
+        kind: `labels`, `json` or `regex`.
+        shown: the rule as text, which `given_format` reads back.
+        labels: normalised labels, for `labels`.
+        follows: whether a text keeps the rule.
+    """
+
+    kind: str
+    shown: str
+    follows: Callable[[str], bool]
+    labels: tuple[str, ...] = ()
+
+
+def learn_format(answers: Sequence[str]) -> Format | None:
+    """The format of some answers, or None where they show none."""
+    texts = [a.strip() for a in answers]
+    if len(texts) < FEWEST:
+        return None
+    for learn in (_labels, _json, _lines, _ends):
+        found = learn(texts)
+        if found is not None:
+            return found
+    return None
+
+
+def given_format(text: str) -> Format:
+    """The format that a user names.
+
+    Args:
+        text: `labels:a,b,c`, `schema:FILE` with a JSON schema, or a regular expression that the
+            whole answer has to match.
+
+    Raises:
+        BiddableError: `format`, it cannot be read.
+    """
+    try:
+        if text.startswith("labels:"):
+            return _label_format(text.removeprefix("labels:").split(","))
+        if text.startswith("keys:"):
+            return _key_format(text.removeprefix("keys:").split(","))
+        if text.startswith("schema:"):
+            return _schema_format(text)
+        return _regex_format(text.removeprefix("regex:"))
+    except (re.error, OSError, ValueError) as error:
+        raise BiddableError(
+            f"--format {text!r} cannot be used: {error}",
+            code="format",
+            fix="give a regular expression, labels:a,b,c, keys:a,b or schema:FILE",
+        ) from error
+
+
+def _label_format(labels: Sequence[str]) -> Format:
+    names = tuple(dict.fromkeys(normalised(label) for label in labels if label.strip()))
+    if not names:
+        raise ValueError("there are no labels")
+    known = frozenset(names)
+    shown = "labels:" + ",".join(names)
+    return Format("labels", shown, lambda text: normalised(text) in known, names)
+
+
+def _key_format(keys: Sequence[str]) -> Format:
+    wanted = frozenset(key.strip() for key in keys)
+
+    def follows(text: str) -> bool:
+        value = _parsed(text)
+        return isinstance(value, dict) and wanted <= value.keys()
+
+    return Format("json", "keys:" + ",".join(sorted(wanted)), follows)
+
+
+def _schema_format(text: str) -> Format:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    schema = json.loads(Path(text.removeprefix("schema:")).read_text(encoding="utf-8"))
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise ValueError(error.message) from error
+    validator = Draft202012Validator(schema)
+
+    def follows(answer: str) -> bool:
+        value = _parsed(answer)
+        return value is not None and bool(validator.is_valid(value))
+
+    return Format("json", text, follows)
+
+
+def _regex_format(pattern: str) -> Format:
+    compiled = re.compile(pattern)
+    return Format("regex", pattern, lambda text: compiled.fullmatch(text.strip()) is not None)
+
+
+def _parsed(text: str) -> Any:
+    """The JSON value of a text, or None."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _labels(texts: Sequence[str]) -> Format | None:
+    """A closed set: short texts of one line that come again and again."""
+    if any("\n" in t or len(t) > LONGEST_LABEL for t in texts):
+        return None
+    names = sorted({normalised(t) for t in texts})
+    if len(names) < 2 or len(names) > min(MOST_LABELS, len(texts) / LABEL_USES):
+        return None
+    return _label_format(names) if all(names) and not any("," in n for n in names) else None
+
+
+def _json(texts: Sequence[str]) -> Format | None:
+    values = [v for v in map(_parsed, texts) if isinstance(v, dict)]
+    if len(values) < MOST * len(texts):
+        return None
+    counts = Counter(key for value in values for key in value)
+    keys = [key for key, count in counts.items() if count >= MOST * len(values) and "," not in key]
+    return _key_format(keys) if keys else None
+
+
+def _lines(texts: Sequence[str]) -> Format | None:
+    """A fixed number of lines, each of a constant beginning, a slot and a constant end."""
+    split = [t.split("\n") for t in texts]
+    count, times = Counter(map(len, split)).most_common(1)[0]
+    if times < MOST * len(texts) or count > 30:
+        return None
+    columns = zip(*(lines for lines in split if len(lines) == count), strict=True)
+    found = [_line(list(column)) for column in columns]
+    if not any(marked for _, marked in found):
+        return None
+    rule = _regex_format(r"\n".join(pattern for pattern, _ in found))
+    return rule if sum(map(rule.follows, texts)) >= MOST * len(texts) else None
+
+
+def _ends(texts: Sequence[str]) -> Format | None:
+    """Any number of lines, with a constant beginning of the first or of the last."""
+    first, first_marked = _line([t.split("\n")[0] for t in texts])
+    last, last_marked = _line([t.split("\n")[-1] for t in texts])
+    if not first_marked and not last_marked:
+        return None
+    many = sum("\n" in t for t in texts) >= MOST * len(texts)
+    # Where some answers have one line only, one line has to be all that is asked for.
+    if many:
+        begin = first if first_marked else "[^\\n]*"
+        pattern = rf"{begin}\n(?:.*\n)*{last if last_marked else '.*'}"
+    else:
+        pattern = rf"{first}(?:\n.*)*" if first_marked else rf"(?:.*\n)*{last}"
+    rule = _regex_format(pattern)
+    return rule if sum(map(rule.follows, texts)) >= MOST * len(texts) else None
+
+
+def _line(lines: Sequence[str]) -> tuple[str, bool]:
+    """(pattern of a line, whether some of it is constant)."""
+    head = _whole_words(_shared(lines))
+    tail = _shared([line[len(head) :][::-1] for line in lines if line.startswith(head)])[::-1]
+    tail = tail if not tail or not tail[0].isalnum() else tail[_first_break(tail) :]
+    inner = [
+        line[len(head) : len(line) - len(tail)]
+        for line in lines
+        if line.startswith(head) and line.endswith(tail)
+    ]
+    slot = _slot(inner)
+    marked = len(head.strip()) >= SHORTEST_MARK or len(tail.strip()) >= SHORTEST_MARK
+    return f"{_escaped(head)}{slot}{_escaped(tail)}", marked or slot.startswith("(")
+
+
+def _slot(values: Sequence[str]) -> str:
+    """The pattern of what changes in a line."""
+    if not any(values):
+        return ""
+    counts = Counter(values)
+    if len(counts) <= MOST_CHOICES and len(values) >= CHOICE_USES * len(counts) and all(counts):
+        return "(" + "|".join(map(_escaped, sorted(counts))) + ")" if len(counts) > 1 else ""
+    if all(re.fullmatch(NUMBER, value) for value in values):
+        return NUMBER
+    return "[^\\n]+" if all(values) else "[^\\n]*"
+
+
+def _shared(texts: Sequence[str]) -> str:
+    """The longest beginning that nearly all texts share."""
+    wanted, shared = MOST * len(texts), ""
+    alive = list(texts)
+    while True:
+        following = Counter(t[len(shared)] for t in alive if len(t) > len(shared))
+        if not following:
+            return shared
+        letter, times = following.most_common(1)[0]
+        if times < wanted:
+            return shared
+        shared += letter
+        alive = [t for t in alive if t.startswith(shared)]
+
+
+def _whole_words(head: str) -> str:
+    """The beginning cut back to the end of a word or mark, unless it is all there is."""
+    return re.sub(r"\w+$", "", head)
+
+
+def _first_break(tail: str) -> int:
+    found = re.search(r"\W", tail)
+    return found.start() if found else len(tail)
+
+
+def _escaped(text: str) -> str:
+    """`re.escape` without the escapes that only make a rule hard to read."""
+    return re.sub(r"([\\.^$*+?{}\[\]|()])", r"\\\1", text)

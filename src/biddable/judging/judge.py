@@ -1,0 +1,207 @@
+"""One model measured on held-out rows: losses, answers, nothing compared yet.
+
+A judgement is plain numbers and texts, so that base and tuned need not be in memory together: base
+is judged before training starts, its judgement kept in the run folder, and tuned judged at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any
+
+from biddable.chat.encode import Example, encode_prompt, stop_token_ids
+from biddable.chat.template import Template
+from biddable.data.conversation import Conversation
+from biddable.engine.plan import first_trained, plan_step
+from biddable.engine.step import example_losses
+from biddable.judging.general import GENERAL_TEXT
+from biddable.judging.generate import BATCH_TOKENS, generate
+from biddable.judging.stream import text_of
+
+# Prompts answered: with 64 rows a rate is known to about 12 points either way.
+MOST_ANSWERS = 64
+# Examples whose loss is kept token by token, to be looked at.
+MOST_SHOWN = 12
+LONGEST_ANSWER = 512
+SHORTEST_LIMIT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A held-out conversation up to its last answer.
+
+    Args:
+        prompt: the ids that chat would send.
+        text: the last message before the answer, to be shown.
+        reference: the answer that the row gives.
+        reference_tokens: its length.
+        file, line: where the row came from.
+    """
+
+    prompt: Sequence[int]
+    text: str
+    reference: str
+    reference_tokens: int
+    file: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What one model made of the held-out rows.
+
+    Args:
+        losses: per held-out example (sum of w * CE, sum of w) over its trained tokens.
+        swapped_losses: the same with the answer of another row behind the row's own prompt.
+        train_losses: the same for some training examples; empty where there were none.
+        general: (loss sum, tokens) of paragraphs that have nothing to do with the data.
+        token_losses: CE of each trained token of the first examples.
+        answers: greedy answers to the questions, in order.
+        stopped: whether the model ended the answer by itself.
+        tokens: the length of each answer, without the stop token.
+    """
+
+    losses: Sequence[Sequence[float]]
+    swapped_losses: Sequence[Sequence[float]]
+    train_losses: Sequence[Sequence[float]]
+    general: Sequence[Sequence[float]]
+    token_losses: Sequence[Sequence[float]]
+    answers: Sequence[str]
+    stopped: Sequence[bool]
+    tokens: Sequence[int]
+
+    def mean_loss(self) -> float:
+        """Held-out loss per trained token."""
+        return sum(s for s, _ in self.losses) / sum(w for _, w in self.losses)
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values that `from_json` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Judgement:
+        """The judgement that `as_json` gave."""
+        return cls(**value)
+
+
+def ask(
+    conversations: Sequence[Conversation],
+    tokenizer: Any,
+    template: Template,
+    *,
+    most: int = MOST_ANSWERS,
+) -> list[Question]:
+    """The questions of the first `most` conversations that end in an answer."""
+    questions: list[Question] = []
+    for conversation in conversations:
+        messages = conversation.messages
+        last = max((i for i, m in enumerate(messages) if m.role == "assistant"), default=0)
+        if len(questions) == most:
+            break
+        if last == 0 or not messages[last].content:
+            continue
+        reference = messages[last].content
+        questions.append(
+            Question(
+                encode_prompt(messages[:last], tokenizer, template, tools=conversation.tools),
+                messages[last - 1].content,
+                reference,
+                len(tokenizer.encode(reference, add_special_tokens=False)),
+                conversation.file,
+                conversation.line,
+            )
+        )
+    return questions
+
+
+def judge(
+    model: Any,
+    tokenizer: Any,
+    template: Template,
+    questions: Sequence[Question],
+    examples: Sequence[Example],
+    *,
+    train_examples: Sequence[Example] = (),
+    max_new_tokens: int = 0,
+) -> Judgement:
+    """Measures one model.
+
+    Args:
+        questions: made by `ask`, the same for base and tuned.
+        examples: all held-out examples.
+        train_examples: some of those trained on, to tell learning from memorising.
+        max_new_tokens: the limit of an answer; 0 takes a quarter more than the longest reference.
+    """
+    losses = _losses(model, examples)
+    answers = generate(
+        model,
+        [q.prompt for q in questions],
+        stop_ids=stop_token_ids(tokenizer, template),
+        max_new_tokens=max_new_tokens or answer_limit(questions),
+    )
+    text = text_of(tokenizer)
+    return Judgement(
+        losses=[sums for sums, _ in losses],
+        swapped_losses=[sums for sums, _ in _losses(model, swapped(examples))],
+        train_losses=[sums for sums, _ in _losses(model, train_examples)],
+        general=[sums for sums, _ in _losses(model, _general(model, tokenizer))],
+        token_losses=[tokens for _, tokens in losses[:MOST_SHOWN]],
+        answers=[text(a.ids) for a in answers],
+        stopped=[a.stopped for a in answers],
+        tokens=[len(a.ids) for a in answers],
+    )
+
+
+def answer_limit(questions: Sequence[Question]) -> int:
+    """A quarter more tokens than the longest reference: who has not stopped then never would."""
+    longest = max((q.reference_tokens for q in questions), default=0)
+    return min(LONGEST_ANSWER, max(SHORTEST_LIMIT, ceil(1.25 * longest)))
+
+
+def mean_loss(model: Any, examples: Sequence[Example], batch_tokens: int = BATCH_TOKENS) -> float:
+    """Loss per trained token of the examples."""
+    found = example_losses(model, examples, plan_step(examples, batch_tokens))
+    total = sum(float((losses.double() * weights).sum()) for losses, weights in found)
+    return total / sum(float(weights.sum()) for _, weights in found)
+
+
+def _losses(
+    model: Any, examples: Sequence[Example]
+) -> list[tuple[tuple[float, float], list[float]]]:
+    """((sum of w * CE, sum of w), CE of each trained token) of each example."""
+    found = example_losses(model, examples, plan_step(examples, BATCH_TOKENS))
+    return [
+        (
+            (float((losses.double() * weights).sum()), float(weights.sum())),
+            [round(x, 4) for x in losses.tolist()],
+        )
+        for losses, weights in found
+    ]
+
+
+def swapped(examples: Sequence[Example]) -> list[Example]:
+    """Each example's prompt with the answer of the next example that has another answer.
+
+    Empty where all answers are the same. A model that knows which answer belongs to which prompt
+    finds these less likely; one that learnt only what all answers have in common does not.
+    """
+    cuts = [first_trained(e) for e in examples]
+    answers = [tuple(e.input_ids[cut:]) for e, cut in zip(examples, cuts, strict=True)]
+    made: list[Example] = []
+    for i, (example, cut) in enumerate(zip(examples, cuts, strict=True)):
+        others = (j % len(examples) for j in range(i + 1, i + len(examples)))
+        other = next((j for j in others if answers[j] != answers[i]), None)
+        if other is None:
+            return []
+        weights = [0.0] * cut + list(examples[other].weights[cuts[other] :])
+        made.append(Example([*example.input_ids[:cut], *answers[other]], weights))
+    return made
+
+
+def _general(model: Any, tokenizer: Any) -> list[Example]:
+    """The paragraphs of the general text, cut to the model's context; no answers in them."""
+    context = int(model.config.max_position_embeddings)
+    texts = [tokenizer.encode(text)[:context] for text in GENERAL_TEXT.split("\n\n")]
+    return [Example(ids, [0.0] + [1.0] * (len(ids) - 1)) for ids in texts if len(ids) > 1]

@@ -1,0 +1,166 @@
+"""Base against tuned, metric by metric, with intervals over the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import isnan
+from typing import Any, Literal
+
+from biddable.judging.format import Format, learn_format
+from biddable.judging.intervals import wilson
+from biddable.judging.judge import Judgement, Question
+from biddable.judging.series import (
+    Figures,
+    Metric,
+    chance_similarity,
+    compared,
+    copies,
+    figures,
+)
+from biddable.judging.verdict import Verdict, decide
+
+Better = Literal["higher", "lower", "neither"]
+# What each metric is called, and which way is better.
+NAMES: Mapping[str, tuple[str, Better]] = {
+    "held_out_loss": ("held-out loss", "lower"),
+    "stops_by_itself": ("stops by itself", "higher"),
+    "follows_format": ("follows the format", "higher"),
+    "exact_match": ("exact match", "higher"),
+    "accuracy": ("accuracy", "higher"),
+    "macro_f1": ("macro F1", "higher"),
+    "last_line_match": ("last line matches", "higher"),
+    "similarity": ("similar to reference", "higher"),
+    "relevance": ("fits its own question", "higher"),
+    "copied": ("copied 8-word runs", "neither"),
+    "longest_copied": ("longest copy, words", "neither"),
+    "repeats": ("repeats itself", "lower"),
+    "length_ratio": ("length of reference", "neither"),
+    "train_loss": ("training loss", "lower"),
+    "general_loss": ("general text loss", "lower"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scorecard:
+    """The comparison of two models.
+
+    Args:
+        metrics: by name, in the order of `NAMES`.
+        format: the format rule as text, empty where there is none.
+        verdict: what an expert would say to these figures.
+    """
+
+    metrics: Mapping[str, Metric]
+    format: str
+    verdict: Verdict
+
+    def as_json(self) -> dict[str, dict[str, Any]]:
+        """Per metric base, tuned, n, low and high, and what else it has."""
+        optional = ("reference", "few_shot", "few_shot_low", "few_shot_high")
+        found = {name: asdict(metric) for name, metric in self.metrics.items()}
+        for fields in found.values():
+            del fields["kind"]
+            for name in optional:
+                if fields[name] is None:
+                    del fields[name]
+        return found
+
+
+def score(
+    base: Judgement,
+    tuned: Judgement,
+    questions: Sequence[Question],
+    training_answers: Sequence[str] = (),
+    *,
+    form: Format | None = None,
+    few_shot: Judgement | None = None,
+) -> Scorecard:
+    """The scorecard of two judgements of the same rows.
+
+    Args:
+        training_answers: what tuned was trained to say, for the format and for copies.
+        form: the format rule; None learns it.
+        few_shot: base with training examples in its prompts.
+    """
+    form = form or learn_format(training_answers or [q.reference for q in questions])
+
+    def of(judgement: Judgement) -> Figures:
+        return figures(judgement, questions, training_answers, form)
+
+    before, after = of(base), of(tuned)
+    rival: Figures = of(few_shot) if few_shot else {}
+    found = {
+        name: _metric(
+            before, after, rival, name, _reference(name, tuned, questions, training_answers)
+        )
+        for name in NAMES
+        if name in before and name in after
+    }
+    return Scorecard(found, form.shown if form else "", decide(found))
+
+
+def lines(card: Scorecard) -> list[str]:
+    """The scorecard as lines of text."""
+    rival = any(m.few_shot is not None for m in card.metrics.values())
+    heads = ["base", *(["few-shot"] if rival else []), "tuned"]
+    shown = [f"{'':22}" + "".join(f"{head:>22}" for head in heads) + "   difference, 95 %"]
+    for name, metric in card.metrics.items():
+        cells = [metric.base, *([metric.few_shot] if rival else []), metric.tuned]
+        text = "".join(f"{_cell(metric, cell):>22}" for cell in cells)
+        note = f"   references: {_number(metric, metric.reference)}" if metric.reference else ""
+        shown.append(f"{NAMES[name][0]:22}{text}   {_difference(metric)}{note}")
+    if card.format:
+        shown.append(
+            f"format rule: {card.format if len(card.format) < 300 else card.format[:299] + '…'}"
+        )
+    return shown
+
+
+def _metric(
+    before: Figures, after: Figures, rival: Figures, name: str, reference: float | None
+) -> Metric:
+    base, tuned, n, interval = compared(before[name], after[name])
+    low, high = interval or (None, None)
+    metric = Metric(base, tuned, n, low, high, before[name].kind, reference)
+    if name not in rival:
+        return metric
+    few_shot, _, _, beside = compared(rival[name], after[name])
+    few_low, few_high = beside or (None, None)
+    return Metric(base, tuned, n, low, high, metric.kind, reference, few_shot, few_low, few_high)
+
+
+def _reference(
+    name: str, tuned: Judgement, questions: Sequence[Question], training_answers: Sequence[str]
+) -> float | None:
+    """The figure that a metric would have without a model, where it has one."""
+    if name == "similarity":
+        return chance_similarity(tuned.answers, questions)
+    if name in ("copied", "longest_copied"):
+        found = copies([q.reference for q in questions], training_answers)[name]
+        value, *_ = compared(found, found)
+        return None if isnan(value) else value
+    return None
+
+
+def _cell(metric: Metric, value: float | None) -> str:
+    """A figure, for rates with its own 95 % interval."""
+    if value is None:
+        return "-"
+    if metric.kind != "rate":
+        return _number(metric, value)
+    low, high = wilson(round(value * metric.n), metric.n)
+    return f"{_number(metric, value)} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _number(metric: Metric, value: float) -> str:
+    return f"{100 * value:.0f} %" if metric.kind == "rate" else f"{value:.3f}"
+
+
+def _difference(metric: Metric) -> str:
+    if metric.low is None or metric.high is None:
+        return f"n {metric.n}"
+    low, high = metric.low, metric.high
+    if metric.kind == "rate":
+        return f"{100 * low:+.0f} to {100 * high:+.0f} points, n {metric.n}"
+    return f"{low:+.3f} to {high:+.3f}, n {metric.n}"
