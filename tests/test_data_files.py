@@ -218,6 +218,21 @@ def test_parquet_rows_are_numbered(tmp_path: Path) -> None:
     assert [f.code for f in read([str(path)]).errors()] == ["unreadable_file"]
 
 
+def test_nulls_with_which_arrow_pads_tool_schemas_are_taken_out(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    tools = [{"name": name, "properties": {name: {"type": "string"}}} for name in ("a", "b")]
+    calls = [{"function": {"name": name, "arguments": {name: 1}}} for name in ("a", "b")]
+    messages = [USER, {"role": "assistant", "content": "", "tool_calls": calls}]
+    path = tmp_path / "tools.parquet"
+    parquet.write_table(arrow.Table.from_pylist([{"messages": messages, "tools": tools}]), path)
+    assert parquet.read_table(path).to_pylist()[0]["tools"][0]["properties"]["b"] is None
+    [conversation] = read([str(path)]).conversations
+    assert list(conversation.tools) == tools
+    assert conversation.messages[1].extra["tool_calls"] == calls
+    assert conversation.messages[0].extra == {}
+
+
 def refused(*sources: str) -> str:
     with pytest.raises(BiddableError) as error:
         read(list(sources))

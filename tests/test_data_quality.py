@@ -77,6 +77,22 @@ def test_duplicates_and_contradictions_are_told_with_both_places() -> None:
     assert findings["same_prompt_different_answer"].line in (62, 63)
 
 
+def test_turns_out_of_order_are_told_at_their_place() -> None:
+    rows = clean(60)
+    user, answer = rows[4].messages
+    rows[4] = Conversation([user, answer, user, user], "f.jsonl", 5)
+    rows[6] = Conversation([*rows[6].messages, answer], "f.jsonl", 7)
+    called = Message("assistant", "", None, {"tool_calls": [{"function": {"name": "f"}}]})
+    rows[8] = Conversation(
+        [rows[8].messages[0], called, Message("tool", "1"), answer], "f.jsonl", 9
+    )
+    assert [(f.code, f.line, f.turn) for f in inspect(rows)] == [
+        ("ends_without_answer", 5, 3),
+        ("roles_do_not_alternate", 5, 3),
+        ("roles_do_not_alternate", 7, 2),
+    ]
+
+
 def test_one_answer_to_many_questions_is_told_but_labels_are_not() -> None:
     rows = clean(60)
     macro = [talk(c.messages[0].content, "Please call us.", c.line) for c in rows[:30]]

@@ -297,6 +297,11 @@ def test_a_sharegpt_function_call_becomes_a_tool_call(tmp_path: Path) -> None:
     assert messages[1].extra["tool_calls"][0]["function"] == {"name": "f", "arguments": {"x": 1}}
 
 
+def test_messages_of_both_conventions_in_one_row_are_all_read(tmp_path: Path) -> None:
+    row = {"messages": [{"from": "human", "value": "u"}, {"role": "assistant", "content": "a"}]}
+    assert only(tmp_path, row) == flat([("u", "a")])
+
+
 def test_a_row_weight_goes_to_answers_without_their_own(tmp_path: Path) -> None:
     row = {**as_openai([("u", "a"), ("v", "b")]), "weight": 0.25}
     row["messages"][1]["weight"] = 1

@@ -26,7 +26,7 @@ def parquet_rows(stream: io.BufferedIOBase, file: str) -> Iterator[Row | Finding
         for batch in parquet.ParquetFile(stream).iter_batches(batch_size=BATCH_ROWS):
             for value in batch.to_pylist():
                 number += 1
-                yield Row(file, number, value)
+                yield Row(file, number, {k: without_padding(v) for k, v in value.items()})
     except (arrow.ArrowException, OSError) as error:
         what = str(error).partition("\n")[0][:200]
         fix = "The file is damaged or cut short; fetch or write it again."
@@ -52,7 +52,18 @@ def hub_rows(name: str) -> Iterator[Row]:
             file=name,
         ) from error
     for number, value in enumerate(loaded, start=1):
-        yield Row(name, number, value)
+        yield Row(name, number, {k: without_padding(v) for k, v in value.items()})
+
+
+def without_padding(value: Any) -> Any:
+    """A value of an Arrow table without the nulls that the table put into its objects.
+
+    A column has one type, so each object gets the keys of all others, with null. In tool schemas
+    and arguments these would be rendered: the model would learn parameters that a tool never had.
+    """
+    if isinstance(value, dict):
+        return {key: without_padding(part) for key, part in value.items() if part is not None}
+    return [without_padding(part) for part in value] if isinstance(value, list) else value
 
 
 def _extra(module: str, extra: str, file: str) -> Any:

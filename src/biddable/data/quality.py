@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from biddable.data.conversation import Conversation, Message
 from biddable.data.duplicates import Duplicates, digest, find, spoken
@@ -11,6 +12,7 @@ from biddable.data.findings import Finding
 from biddable.data.private import private_findings
 
 FEWEST, FEW = 10, 50
+SAME_SPEAKER = (("user", "user"), ("assistant", "assistant"))
 # An answer given this often to different questions is what the model will say to everything. A
 # label set with fewer labels than this allows is not blamed: each of its answers is as frequent.
 DOMINANT = 0.3
@@ -30,6 +32,7 @@ def inspect(
     found = found or find(conversations)
     return [
         *too_few(len(conversations)),
+        *_capped(_turns(conversations)),
         *_capped(_duplicates(conversations, found)),
         *_capped(_contradictions(conversations, found)),
         *_dominant(conversations),
@@ -82,6 +85,29 @@ def leak(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> lis
             for member, (what, source) in sorted(known.items())
         )
     )
+
+
+def _turns(conversations: Sequence[Conversation]) -> Iterator[Finding]:
+    """Turns out of order: what some templates refuse and others render as if it were meant."""
+    for conversation in conversations:
+        roles = [message.role for message in conversation.messages]
+        if roles[-1] != "assistant":
+            yield _about(
+                conversation,
+                "ends_without_answer",
+                f"The row ends with a {roles[-1]} message, which is never answered.",
+                "Add the answer; --fix leaves out what follows the last one.",
+                len(roles) - 1,
+            )
+        twice = [k for k, pair in enumerate(pairwise(roles), 1) if pair in SAME_SPEAKER]
+        if twice:
+            yield _about(
+                conversation,
+                "roles_do_not_alternate",
+                f"Two {roles[twice[0]]} messages follow each other.",
+                "Join them, or check that no role is wrong.",
+                twice[0],
+            )
 
 
 def _duplicates(conversations: Sequence[Conversation], found: Duplicates) -> Iterator[Finding]:
@@ -152,8 +178,10 @@ def _place(conversation: Conversation) -> str:
     return f"{conversation.file}:{conversation.line}" if conversation.file else "another row"
 
 
-def _about(conversation: Conversation, code: str, message: str, fix: str) -> Finding:
-    return Finding(code, "warning", message, fix, conversation.file, conversation.line)
+def _about(
+    conversation: Conversation, code: str, message: str, fix: str, turn: int | None = None
+) -> Finding:
+    return Finding(code, "warning", message, fix, conversation.file, conversation.line, turn)
 
 
 def _capped(findings: Iterable[Finding]) -> Iterator[Finding]:
