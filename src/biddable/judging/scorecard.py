@@ -8,7 +8,6 @@ from math import isnan
 from typing import Any, Literal
 
 from biddable.judging.format import Format, learn_format
-from biddable.judging.intervals import wilson
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.series import (
     Figures,
@@ -21,7 +20,7 @@ from biddable.judging.series import (
 from biddable.judging.verdict import Verdict, decide
 
 Better = Literal["higher", "lower", "neither"]
-# What each metric is called, and which way is better.
+# The metrics in the order in which they are shown: the key, its name, and which way is better.
 NAMES: Mapping[str, tuple[str, Better]] = {
     "held_out_loss": ("held-out loss", "lower"),
     "stops_by_itself": ("stops by itself", "higher"),
@@ -100,23 +99,6 @@ def score(
     return Scorecard(found, form.shown if form else "", decide(found))
 
 
-def lines(card: Scorecard) -> list[str]:
-    """The scorecard as lines of text."""
-    rival = any(m.few_shot is not None for m in card.metrics.values())
-    heads = ["base", *(["few-shot"] if rival else []), "tuned"]
-    shown = [f"{'':22}" + "".join(f"{head:>22}" for head in heads) + "   difference, 95 %"]
-    for name, metric in card.metrics.items():
-        cells = [metric.base, *([metric.few_shot] if rival else []), metric.tuned]
-        text = "".join(f"{_cell(metric, cell):>22}" for cell in cells)
-        note = f"   references: {_number(metric, metric.reference)}" if metric.reference else ""
-        shown.append(f"{NAMES[name][0]:22}{text}   {_difference(metric)}{note}")
-    if card.format:
-        shown.append(
-            f"format rule: {card.format if len(card.format) < 300 else card.format[:299] + '…'}"
-        )
-    return shown
-
-
 def _metric(
     before: Figures, after: Figures, rival: Figures, name: str, reference: float | None
 ) -> Metric:
@@ -141,26 +123,3 @@ def _reference(
         value, *_ = compared(found, found)
         return None if isnan(value) else value
     return None
-
-
-def _cell(metric: Metric, value: float | None) -> str:
-    """A figure, for rates with its own 95 % interval."""
-    if value is None:
-        return "-"
-    if metric.kind != "rate":
-        return _number(metric, value)
-    low, high = wilson(round(value * metric.n), metric.n)
-    return f"{_number(metric, value)} ({100 * low:.0f} to {100 * high:.0f})"
-
-
-def _number(metric: Metric, value: float) -> str:
-    return f"{100 * value:.0f} %" if metric.kind == "rate" else f"{value:.3f}"
-
-
-def _difference(metric: Metric) -> str:
-    if metric.low is None or metric.high is None:
-        return f"n {metric.n}"
-    low, high = metric.low, metric.high
-    if metric.kind == "rate":
-        return f"{100 * low:+.0f} to {100 * high:+.0f} points, n {metric.n}"
-    return f"{low:+.3f} to {high:+.3f}, n {metric.n}"

@@ -33,6 +33,10 @@ class Series:
     over: NDArray[np.float64]
     kind: str = "ratio"
 
+    def rows(self) -> NDArray[np.int64]:
+        """All row numbers."""
+        return np.arange(len(self.values))
+
     def at(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """(...) the figure of samples of rows (..., n)."""
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -51,6 +55,10 @@ class Labels:
     wanted: NDArray[np.int64]
     given: NDArray[np.int64]
     kind: str = "macro_f1"
+
+    def rows(self) -> NDArray[np.int64]:
+        """All row numbers."""
+        return np.arange(len(self.wanted))
 
     def at(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """(...) mean F1 of the labels present in each sample of rows (..., n)."""
@@ -100,8 +108,8 @@ def compared(
     base: Series | Labels, tuned: Series | Labels
 ) -> tuple[float, float, int, tuple[float, float] | None]:
     """(figure of base, figure of tuned, rows, interval of the difference)."""
-    n = len(base.wanted if isinstance(base, Labels) else base.values)
-    rows = np.arange(n)
+    rows = base.rows()
+    n = len(rows)
     before, after = float(base.at(rows)), float(tuned.at(rows))
     interval: tuple[float, float] | None
     if isinstance(base, Series) and isinstance(tuned, Series) and base.kind == "rate":

@@ -1,0 +1,48 @@
+"""A scorecard as lines of text."""
+
+from __future__ import annotations
+
+from biddable.judging.intervals import wilson
+from biddable.judging.scorecard import NAMES, Scorecard
+from biddable.judging.series import Metric
+
+LONGEST_RULE = 300
+
+
+def card_lines(card: Scorecard) -> list[str]:
+    """The scorecard as lines of text."""
+    rival = any(m.few_shot is not None for m in card.metrics.values())
+    heads = ["base", *(["few-shot"] if rival else []), "tuned"]
+    shown = [f"{'':22}" + "".join(f"{head:>22}" for head in heads) + "   difference, 95 %"]
+    for name, metric in card.metrics.items():
+        cells = [metric.base, *([metric.few_shot] if rival else []), metric.tuned]
+        text = "".join(f"{_cell(metric, cell):>22}" for cell in cells)
+        note = f"   references: {_number(metric, metric.reference)}" if metric.reference else ""
+        shown.append(f"{NAMES[name][0]:22}{text}   {_difference(metric)}{note}")
+    if card.format:
+        long = len(card.format) > LONGEST_RULE
+        shown.append(f"format rule: {card.format[:LONGEST_RULE]}{'…' if long else ''}")
+    return shown
+
+
+def _cell(metric: Metric, value: float | None) -> str:
+    """A figure, for rates with its own 95 % interval."""
+    if value is None:
+        return "-"
+    if metric.kind != "rate":
+        return _number(metric, value)
+    low, high = wilson(round(value * metric.n), metric.n)
+    return f"{_number(metric, value)} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _number(metric: Metric, value: float) -> str:
+    return f"{100 * value:.0f} %" if metric.kind == "rate" else f"{value:.3f}"
+
+
+def _difference(metric: Metric) -> str:
+    if metric.low is None or metric.high is None:
+        return f"n {metric.n}"
+    low, high = metric.low, metric.high
+    if metric.kind == "rate":
+        return f"{100 * low:+.0f} to {100 * high:+.0f} points, n {metric.n}"
+    return f"{low:+.3f} to {high:+.3f}, n {metric.n}"

@@ -1,0 +1,265 @@
+"""`compare`: base against tuned on held-out rows, with a verdict."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biddable.chat.dataset import encode_all
+from biddable.chat.encode import Example
+from biddable.chat.template import Template
+from biddable.data.columns import parse_map
+from biddable.data.conversation import Conversation
+from biddable.data.findings import BiddableError
+from biddable.data.readers import read
+from biddable.engine.precision import choose_device, choose_dtype, load_model
+from biddable.judging.format import Format, given_format
+from biddable.judging.judge import Judgement, Question, ask, judge
+from biddable.judging.probes import Probe, probes, with_shots
+from biddable.judging.scorecard import NAMES, Scorecard, score
+from biddable.judging.series import figures
+from biddable.judging.verdict import Verdict
+from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
+from biddable.training.log import console
+from biddable.training.settings import Settings, read_config, with_values
+from biddable.verbs.comparing import Options, failures_of, read_limit, read_options
+from biddable.verbs.outcome import samples, show_outcome
+from biddable.verbs.prepare import prepare
+from biddable.verbs.show import line
+
+# Training rows whose loss is taken, to tell learning from memorising.
+MOST_TRAIN_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The result of `compare`.
+
+    Args:
+        scorecard: metrics and verdict.
+        rows: one record per answered prompt: prompt, reference, both answers.
+        probes: figures of tuned under other frames, by probe and metric.
+        failures: what `fail_under` found.
+    """
+
+    scorecard: Scorecard
+    rows: Sequence[dict[str, Any]]
+    probes: Mapping[str, Mapping[str, float]]
+    failures: Sequence[str]
+
+    @property
+    def verdict(self) -> Verdict:
+        """What an expert would say to the figures."""
+        return self.scorecard.verdict
+
+    def as_json(self) -> dict[str, dict[str, Any]]:
+        """The object that `compare --json` prints: the scorecard, with the probes' figures."""
+        found = self.scorecard.as_json()
+        for probe, values in self.probes.items():
+            for name, value in values.items():
+                found[name][probe] = value
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Conversations to judge on, and those trained on as far as they are known."""
+
+    held_out: Sequence[Conversation]
+    train: Sequence[Conversation]
+
+
+def compare(base: str, tuned: str, **options: Any) -> Comparison:
+    """Judges two models on the same held-out rows, one in memory at a time.
+
+    Args:
+        base, tuned: run folder, model folder, hub id, .gguf file or packaged base.
+        options: fields of `biddable.verbs.comparing.Options`, by name.
+
+    Raises:
+        BiddableError: a model, the data or an option cannot be used.
+    """
+    asked = read_options(options)
+    limits = [read_limit(text) for text in asked.fail_under]
+    form = given_format(asked.format) if asked.format else None
+    before, after = resolve_base(base), resolve_base(tuned)
+    tokenizer = load_tokenizer(after)
+    _check_tokenizers(load_tokenizer(before), tokenizer, base)
+    template = Template.load(asked.template or None, tokenizer)
+    rows = _rows(asked, tuned)
+    judging = _Judging(asked, tokenizer, template, rows, _context(before, after))
+    shots = with_shots(rows.held_out, rows.train, asked.few_shot)
+    first, rival = _judge_base(judging, before, shots)
+    second, probed = _judge_tuned(judging, after)
+    answers = _last_answers(rows.train)
+    card = score(first, second, judging.questions, answers, form=form, few_shot=rival)
+    result = Comparison(
+        card,
+        samples(judging.questions, first, second),
+        _probe_figures(probed, judging.questions, form, card),
+        failures_of(card, limits),
+    )
+    _show(result, judging.questions, first, second)
+    return result
+
+
+class _Judging:
+    """What both models are judged with; the rows are encoded once."""
+
+    def __init__(
+        self, asked: Options, tokenizer: Any, template: Template, rows: _Rows, context: int
+    ) -> None:
+        self.asked, self.tokenizer, self.template = asked, tokenizer, template
+        self.context, self.rows = context, rows
+        self.questions = ask(rows.held_out, tokenizer, template, most=asked.answers)
+        self.examples = self.encoded(rows.held_out)
+        self.train = self.encoded(rows.train[:MOST_TRAIN_ROWS])
+        self.device = choose_device(asked.device)
+
+    def encoded(self, conversations: Sequence[Conversation]) -> list[Example]:
+        """The examples of conversations.
+
+        Raises:
+            BiddableError: the first fault that was found.
+        """
+        found = encode_all(conversations, self.tokenizer, self.template, max_length=self.context)
+        for finding in found.findings:
+            if finding.severity == "error":
+                raise BiddableError(
+                    finding.message, fix=finding.fix, code=finding.code,
+                    file=finding.file, line=finding.line, turn=finding.turn,
+                )  # fmt: skip
+        return found.examples
+
+    def load(self, base: Base) -> Any:
+        """A model in memory."""
+        dtype = choose_dtype(self.asked.precision, self.device)  # type: ignore[arg-type]
+        return load_model(base, self.device, dtype)
+
+    def judged(
+        self, model: Any, questions: Sequence[Question], examples: Sequence[Example], train: bool
+    ) -> Judgement:
+        """One judgement."""
+        return judge(
+            model, self.tokenizer, self.template, questions, examples,
+            train_examples=self.train if train else (),
+            max_new_tokens=self.asked.max_new_tokens,
+        )  # fmt: skip
+
+
+def _judge_base(
+    judging: _Judging, base: Base, shots: Sequence[Conversation]
+) -> tuple[Judgement, Judgement | None]:
+    """Base, and base with examples in its prompts if that was asked for."""
+    model = judging.load(base)
+    plain = judging.judged(model, judging.questions, judging.examples, train=True)
+    rival = None
+    if shots:
+        most = len(judging.questions)
+        asked = ask(shots, judging.tokenizer, judging.template, most=most)
+        rival = judging.judged(model, asked, [], train=False)
+    del model
+    gc.collect()
+    return plain, rival
+
+
+def _judge_tuned(judging: _Judging, tuned: Base) -> tuple[Judgement, list[tuple[Probe, Judgement]]]:
+    """Tuned, and tuned under the frames it was not trained with if that was asked for."""
+    model = judging.load(tuned)
+    plain = judging.judged(model, judging.questions, judging.examples, train=True)
+    probed = []
+    if judging.asked.probe_frame:
+        for probe in probes(judging.rows.held_out, judging.template):
+            asked = ask(
+                probe.conversations, judging.tokenizer, probe.template, most=len(judging.questions)
+            )
+            probed.append((probe, judging.judged(model, asked, [], train=False)))
+    del model
+    gc.collect()
+    return plain, probed
+
+
+def _probe_figures(
+    probed: Sequence[tuple[Probe, Judgement]],
+    questions: Sequence[Question],
+    form: Format | None,
+    card: Scorecard,
+) -> dict[str, dict[str, float]]:
+    rule = form or (given_format(card.format) if card.format else None)
+    found: dict[str, dict[str, float]] = {}
+    for probe, judgement in probed:
+        values = figures(judgement, questions, (), rule)
+        found[probe.name] = {
+            name: float(f.at(f.rows())) for name, f in values.items() if name in card.metrics
+        }
+        del found[probe.name]["general_loss"]
+    return found
+
+
+def _rows(asked: Options, tuned: str) -> _Rows:
+    """The rows to judge on and those of training.
+
+    Raises:
+        BiddableError: no data is given and TUNED is no run folder; or the data has faults.
+    """
+    config = Path(tuned) / "config.toml"
+    own = _Rows((), ())
+    if config.is_file() and not (asked.data and asked.train):
+        settings = with_values(Settings(), read_config(str(config)))
+        if all(Path(name).exists() for name in settings.data):
+            prepared = prepare(settings)
+            own = _Rows(prepared.held_out.conversations, prepared.train.conversations)
+    held_out = _read(asked, asked.data) if asked.data else own.held_out
+    train = _read(asked, asked.train) if asked.train else own.train
+    if not held_out:
+        raise BiddableError(
+            "no held-out rows are given",
+            code="no_data",
+            fix="give --data FILE, or a run folder whose data is still there",
+        )
+    return _Rows(held_out, train)
+
+
+def _read(asked: Options, name: str) -> Sequence[Conversation]:
+    mapping = parse_map(asked.map) if asked.map else None
+    found = read([name], mapping=mapping, system=asked.system or None)
+    for f in found.errors():
+        raise BiddableError(
+            f.message, fix=f.fix, code=f.code, file=f.file, line=f.line, turn=f.turn
+        )
+    return found.conversations
+
+
+def _check_tokenizers(base: Any, tuned: Any, name: str) -> None:
+    """Refuses models whose losses cannot be compared token by token."""
+    if base.get_vocab() != tuned.get_vocab():
+        raise BiddableError(
+            f"{name} has another tokenizer than the tuned model",
+            code="tokenizers_differ",
+            fix="compare a model with the base that it was tuned from",
+        )
+
+
+def _context(*bases: Base) -> int:
+    return min(int(load_config(base).max_position_embeddings) for base in bases)
+
+
+def _last_answers(conversations: Sequence[Conversation]) -> list[str]:
+    """All answers of the training rows."""
+    return [m.content for c in conversations for m in c.messages if m.role == "assistant"]
+
+
+def _show(
+    result: Comparison, questions: Sequence[Question], base: Judgement, tuned: Judgement
+) -> None:
+    """Scorecard, three answers, verdict, probes and failures on standard error."""
+    out = console()
+    show_outcome(result.scorecard, questions, base, tuned, out)
+    for probe, values in result.probes.items():
+        told = ", ".join(f"{NAMES[name][0]} {value:.2f}" for name, value in values.items())
+        line(out, probe.replace("_", " "), told)
+    for failure in result.failures:
+        line(out, "failed", failure)
