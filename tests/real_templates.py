@@ -71,7 +71,7 @@ def byte_level_source() -> str:
     return str(tokenizer.to_str())
 
 
-def tokenizer_for(template: str, *, bos: str = "<s>") -> PreTrainedTokenizerFast:
+def tokenizer_for(template: str, *, bos: str = "<s>", name: str = "") -> PreTrainedTokenizerFast:
     """A byte-level tokenizer that has the control tokens of a template."""
     special = dict.fromkeys([*SPECIAL.findall(template), bos, "</s>", "<|endoftext|>"])
     if "<|return|>" in template:
@@ -84,4 +84,5 @@ def tokenizer_for(template: str, *, bos: str = "<s>") -> PreTrainedTokenizerFast
         bos_token=bos,
         eos_token=next((end for end in ENDS_AS_EOS if end in template), "</s>"),
         chat_template=template,
+        name_or_path=name,
     )
