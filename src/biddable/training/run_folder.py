@@ -105,6 +105,18 @@ def open_run_folder(path: str) -> RunFolder:
     return folder
 
 
+def cut_log(path: Path, step: int) -> None:
+    """Drops the events after a step, which a resumed run will log again."""
+    kept = [
+        text
+        for text in path.read_text(encoding="utf-8").splitlines()
+        if text.endswith("}") and json.loads(text).get("step", 0) <= step
+    ]
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
+    aside.replace(path)
+
+
 class Lock:
     """One run folder, one writer: holds a file with this process's id while entered.
 

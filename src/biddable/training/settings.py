@@ -94,8 +94,15 @@ def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
     """The settings with some values replaced, and the ranges checked.
 
     Raises:
-        BiddableError: a value is out of range.
+        BiddableError: there is no such setting, or a value is out of range.
     """
+    unknown = [name for name in values if name not in {f.name for f in fields(Settings)}]
+    if unknown:
+        raise BiddableError(
+            f"there is no option {unknown[0]}",
+            code="option",
+            fix=f"the options are {', '.join(f.name for f in fields(Settings))}",
+        )
     changed = replace(settings, **values)
     for f in fields(Settings):
         value, choices = getattr(changed, f.name), f.metadata["choices"]

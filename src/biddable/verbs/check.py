@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from biddable.data.findings import BiddableError
 from biddable.data.fix import write_fixed
-from biddable.data.readers import read
-from biddable.training.settings import Settings
+from biddable.training.settings import Settings, with_values
 from biddable.verbs.prepare import Prepared, prepare, summary
+from biddable.verbs.show import mask_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +39,30 @@ class Checked:
         return {**summary(self.prepared), "findings": [asdict(f) for f in findings]}
 
 
-def check(settings: Settings, *, dump: str = "", fix: str = "") -> Checked:
+def check(
+    data: str | Sequence[str], *, dump: str = "", fix: str = "", html: str = "", **options: Any
+) -> Checked:
     """Reads, checks, renders and encodes the data as `train` would.
 
     Args:
-        settings: those of the run; its data, base and template are looked at.
+        data: files or folders with the rows.
         dump: a file to write one JSON object per example to.
         fix: a file to write a repaired copy of the data to, in messages form.
+        html: a file to write the masks to, as a page.
+        options: fields of `biddable.training.settings.Settings`, by name.
 
     Raises:
         BiddableError: the data, the base or the template cannot be used at all.
     """
+    files = (data,) if isinstance(data, str) else tuple(data)
+    settings = with_values(Settings(), {"data": files, **options})
     prepared = prepare(settings)
     if dump:
         _write(dump, _dumped(prepared))
     if fix:
-        write_fixed(read(settings.data).conversations, fix, settings.data)
+        write_fixed(prepared.conversations, fix, files)
+    if html:
+        _write(html, [mask_page(prepared)])
     return Checked(prepared)
 
 
@@ -71,7 +79,7 @@ def _dumped(prepared: Prepared) -> Iterator[str]:
         yield json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _write(path: str, lines: Iterator[str]) -> None:
+def _write(path: str, lines: Iterable[str]) -> None:
     try:
         with Path(path).open("x", encoding="utf-8") as file:
             file.writelines(lines)

@@ -69,6 +69,11 @@ class Prepared:
         """Those of both sides."""
         return [*self.train.examples, *self.held_out.examples]
 
+    @property
+    def conversations(self) -> list[Conversation]:
+        """Those of both sides."""
+        return [*self.train.conversations, *self.held_out.conversations]
+
     def refuse_errors(self) -> None:
         """Raises the first error among the findings, and says how many more there are.
 

@@ -1,0 +1,81 @@
+"""What a person sees on standard error: the data before step 1, findings, and the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from biddable.chat.encode import Example
+from biddable.chat.preview import example_text, page, worst_first
+from biddable.data.findings import Finding
+from biddable.verbs.prepare import Prepared, length_line, summary
+
+MOST_SHOWN = 20
+_COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+def show_prepared(prepared: Prepared, out: Console) -> None:
+    """Counts, lengths, stop token and split, a line each."""
+    told = summary(prepared)
+    tokens, trained = told["tokens"], told["trained_tokens"]
+    share = trained / tokens if tokens else 0.0
+    stop = "yes" if told["stop_token_trained"] else "NO"
+    line(out, "data", f"{prepared.format}, {told['rows']:,} rows")
+    line(out, "base", f"{prepared.base.name} ({prepared.base.folder})")
+    line(out, "tokens", f"{tokens:,}, of which {trained:,} are trained ({share:.0%})")
+    line(out, "lengths", f"{length_line(prepared.lengths)}, limit {prepared.max_length:,}")
+    line(out, "stop token", f"trained in every answer: {stop}")
+    train, held_out = len(prepared.train.examples), len(prepared.held_out.examples)
+    line(out, "split", f"{train:,} examples to train on, {held_out:,} held out")
+    if prepared.dropped:
+        line(out, "dropped", f"{len(prepared.dropped):,} too long")
+
+
+def show_masks(prepared: Prepared, out: Console, *, count: int, line: int = 0) -> None:
+    """Examples with their trained tokens marked."""
+    for example in _chosen(prepared.examples, count, line):
+        out.print()
+        out.print(example_text(example, prepared.tokenizer, prepared.template))
+
+
+def show_findings(prepared: Prepared, out: Console) -> None:
+    """The findings, worst first, and how many there are of each kind."""
+    findings = [*prepared.findings, *prepared.dropped]
+    out.print()
+    for finding in findings[:MOST_SHOWN]:
+        _finding(finding, out)
+    if len(findings) > MOST_SHOWN:
+        out.print(f"... and {len(findings) - MOST_SHOWN:,} more; --json lists all", style="dim")
+    counts = {kind: sum(f.severity == kind for f in findings) for kind in _COLOURS}
+    out.print(f"{counts['error']} errors, {counts['warning']} warnings")
+
+
+def mask_page(prepared: Prepared, count: int = 20) -> str:
+    """One HTML page with the masks of the examples that most need a look."""
+    told = [(name, str(value)) for name, value in summary(prepared).items()]
+    chosen = worst_first(prepared.examples, prepared.max_length)[:count]
+    return page(chosen, prepared.tokenizer, prepared.template, summary=told)
+
+
+def line(out: Console, name: str, text: str) -> None:
+    """One line of a name and a text; the text is never read as markup."""
+    out.print(Text.assemble((f"{name:<11} ", "bold"), text))
+
+
+def _finding(finding: Finding, out: Console) -> None:
+    where = finding.place()
+    head = Text.assemble(
+        (f"{finding.severity:<8}", _COLOURS[finding.severity]),
+        f"{where + ': ' if where else ''}{finding.message} ",
+        (f"[{finding.code}]", "dim"),
+    )
+    out.print(head)
+    if finding.fix:
+        out.print(Text(f"        fix: {finding.fix}", "dim"))
+
+
+def _chosen(examples: Sequence[Example], count: int, at_line: int) -> Sequence[Example]:
+    """Those of a line of the file, or the first `count`."""
+    return [e for e in examples if e.line == at_line] if at_line else examples[:count]
