@@ -93,9 +93,10 @@ def outcome(
         return error
 
 
-def check_against_oracle(name: str, text: str, conversation: Conversation) -> str:
+def check_against_oracle(
+    name: str, tokenizer: PreTrainedTokenizerFast, conversation: Conversation
+) -> str:
     """`exact`, or the code of a refusal that the oracle finds right; fails on anything else."""
-    tokenizer = real_templates.tokenizer_for(text, name=name)
     result = outcome(tokenizer, conversation)
     wanted = chat_oracle.expected(name, conversation, tokenizer)
     if isinstance(result, BiddableError):
@@ -122,15 +123,21 @@ def check_against_oracle(name: str, text: str, conversation: Conversation) -> st
     return "exact"
 
 
-@pytest.mark.parametrize("kind", CONVERSATIONS)
+SHARDS = 8
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
 def test_every_real_template_is_exact_or_rightly_refused(
-    kind: str, templates: dict[str, str]
+    shard: int, templates: dict[str, str]
 ) -> None:
     failures, outcomes = [], []
-    for name, text in templates.items():
-        try:
-            outcomes.append(check_against_oracle(name, text, CONVERSATIONS[kind]))
-        except AssertionError as error:
-            failures.append(f"{name}: {error}")
+    for name, text in list(templates.items())[shard::SHARDS]:
+        tokenizer = real_templates.tokenizer_for(text, name=name)
+        for kind, conversation in CONVERSATIONS.items():
+            try:
+                outcomes.append(check_against_oracle(name, tokenizer, conversation))
+            except AssertionError as error:
+                failures.append(f"{name}, {kind}: {error}")
     assert not failures, "\n".join(failures)
-    assert len(outcomes) >= 100
+    assert len(outcomes) >= len(CONVERSATIONS) * 10
+    assert outcomes.count("exact") > 0.7 * len(outcomes)
