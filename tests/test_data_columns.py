@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biddable.data.columns import mapped_fields, parse_map
@@ -17,6 +17,7 @@ from biddable.data.readers import read
 NAME = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 
 
+@settings(deadline=None)
 @given(NAME, NAME, st.text(st.characters(exclude_characters='\\"{}', exclude_categories=["Cs"])))
 def test_columns_and_constants_come_back_as_written(user: str, assistant: str, text: str) -> None:
     mapping = parse_map(f'user={user},assistant={assistant},system="{text}"')
@@ -25,6 +26,7 @@ def test_columns_and_constants_come_back_as_written(user: str, assistant: str, t
         assert mapped_fields(row, mapping) == {"user": "u", "assistant": "a", "system": text}
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_any_text_gives_a_mapping_or_an_error(text: str) -> None:
     with contextlib.suppress(BiddableError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biddable.data.findings import BiddableError
@@ -177,6 +177,7 @@ def test_a_broken_table_is_told_at_its_line(
     assert codes(tmp_path / "data.csv", text)[0][:2] == (code, line)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(*[st.text(st.characters(exclude_categories=["Cs"]), min_size=1)] * 2).filter(

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biddable.data.conversation import Conversation, Message
@@ -153,12 +153,14 @@ def test_harmless_texts_are_left_alone(text: str) -> None:
     assert list(private_findings([talk(text, text)])) == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=12, max_size=18).filter(lambda d: len(set(d)) > 1))
 def test_exactly_one_check_digit_completes_a_card_number(digits: list[int]) -> None:
     text = "".join(map(str, digits))
     assert sum(luhn(text + str(check)) for check in range(10)) == 1
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["GB82 WEST 1234 5698 7654 32", "DE89370400440532013000"]), st.integers(4, 15)
 )

@@ -109,6 +109,7 @@ def test_lines_arrays_pretty_printed_arrays_and_gzip_give_the_same_rows(
         assert found == pairs, name
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=12))
 def test_bad_rows_are_told_by_line_and_good_ones_keep_order_and_line(
     tmp_path_factory: pytest.TempPathFactory, good: list[bool]
