@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
 
 import chat_oracle
 import real_templates
 from biddable import BiddableError, Conversation, Example, Message, Template, encode
+from biddable.chat.encode import make_encoder, plan
+from biddable.chat.turns import Turn
 
 CALL = [
     {
@@ -141,3 +145,103 @@ def test_every_real_template_is_exact_or_rightly_refused(
     assert not failures, "\n".join(failures)
     assert len(outcomes) >= len(CONVERSATIONS) * 10
     assert outcomes.count("exact") > 0.7 * len(outcomes)
+
+
+# Where the generation markers of TRL's training templates and our answers differ, and why.
+# Before the answer: text that the generation prompt holds already, so the model never writes it.
+IN_THE_PROMPT = {
+    "": "",
+    "<think>\n": "nemotron|qwen3_5_think|qwen3_6|qwen3_8",
+    "<think>\n\n</think>\n\n": "qwen3_5_nothink",
+    "<|start|>assistant": "gptoss|muse_glimmer",
+    "\n": "qwen2_5_training",
+    "<\uff5cAssistant\uff5c><think>\n": "deepseek_r1_distill",
+}
+# After it: text behind the end of turn, at which the sampler has stopped.
+AFTER_THE_STOP = {"": "", "\n": "", "\n</s>": "phi3"}
+# The template drops the thinking that its prompt opens, so its marker has none; a diffusion model's
+# template marks a tool call without the token that ends it, and the turns around a tool separately.
+OF_ITS_OWN = {("trl/deepseekv3_training", "thinking"), ("trl/diffusion_gemma_training", "tools")}
+
+
+def test_answers_are_what_generation_markers_give_but_for_explained_differences(
+    templates: dict[str, str],
+) -> None:
+    compared = 0
+    for name, text in templates.items():
+        if not re.search(r"\{%-?\s*generation", text):
+            continue
+        tokenizer = real_templates.tokenizer_for(text)
+        encoder = make_encoder(tokenizer, Template.of(tokenizer))
+        for kind, conversation in CONVERSATIONS.items():
+            turns = plan(encoder.rules, conversation, "assistant")
+            if isinstance(turns, BiddableError) or (name, kind) in OF_ITS_OWN:
+                continue
+            for turn, _ in turns:
+                before, after = marker_difference(name, text, tokenizer, conversation, turn)
+                assert re.search(IN_THE_PROMPT[before], name), (name, kind, before)
+                assert re.search(AFTER_THE_STOP[after], name), (name, kind, after)
+                compared += 1
+    assert compared > 400
+
+
+def marker_difference(
+    name: str,
+    text: str,
+    tokenizer: PreTrainedTokenizerFast,
+    conversation: Conversation,
+    turn: Turn,
+) -> tuple[str, str]:
+    """What the markers have more than our answer, before it and after it."""
+    messages: Any = [m.as_dict() for m in conversation.messages[: turn.message + 1]]
+    if re.search(chat_oracle.READS_PARTS, name):
+        messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+    (rendered,), (marked,) = render_jinja_template(
+        [messages],
+        tools=list(conversation.tools) or None,
+        chat_template=text,
+        return_assistant_tokens_mask=True,
+        **tokenizer.special_tokens_map,
+    )
+    start = len(turn.prompt.text)
+    end = start + len(turn.answer.text)
+    assert rendered[:end] == turn.prompt.text + turn.answer.text
+    last = [(a, b) for a, b in marked if b > start]
+    first, stop = min(a for a, _ in last), max(b for _, b in last)
+    assert first <= start, f"{name}: ours trains {rendered[start:first]!r} too"
+    assert stop >= end, f"{name}: ours trains {rendered[stop:end]!r} too"
+    return rendered[first:start], rendered[end:stop]
+
+
+def test_the_kept_text_renders_in_transformers_as_here(templates: dict[str, str]) -> None:
+    compared = 0
+    for name, text in templates.items():
+        tokenizer = real_templates.tokenizer_for(text, name=name)
+        template = Template.of(tokenizer)
+        for conversation in CONVERSATIONS.values():
+            messages = [message.as_dict() for message in conversation.messages]
+            for prompt in (True, False):
+                theirs = chat_oracle.hf_render(
+                    tokenizer, messages, conversation.tools, prompt=prompt
+                )
+                try:
+                    ours = template.render(
+                        conversation.messages,
+                        add_generation_prompt=prompt,
+                        tools=conversation.tools,
+                    )
+                except BiddableError:
+                    ours = None
+                assert ours == theirs, name
+                again = tokenizer.apply_chat_template if theirs is not None else None
+                if again is not None:
+                    kept = again(
+                        messages,
+                        tools=list(conversation.tools) or None,
+                        chat_template=template.text,
+                        add_generation_prompt=prompt,
+                        tokenize=False,
+                    )
+                    assert kept == theirs, name
+                    compared += 1
+    assert compared > 1_800
