@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from biddable.data.findings import BiddableError
 from biddable.data.rows import kind, parsed
+from biddable.data.turns import ROLES
 
 Fields = dict[str, Any]
 
@@ -51,7 +52,6 @@ PAIR_NAMES = {
     ("prompt", "completion"): "prompt/completion",
     ("prompt", "demonstration"): "InstructGPT demonstrations",
     ("instruction", "output"): "Alpaca",
-    ("instruction", "response"): "Dolly",
 }
 CITATION = re.compile(r"\[\d+\]")
 NO_INPUT = ("", "<noinput>")
@@ -83,7 +83,7 @@ def message_list(value: object, key: str) -> list[Any]:
     )
 
 
-def pair_format(question: str, answer: str) -> Format:
+def _pair_format(question: str, answer: str) -> Format:
     """The format of rows with one column asked and one answered."""
 
     def build(row: Fields) -> list[Draft]:
@@ -91,34 +91,29 @@ def pair_format(question: str, answer: str) -> Format:
 
     name = PAIR_NAMES.get((question, answer), f"{question}/{answer}")
     uses = frozenset(("context", "input", "history")) - {question}
-    return Format(
-        name, frozenset((question, answer)), uses, dolly(build) if name == "Dolly" else build
-    )
+    return Format(name, frozenset((question, answer)), uses, build)
 
 
-def dolly(build: Callable[[Fields], list[Draft]]) -> Callable[[Fields], list[Draft]]:
+def _dolly(row: Fields) -> list[Draft]:
     """Dolly's contexts come from Wikipedia with citation marks, which mean nothing here."""
-
-    def without_citations(row: Fields) -> list[Draft]:
-        context = row.get("context")
-        if isinstance(context, str):
-            row = {**row, "context": CITATION.sub("", context)}
-        return build(row)
-
-    return without_citations
+    context = row.get("context")
+    if isinstance(context, str):
+        row = {**row, "context": CITATION.sub("", context)}
+    return [Draft(_pair(row, row["instruction"], row["response"]))]
 
 
 def _pair(row: Fields, question: Any, answer: Any) -> list[Any]:
+    """User and assistant, or the two lists of messages of a conversational prompt/completion."""
+    answers = answer if isinstance(answer, list) else [_said("assistant", answer)]
     if isinstance(question, list):
-        # Conversational prompt/completion: what the assistant said in the prompt is context.
-        given = [{**m, "weight": 0} if _is_answer(m) else m for m in question]
-        return given + (answer if isinstance(answer, list) else [_said("assistant", answer)])
+        # What the assistant said in the prompt is context.
+        return [*({**m, "weight": 0} if _is_answer(m) else m for m in question), *answers]
     history = [
         message
         for asked, answered in _history(row.get("history"))
         for message in (_said("user", asked), _said("assistant", answered))
     ]
-    return [*history, _said("user", _with_input(row, question)), _said("assistant", answer)]
+    return [*history, _said("user", _with_input(row, question)), *answers]
 
 
 def _with_input(row: Fields, question: Any) -> Any:
@@ -143,7 +138,10 @@ def _history(value: object) -> list[Any]:
 
 
 def _is_answer(message: object) -> bool:
-    return isinstance(message, dict) and message.get("role") == "assistant"
+    if not isinstance(message, dict):
+        return False
+    role = message.get("role", message.get("from"))
+    return isinstance(role, str) and ROLES.get(role) == "assistant"
 
 
 def _said(role: str, content: Any, weight: float | None = None) -> Fields:
@@ -241,7 +239,8 @@ FORMATS: tuple[Format, ...] = (
         _format("mail (subject, body)", f"subject body {answer}", "", _mail)
         for answer in ("reply", "answer", "response", "resolution")
     ),
-    *(pair_format(question, answer) for question in QUESTIONS for answer in ANSWERS),
+    _format("Dolly", "instruction response", "context", _dolly),
+    *(_pair_format(question, answer) for question in QUESTIONS for answer in ANSWERS),
 )
 TEXT = _format("text with ### Human and ### Assistant", "text", "", _text)
 
