@@ -86,7 +86,15 @@ def frozen_date(text: str, today: date) -> str:
     formats = sorted({c for c in constants if isinstance(c, str) and "%" in c})
     cases = "".join(
         f"{{%- if format == {literal(form)} -%}}{{{{ {literal(moment.strftime(form))} }}}}"
-        "{%- endif -%}"
+        "{%- else -%}"
         for form in formats
     )
-    return "{%- macro strftime_now(format) -%}" + cases + "{%- endmacro %}\n" + text
+    unknown = "{{ raise_exception('no frozen date in the form ' ~ format) }}"
+    return (
+        "{%- macro strftime_now(format) -%}"
+        + cases
+        + unknown
+        + "{%- endif -%}" * len(formats)
+        + "{%- endmacro %}\n"
+        + text
+    )
