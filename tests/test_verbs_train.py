@@ -63,16 +63,15 @@ def test_the_model_folder_answers_in_plain_transformers_with_its_own_template(ru
 
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
     model = AutoModelForCausalLM.from_pretrained(run / "model")
-    row = rows()[17]
-    messages = [
-        {"role": "system", "content": row["system"]},
-        {"role": "user", "content": row["user"]},
-    ]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-    out = model.generate(**ids, max_new_tokens=20, do_sample=False)[0, ids["input_ids"].shape[1] :]
-    assert out[-1] in model.generation_config.eos_token_id
-    assert tokenizer.decode(out, skip_special_tokens=True).strip() == row["assistant"]
+    for sample in map(json.loads, (run / "samples.jsonl").read_text().splitlines()):
+        row = rows()[sample["line"] - 1]
+        messages = [{"role": role, "content": row[role]} for role in ("system", "user")]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+        whole = model.generate(**ids, max_new_tokens=20, do_sample=False)[0]
+        answer = whole[ids["input_ids"].shape[1] :]
+        assert answer[-1] in model.generation_config.eos_token_id
+        assert tokenizer.decode(answer[:-1]) == sample["tuned"]
 
 
 def test_the_saved_weights_are_those_that_were_judged(run: Path, place: Path) -> None:

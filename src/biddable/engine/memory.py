@@ -1,13 +1,17 @@
-"""How many tokens a micro-batch may hold: what a layer keeps for its backward, token by token."""
+"""How many tokens a micro-batch may hold, and how freed memory is kept for the next one."""
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from typing import Any
 
 import torch
 
 _CPU_ACTIVATIONS = 2 * 2**30
 _FEWEST, _MOST = 256, 16_384
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
@@ -29,3 +33,18 @@ def choose_batch_tokens(config: Any, device: torch.device, dtype: torch.dtype) -
     else:
         budget = _CPU_ACTIVATIONS
     return max(_FEWEST, min(_MOST, budget // bytes_per_token(config, dtype)))
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep freed blocks, whatever their size, for the next pass.
+
+    By default glibc hands each large tensor back to the system when it is freed and gets it anew,
+    zeroed page by page: a quarter of the time of a step of SmolLM2-135M on two cores. The peak is
+    that of a step either way. Elsewhere than on Linux with glibc this does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

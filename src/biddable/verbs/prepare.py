@@ -13,6 +13,7 @@ from biddable.chat.encode import Example
 from biddable.chat.template import Template
 from biddable.data.columns import parse_map
 from biddable.data.conversation import Conversation
+from biddable.data.duplicates import Duplicates, find
 from biddable.data.findings import BiddableError, Finding
 from biddable.data.quality import inspect, leak
 from biddable.data.readers import ReadResult, read
@@ -110,10 +111,11 @@ def prepare(settings: Settings) -> Prepared:
     )
     limit = _longest(base, settings.max_length)
     encoded = _encode(found.conversations, tokenizer, template, settings, limit)
-    findings = [*found.findings, *inspect(found.conversations), *encoded.findings]
+    twins = find(found.conversations)
+    findings = [*found.findings, *inspect(found.conversations, twins), *encoded.findings]
     lengths, dropped = list(encoded.lengths), list(encoded.dropped)
     if other is None:
-        train, held_out = _split(found.conversations, encoded.examples, settings.seed)
+        train, held_out = _split(found.conversations, encoded.examples, settings.seed, twins)
         findings += _too_few_held_out(held_out, bool(found.conversations))
     else:
         others = _encode(other.conversations, tokenizer, template, settings, limit)
@@ -247,11 +249,14 @@ def _encode(
 
 
 def _split(
-    conversations: Sequence[Conversation], examples: Sequence[Example], seed: int
+    conversations: Sequence[Conversation],
+    examples: Sequence[Example],
+    seed: int,
+    twins: Duplicates,
 ) -> tuple[Side, Side]:
     """Both sides; what came from one line of a file stays together."""
     share = min(0.1, MOST_HELD_OUT / max(1, len(conversations)))
-    _, chosen = split(conversations, share=share, seed=seed)
+    _, chosen = split(conversations, share=share, seed=seed, found=twins)
     places = {(conversations[i].file, conversations[i].line) for i in chosen}
 
     def side(wanted: bool) -> Side:

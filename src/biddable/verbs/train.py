@@ -13,7 +13,7 @@ from rich.console import Console
 from biddable import __version__
 from biddable.chat.encode import stop_token_ids
 from biddable.data.findings import BiddableError
-from biddable.engine.memory import choose_batch_tokens
+from biddable.engine.memory import choose_batch_tokens, keep_freed_memory
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
 from biddable.judging.judge import Judgement, Question, ask, judge
 from biddable.judging.scorecard import Scorecard, score
@@ -206,6 +206,7 @@ def _run(task: _Task, interrupt: Interrupt, resumed: bool) -> Trained:
 def _load(task: _Task) -> tuple[Weights, int]:
     """The base's weights on the chosen device in the chosen precision, and tokens per pass."""
     settings = task.settings
+    keep_freed_memory()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.precision, device)  # type: ignore[arg-type]
     # Loaded in fp32 whatever is computed in: these are the masters.
