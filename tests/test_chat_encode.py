@@ -17,8 +17,8 @@ from biddable import (
     encode,
     encode_prompt,
 )
-from biddable.chat.encode import LossOn, stop_token_ids
-from chat_tokenizers import byte_level, sentencepiece, smollm2, wrapped
+from biddable.chat.encode import LossOn, check_stop, make_encoder, stop_token_ids
+from chat_tokenizers import byte_level, sentencepiece, smollm2, tokenizers, wrapped
 
 CHATML = Template.frame("chatml")
 PLAIN = Template.frame("plain")
@@ -154,6 +154,23 @@ def test_a_closing_text_of_one_token_ends_an_answer_where_there_is_no_eos() -> N
     assert trained([example], plain) == ["Four.\n"]
     assert stop_token_ids(plain, PLAIN) == tuple(plain.encode("\n"))
     assert code_of(talk("U Two?", "A Four\nor five."), plain, PLAIN) == "stop_token_inside"
+
+
+def test_an_answer_with_no_stop_token_among_its_ids_never_passes(tokenizer: Any) -> None:
+    encoder = make_encoder(tokenizer, CHATML)
+    check_stop(encoder, [5, 6, *encoder.stops[:1]], 1)
+    for answer in ([5, 6], [], [*encoder.stops[:1], 5]):
+        with pytest.raises(BiddableError, match="stop"):
+            check_stop(encoder, answer, 1)
+
+
+@pytest.mark.parametrize("kind", ["unigram, space first", "unigram, space always", "llama-like"])
+def test_no_space_gets_between_prompt_and_answer(kind: str) -> None:
+    made = tokenizers()[kind]
+    for template, wanted in ((PLAIN, "Assistant: Four.\n"), (CHATML, "assistant\nFour.")):
+        (example,) = encode(talk("U Two?", "A Four."), made, template)
+        text = made.decode(example.input_ids).replace("<unk>", "\n")
+        assert wanted in text, template
 
 
 def test_two_bos_tokens_are_refused(tokenizer: Any) -> None:
