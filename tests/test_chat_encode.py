@@ -167,7 +167,7 @@ def test_an_answer_with_no_stop_token_among_its_ids_never_passes(tokenizer: Any)
 @pytest.mark.parametrize("kind", ["unigram, space first", "unigram, space always", "llama-like"])
 def test_no_space_gets_between_prompt_and_answer(kind: str) -> None:
     made = tokenizers()[kind]
-    for template, wanted in ((PLAIN, "Assistant: Four.\n"), (CHATML, "assistant\nFour.")):
+    for template, wanted in ((PLAIN, "ssistant: Four."), (CHATML, "ssistant\nFour.")):
         (example,) = encode(talk("U Two?", "A Four."), made, template)
         text = made.decode(example.input_ids).replace("<unk>", "\n")
         assert wanted in text, template
@@ -245,6 +245,17 @@ def test_an_answer_goes_on_from_the_thinking_that_the_prompt_opens(tokenizer: An
 
 def test_an_answer_without_the_thinking_that_the_prompt_opens_is_refused(tokenizer: Any) -> None:
     assert code_of(talk("U Two?", "A Four."), tokenizer, THINKS) == "template_refused"
+
+
+def test_an_empty_thinking_block_in_the_prompt_suits_answers_without_thinking(
+    tokenizer: Any,
+) -> None:
+    made = template_of(ENDED, "{{ '<|bot|><think>\n\n</think>\n\n' }}")
+    (example,) = encode(talk("U Two?", "A Four."), tokenizer, made)
+    assert trained([example], tokenizer) == ["Four.<|end|>"]
+    assert "</think>\n\nFour.<|end|>" in tokenizer.decode(example.input_ids)
+    thinking = talk("U Two?", "A <think>\nAdd.\n</think>\n\nFour.")
+    assert code_of(thinking, tokenizer, made) == "template_refused"
 
 
 def test_the_header_of_history_takes_the_place_of_an_opened_thinking_block(tokenizer: Any) -> None:

@@ -71,7 +71,10 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def test_the_page_escapes_every_text_and_loads_nothing(tokenizer: Any) -> None:
+def test_the_page_escapes_every_text_and_loads_nothing() -> None:
+    tokenizer = wrapped(byte_level())
+    # One token that is a tag by itself; the others would be torn apart by the marks around them.
+    tokenizer.add_tokens(["<script>alert(1)</script>"])
     bad = '<script>alert(1)</script><img src="https://x.example/a" onerror=x>&amp;"\''
     made = example(tokenizer, bad, bad)
     reader = Reader()
@@ -80,7 +83,7 @@ def test_the_page_escapes_every_text_and_loads_nothing(tokenizer: Any) -> None:
     assert not {tag for tag, _ in reader.tags} & {"script", "img", "link", "iframe", "a"}
     assert not any(name.startswith("on") or name == "src" for _, a in reader.tags for name in a)
     assert "default-src 'none'" in text
-    assert reader.text.count("alert(1)") >= 4
+    assert reader.text.count(bad) == 6
 
 
 def test_the_page_marks_tokens_without_colour(tokenizer: Any) -> None:
