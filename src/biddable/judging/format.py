@@ -24,7 +24,8 @@ MOST = 0.95
 FEWEST = 5
 MOST_LABELS = 200
 LONGEST_LABEL = 60
-# Each label or choice must come this often on average to be a set rather than chance.
+# Each label or choice must come this often on average to be a set rather than chance; a choice that
+# comes once only is none.
 LABEL_USES = 2.0
 MOST_CHOICES = 12
 CHOICE_USES = 5.0
@@ -208,7 +209,8 @@ def _slot(values: Sequence[str]) -> str:
     if not any(values):
         return ""
     counts = Counter(values)
-    if len(counts) <= MOST_CHOICES and len(values) >= CHOICE_USES * len(counts) and all(counts):
+    few = len(counts) <= MOST_CHOICES and len(values) >= CHOICE_USES * len(counts)
+    if few and all(counts) and min(counts.values()) > 1:
         return "(" + "|".join(map(_escaped, sorted(counts))) + ")" if len(counts) > 1 else ""
     if all(re.fullmatch(NUMBER, value) for value in values):
         return NUMBER

@@ -49,7 +49,7 @@ def paired_bootstrap(difference: Statistic, n: int) -> tuple[float, float] | Non
         difference: of the two models on the same sample of rows.
         n: how many rows there are.
     """
-    if n < 2:
+    if n < 2 or not np.isfinite(difference(np.arange(n))).all():
         return None
     found = stats.bootstrap(
         (np.arange(n),),
