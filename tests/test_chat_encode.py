@@ -17,7 +17,7 @@ from biddable import (
     encode,
     encode_prompt,
 )
-from biddable.chat.encode import LossOn, check_stop, make_encoder, stop_token_ids
+from biddable.chat.encode import LossOn, check_stop, encode_many, make_encoder, stop_token_ids
 from chat_tokenizers import byte_level, sentencepiece, smollm2, tokenizers, wrapped
 
 CHATML = Template.frame("chatml")
@@ -398,6 +398,24 @@ def test_prompts_are_lists_of_ids(tokenizer: Any) -> None:
     ids = encode_prompt([Message("user", "Two?")], tokenizer, CHATML)
     assert type(ids) is list
     assert all(type(i) is int for i in ids)
+
+
+@pytest.mark.parametrize("text", ["a\ud800b", "".join(map(chr, range(0xF0000, 0x10FFFE, 50)))])
+def test_a_text_that_no_tokenizer_takes_is_refused_alone(tokenizer: Any, text: str) -> None:
+    rows = [talk("U Two?", "A Four."), talk(f"U {text}", "A Four."), talk("U Two?", "A Four.")]
+    results = encode_many(make_encoder(tokenizer, CHATML), rows, "assistant")
+    assert [isinstance(result, BiddableError) for result in results] == [False, True, False]
+    with pytest.raises(BiddableError):
+        encode_prompt([Message("user", text)], tokenizer, CHATML)
+
+
+def test_arguments_nested_without_end_are_refused(tokenizer: Any) -> None:
+    deep: Any = 1
+    for _ in range(3_000):
+        deep = {"a": deep}
+    call = {"function": {"name": "f", "arguments": deep}}
+    talked = talk("U Two?", "A Four.", tool_calls=[call])
+    assert code_of(talked, tokenizer, CHATML) == "template_refused"
 
 
 def test_a_template_that_raises_is_refused_with_its_words_and_the_place(tokenizer: Any) -> None:

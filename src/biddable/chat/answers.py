@@ -8,6 +8,7 @@ from typing import Any
 
 from biddable.chat.spans import Leaf, Located
 from biddable.chat.tokens import Piece
+from biddable.data.conversation import Conversation
 from biddable.data.findings import BiddableError
 
 EMPTY_THINKING = re.compile(r"(<think>\s*</think>|<\|channel>thought\s*<channel\|>)\s*\Z")
@@ -109,4 +110,25 @@ def empty_answer(index: int) -> BiddableError:
         fix="Write an answer, or take the row out.",
         code="empty_assistant",
         turn=index,
+    )
+
+
+def nested_too_deep() -> BiddableError:
+    return BiddableError(
+        "A field of a message is nested too deep to render.",
+        fix="Flatten the arguments of its tool calls.",
+        code="template_refused",
+    )
+
+
+def placed(error: BiddableError, conversation: Conversation) -> BiddableError:
+    """The error with the file and line of its conversation."""
+    found = error.finding
+    return BiddableError(
+        found.message,
+        fix=found.fix,
+        code=found.code,
+        file=conversation.file,
+        line=conversation.line,
+        turn=found.turn,
     )

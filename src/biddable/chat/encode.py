@@ -13,10 +13,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from biddable.chat.answers import empty_answer
+from biddable.chat.answers import empty_answer, nested_too_deep, placed
 from biddable.chat.ends import find_ends
 from biddable.chat.template import Template, adds_bos
-from biddable.chat.tokens import Piece, continuation_batch, encode_batch, ids, make_codec
+from biddable.chat.tokens import (
+    Piece,
+    check_text,
+    continuation_batch,
+    encode_batch,
+    ids,
+    make_codec,
+)
 from biddable.chat.turns import Rules, Turn, piece_of, prompt_of, turn_of
 from biddable.data.conversation import Conversation, Message
 from biddable.data.findings import BiddableError
@@ -98,8 +105,13 @@ def encode_prompt(
         BiddableError: `template_refused` or `message_text_lost`.
     """
     rules = make_encoder(tokenizer, template).rules
-    found, _ = prompt_of(rules, [message.as_dict() for message in messages], tools)
-    return ids(rules.codec, piece_of(rules.codec, found))
+    try:
+        found, _ = prompt_of(rules, [message.as_dict() for message in messages], tools)
+    except RecursionError:
+        raise nested_too_deep() from None
+    piece = piece_of(rules.codec, found)
+    check_text(piece)
+    return ids(rules.codec, piece)
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerFast, template: Template) -> tuple[int, ...]:
@@ -169,9 +181,14 @@ def plan(
     chat = [message.as_dict() for message in conversation.messages]
     try:
         wanted = trained(conversation, loss_on)
-        return [(turn_of(rules, chat, k, conversation.tools), weight) for k, weight in wanted]
+        turns = [(turn_of(rules, chat, k, conversation.tools), weight) for k, weight in wanted]
+        for turn, _ in turns:
+            check_text(turn.prompt + turn.answer)
+        return turns
     except BiddableError as error:
         return placed(error, conversation)
+    except RecursionError:
+        return placed(nested_too_deep(), conversation)
 
 
 def trained(conversation: Conversation, loss_on: LossOn) -> list[tuple[int, float]]:
@@ -264,16 +281,3 @@ def check_bos(encoder: Encoder, whole: Sequence[int]) -> None:
             fix="Take one of them out of the chat template.",
             code="two_bos",
         )
-
-
-def placed(error: BiddableError, conversation: Conversation) -> BiddableError:
-    """The error with the file and line of its conversation."""
-    found = error.finding
-    return BiddableError(
-        found.message,
-        fix=found.fix,
-        code=found.code,
-        file=conversation.file,
-        line=conversation.line,
-        turn=found.turn,
-    )

@@ -111,7 +111,13 @@ def renamed(source: str, names: tuple[tuple[str, str], ...]) -> Tokenizer:
 
 def encode_batch(codec: Codec, pieces: Sequence[Piece]) -> list[list[int]]:
     """Token ids of each piece, with no token around it."""
-    base = free_base(pieces)
+    try:
+        base = free_base(pieces)
+    except BiddableError:
+        if len(pieces) == 1:
+            raise
+        # Together they use up what each alone does not.
+        return [ids(codec, piece) for piece in pieces]
     names = {text: chr(base + place) for text, place in codec.places.items()}
     tokenizer = renamed(codec.source, tuple(names.items()))
     texts = [with_names(piece, names) for piece in pieces]
@@ -128,6 +134,23 @@ def with_names(piece: Piece, names: dict[str, str]) -> str:
         parts += [piece.text[at:start], names[piece.text[start:end]]]
         at = end
     return "".join([*parts, piece.text[at:]])
+
+
+def check_text(piece: Piece) -> None:
+    """Refuses a text that no tokenizer can take.
+
+    Raises:
+        BiddableError: `invalid_unicode` or `template_refused`.
+    """
+    try:
+        piece.text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BiddableError(
+            f"A text holds half a character, {piece.text[error.start]!a}.",
+            fix="Write the character whole, or take it out.",
+            code="invalid_unicode",
+        ) from None
+    free_base([piece])
 
 
 def free_base(pieces: Sequence[Piece]) -> int:
