@@ -1,0 +1,127 @@
+"""`biddable check` as a user meets it: counts, masks, the dump, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from biddable.cli.main import main
+from folders import base_folder, rows, tokenizer, write_jsonl
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    base_folder(folder / "base")
+    write_jsonl(folder / "data.jsonl", rows())
+    return folder
+
+
+def check_args(place: Path, data: Path, *more: str) -> list[str]:
+    return ["check", str(data), "--base", str(place / "base"), *more]
+
+
+def test_the_json_has_the_keys_of_the_design(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(check_args(place, place / "data.jsonl", "--json")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["rows"] == told["examples"] == 80
+    assert told["stop_token_trained"] is True
+    assert told["dropped"] == 0
+    assert 0 < told["trained_tokens"] < told["tokens"]
+    assert told["findings"] == []
+
+
+def test_the_dump_trains_every_answer_of_a_conversation_and_nothing_else(
+    place: Path, tmp_path: Path
+) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Which colour has the red cup?"},
+        {"role": "assistant", "content": "Colour: red."},
+        {"role": "user", "content": "And the blue coat?"},
+        {"role": "assistant", "content": "Colour: blue."},
+    ]
+    data = tmp_path / "turns.jsonl"
+    lines = [
+        json.dumps({"messages": [*turns[:3], {**turns[3], "content": f"And {i}?"}, turns[4]]})
+        for i in range(12)
+    ]
+    data.write_text("\r\n".join(["", *lines, ""]), encoding="utf-8-sig")
+    dump = tmp_path / "dump.jsonl"
+    assert main(check_args(place, data, "--dump", str(dump))) == 0
+    dumped = [json.loads(text) for text in dump.read_text().splitlines()]
+    trained: dict[int, list[str]] = {}
+    for example in dumped:
+        ids, weights = example["input_ids"], example["weights"]
+        assert len(ids) == len(weights)
+        kept = [i for i, w in zip(ids, weights, strict=True) if w > 0]
+        trained.setdefault(example["line"], []).append(tokenizer().decode(kept))
+    # This tokenizer merges the frame's space with the answer, so each turn is its own example.
+    both = ["Colour: red.\n</s>", "Colour: blue.\n</s>"]
+    assert trained == dict.fromkeys(range(2, 14), both)
+
+
+def test_the_mask_is_shown_without_colour(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(check_args(place, place / "data.jsonl", "--line", "3")) == 0
+    err = capsys.readouterr().err
+    assert "data.jsonl:3" in err
+    assert "[[" in err
+    assert "(stop)" in err
+    assert "\x1b[" not in err
+
+
+def test_the_page_loads_nothing(place: Path, tmp_path: Path) -> None:
+    page = tmp_path / "mask.html"
+    assert main(check_args(place, place / "data.jsonl", "--html", str(page))) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "Colour" in text
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "<script" not in text
+
+
+def test_warnings_fail_only_when_strict(place: Path, tmp_path: Path) -> None:
+    data = Path(write_jsonl(tmp_path / "twice.jsonl", rows() + rows()[:1]))
+    assert main(check_args(place, data)) == 0
+    assert main(check_args(place, data, "--strict")) == 1
+
+
+def test_fix_writes_a_clean_copy_and_leaves_the_input_alone(place: Path, tmp_path: Path) -> None:
+    data = Path(write_jsonl(tmp_path / "twice.jsonl", rows() + rows()[:3]))
+    before = data.read_bytes()
+    fixed = tmp_path / "fixed.jsonl"
+    main(check_args(place, data, "--fix", str(fixed)))
+    assert data.read_bytes() == before
+    assert main(check_args(place, fixed, "--strict")) == 0
+    assert len(fixed.read_text().splitlines()) == 80
+
+
+def test_errors_exit_with_one_and_are_all_listed(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "bad.jsonl"
+    good = [json.dumps(row) for row in rows()[:12]]
+    data.write_text("\n".join([*good, "{", '{"user": "x", "assistant": ""}']))
+    assert main(check_args(place, data, "--json")) == 1
+    found = capsys.readouterr()
+    errors = [f for f in json.loads(found.out)["findings"] if f["severity"] == "error"]
+    assert [f["line"] for f in errors] == [13, 14]
+    assert "bad.jsonl:13" in found.err
+
+
+def test_a_missing_file_is_told_as_json_too(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(check_args(place, tmp_path / "none.jsonl", "--json")) == 1
+    assert "none.jsonl" in json.loads(capsys.readouterr().out)["error"]["file"]
+
+
+def test_a_file_that_is_there_is_not_overwritten(place: Path, tmp_path: Path) -> None:
+    dump = tmp_path / "dump.jsonl"
+    dump.write_text("mine")
+    assert main(check_args(place, place / "data.jsonl", "--dump", str(dump))) == 1
+    assert dump.read_text() == "mine"
