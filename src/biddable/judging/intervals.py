@@ -43,7 +43,9 @@ def paired_rates(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, 
 
 
 def paired_bootstrap(difference: Statistic, n: int) -> tuple[float, float] | None:
-    """The percentile interval of a difference over resampled rows; None for fewer than two rows.
+    """The percentile interval of a difference over resampled rows (Efron 1979).
+
+    None for fewer than two rows, or where the difference itself is no number.
 
     Args:
         difference: of the two models on the same sample of rows.
@@ -51,17 +53,11 @@ def paired_bootstrap(difference: Statistic, n: int) -> tuple[float, float] | Non
     """
     if n < 2 or not np.isfinite(difference(np.arange(n))).all():
         return None
-    found = stats.bootstrap(
-        (np.arange(n),),
-        lambda rows, axis: difference(rows),
-        n_resamples=RESAMPLES,
-        vectorized=True,
-        method="percentile",
-        confidence_level=LEVEL,
-        rng=np.random.default_rng(0),
-    )
-    low, high = (float(x) for x in found.confidence_interval)
-    return (low, high) if np.isfinite([low, high]).all() else None
+    samples = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))
+    tail = (1 - LEVEL) / 2
+    # A sample without any denominator says nothing.
+    low, high = np.nanquantile(difference(samples), [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _correlation(both: int, gained: int, lost: int, neither: int) -> float:
