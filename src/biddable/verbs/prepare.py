@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,9 +111,12 @@ def prepare(settings: Settings) -> Prepared:
         header="history" if settings.header == "history" else "prompt",
     )
     limit = _longest(base, settings.max_length)
-    encoded = _encode(found.conversations, tokenizer, template, settings, limit)
-    twins = find(found.conversations)
-    findings = [*found.findings, *inspect(found.conversations, twins), *encoded.findings]
+    # Many rows are encoded by worker processes; meanwhile this one looks for duplicates.
+    with ThreadPoolExecutor(1) as beside:
+        looking = beside.submit(_look, found.conversations)
+        encoded = _encode(found.conversations, tokenizer, template, settings, limit)
+        twins, looked = looking.result()
+    findings = [*found.findings, *looked, *encoded.findings]
     lengths, dropped = list(encoded.lengths), list(encoded.dropped)
     if other is None:
         train, held_out = _split(found.conversations, encoded.examples, settings.seed, twins)
@@ -229,6 +233,12 @@ def _longest(base: Base, asked: int) -> int:
             fix=f"give at most {context}",
         )
     return asked or context
+
+
+def _look(conversations: Sequence[Conversation]) -> tuple[Duplicates, list[Finding]]:
+    """Duplicates among the rows, and the findings about them and all else that is odd."""
+    twins = find(conversations)
+    return twins, inspect(conversations, twins)
 
 
 def _encode(
