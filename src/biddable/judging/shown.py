@@ -16,30 +16,30 @@ def card_lines(card: Scorecard) -> list[str]:
     shown = [f"{'':22}" + "".join(f"{head:>22}" for head in heads) + "   difference, 95 %"]
     for name, metric in card.metrics.items():
         cells = [metric.base, *([metric.few_shot] if rival else []), metric.tuned]
-        text = "".join(f"{_cell(metric, cell):>22}" for cell in cells)
-        note = f"   references: {_number(metric, metric.reference)}" if metric.reference else ""
-        shown.append(f"{NAMES[name][0]:22}{text}   {_difference(metric)}{note}")
+        text = "".join(f"{cell(metric, value):>22}" for value in cells)
+        note = f"   references: {number(metric, metric.reference)}" if metric.reference else ""
+        shown.append(f"{NAMES[name][0]:22}{text}   {difference(metric)}{note}")
     if card.format:
         long = len(card.format) > LONGEST_RULE
         shown.append(f"format rule: {card.format[:LONGEST_RULE]}{'…' if long else ''}")
     return shown
 
 
-def _cell(metric: Metric, value: float | None) -> str:
+def cell(metric: Metric, value: float | None) -> str:
     """A figure, for rates with its own 95 % interval."""
     if value is None:
         return "-"
     if metric.kind != "rate":
-        return _number(metric, value)
+        return number(metric, value)
     low, high = wilson(round(value * metric.n), metric.n)
-    return f"{_number(metric, value)} ({100 * low:.0f} to {100 * high:.0f})"
+    return f"{number(metric, value)} ({100 * low:.0f} to {100 * high:.0f})"
 
 
-def _number(metric: Metric, value: float) -> str:
+def number(metric: Metric, value: float) -> str:
     return f"{100 * value:.0f} %" if metric.kind == "rate" else f"{value:.3f}"
 
 
-def _difference(metric: Metric) -> str:
+def difference(metric: Metric) -> str:
     if metric.low is None or metric.high is None:
         return f"n {metric.n}"
     low, high = metric.low, metric.high
