@@ -36,6 +36,7 @@ def test_two_models_are_compared(models: tuple[str, str], tmp_path: Path) -> Non
         probe_frame=True,
         answers=4,
         max_new_tokens=5,
+        html=str(tmp_path / "page.html"),
         fail_under=("follows_format=0.5", "held_out_loss=0.1", "accuracy=0.5"),
     )
     found = json.loads(json.dumps(result.as_json()))
@@ -51,7 +52,9 @@ def test_two_models_are_compared(models: tuple[str, str], tmp_path: Path) -> Non
         "held_out_loss",
         "accuracy",
     ]
-    assert result.verdict.sentence
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert result.verdict.sentence in text
+    assert "held.jsonl:9" in text
 
 
 def test_a_model_against_itself_has_not_changed(models: tuple[str, str], tmp_path: Path) -> None:
@@ -67,6 +70,7 @@ def test_a_model_against_itself_has_not_changed(models: tuple[str, str], tmp_pat
         ({}, "no held-out rows are given"),
         ({"colour": "red"}, "compare has no option colour"),
         ({"few_shot": -1}, "few_shot is below 0"),
+        ({"data": "HELD", "html": "no/such/folder/x.html", "answers": 1}, "cannot be written"),
         ({"fail_under": ("nothing=1",)}, "--fail-under 'nothing=1'"),
         ({"fail_under": ("accuracy=much",)}, "--fail-under 'accuracy=much'"),
         ({"data": "no-such-file.jsonl"}, "no-such-file"),

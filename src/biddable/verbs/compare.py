@@ -19,15 +19,23 @@ from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.judging.format import Format, given_format
 from biddable.judging.judge import Judgement, Question, ask, judge
 from biddable.judging.probes import Probe, probes, with_shots
+from biddable.judging.report import Report, page
 from biddable.judging.scorecard import NAMES, Scorecard, score
 from biddable.judging.series import figures
 from biddable.judging.verdict import Verdict
 from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
 from biddable.training.log import console
 from biddable.training.settings import Settings, read_config, with_values
-from biddable.verbs.comparing import Options, failures_of, read_limit, read_options
+from biddable.verbs.comparing import (
+    Options,
+    check_tokenizers,
+    failures_of,
+    read_limit,
+    read_options,
+)
 from biddable.verbs.outcome import samples, show_outcome
 from biddable.verbs.prepare import prepare
+from biddable.verbs.reporting import shown_tokens, versions
 from biddable.verbs.show import line
 
 # Training rows whose loss is taken, to tell learning from memorising.
@@ -87,14 +95,14 @@ def compare(base: str, tuned: str, **options: Any) -> Comparison:
     form = given_format(asked.format) if asked.format else None
     before, after = resolve_base(base), resolve_base(tuned)
     tokenizer = load_tokenizer(after)
-    _check_tokenizers(load_tokenizer(before), tokenizer, base)
+    check_tokenizers(load_tokenizer(before), tokenizer, base)
     template = Template.load(asked.template or None, tokenizer)
     rows = _rows(asked, tuned)
     judging = _Judging(asked, tokenizer, template, rows, _context(before, after))
     shots = with_shots(rows.held_out, rows.train, asked.few_shot)
     first, rival = _judge_base(judging, before, shots)
     second, probed = _judge_tuned(judging, after)
-    answers = _last_answers(rows.train)
+    answers = _training_answers(rows.train)
     card = score(first, second, judging.questions, answers, form=form, few_shot=rival)
     result = Comparison(
         card,
@@ -103,6 +111,9 @@ def compare(base: str, tuned: str, **options: Any) -> Comparison:
         failures_of(card, limits),
     )
     _show(result, judging.questions, first, second)
+    if asked.html:
+        facts = {"base": base, "tuned": tuned, "data": asked.data, **versions()}
+        _write_page(judging, card, first, second, facts)
     return result
 
 
@@ -233,23 +244,49 @@ def _read(asked: Options, name: str) -> Sequence[Conversation]:
     return found.conversations
 
 
-def _check_tokenizers(base: Any, tuned: Any, name: str) -> None:
-    """Refuses models whose losses cannot be compared token by token."""
-    if base.get_vocab() != tuned.get_vocab():
-        raise BiddableError(
-            f"{name} has another tokenizer than the tuned model",
-            code="tokenizers_differ",
-            fix="compare a model with the base that it was tuned from",
-        )
-
-
 def _context(*bases: Base) -> int:
     return min(int(load_config(base).max_position_embeddings) for base in bases)
 
 
-def _last_answers(conversations: Sequence[Conversation]) -> list[str]:
+def _training_answers(conversations: Sequence[Conversation]) -> list[str]:
     """All answers of the training rows."""
     return [m.content for c in conversations for m in c.messages if m.role == "assistant"]
+
+
+def _write_page(
+    judging: _Judging,
+    card: Scorecard,
+    base: Judgement,
+    tuned: Judgement,
+    facts: Mapping[str, str],
+) -> None:
+    """Writes the report where it was asked for.
+
+    Raises:
+        BiddableError: `html`, it cannot be written there.
+    """
+    asked = judging.asked
+    report = Report(
+        title=f"{facts['base']} and {facts['tuned']}",
+        card=card,
+        questions=judging.questions,
+        base=base,
+        tuned=tuned,
+        examples=judging.examples,
+        tokens=shown_tokens(judging.examples, judging.tokenizer, judging.template),
+        training_answers=_training_answers(judging.rows.train),
+        lengths=[len(e.input_ids) for e in judging.examples],
+        limit=judging.context,
+        facts=facts,
+    )
+    try:
+        Path(asked.html).write_text(page(report, redact=asked.redact), encoding="utf-8")
+    except OSError as error:
+        raise BiddableError(
+            f"the report {asked.html} cannot be written: {error.strerror}",
+            code="html",
+            fix="give a path in a folder where you may write",
+        ) from error
 
 
 def _show(

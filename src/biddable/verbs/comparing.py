@@ -37,6 +37,10 @@ class Options:
     """Prompts that are answered."""
     max_new_tokens: int = 0
     """The limit of an answer; 0 takes a quarter more than the longest reference."""
+    html: str = ""
+    """Where to write the report as a page; nothing is written if empty."""
+    redact: bool = False
+    """Leave every text out of the page."""
     device: str = "auto"
     precision: str = "fp32"
 
@@ -88,3 +92,13 @@ def failures_of(card: Scorecard, limits: Sequence[tuple[str, float]]) -> list[st
         elif not (metric.tuned <= limit if lower else metric.tuned >= limit):
             failed.append(f"{name} is {metric.tuned:.4g}, wanted {'<=' if lower else '>='} {limit}")
     return failed
+
+
+def check_tokenizers(base: Any, tuned: Any, name: str) -> None:
+    """Refuses models whose losses cannot be compared token by token."""
+    if base.get_vocab() != tuned.get_vocab():
+        raise BiddableError(
+            f"{name} has another tokenizer than the tuned model",
+            code="tokenizers_differ",
+            fix="compare a model with the base that it was tuned from",
+        )
