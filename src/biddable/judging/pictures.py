@@ -42,6 +42,7 @@ def loss_curve(events: Sequence[Mapping[str, Any]]) -> str:
                 axes.axvline(following["step"], color=_INK, alpha=0.3, linestyle=":", linewidth=1)
         if evals:
             _held_out(axes, evals)
+        axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("step (dotted: an epoch begins)")
         axes.set_ylabel("loss per trained token")
         axes.legend(frameon=False, labelcolor=_INK)

@@ -186,7 +186,7 @@ def _answer(
         _marked(before, reference, longest) + _end(base.stopped[i]),
         _marked(after, reference, longest) + _end(tuned.stopped[i]) + nearest,
     ]
-    body = "".join(f'<td dir="auto">{text}</td>' for text in cells)
+    body = "".join(f"<td>{text}</td>" for text in cells)
     return [kind for kind, there in kinds.items() if there], body
 
 
@@ -207,7 +207,7 @@ def _cut(text: str, longest: int) -> tuple[str, str]:
 
 def _text(text: str, longest: int) -> str:
     start, rest = _cut(text.strip(), longest)
-    return f'<div class="text">{escape(start)}<i>{rest}</i></div>'
+    return f'<div class="text" dir="auto">{escape(start)}<i>{rest}</i></div>'
 
 
 def _marked(answer: str, reference: str, longest: int) -> str:
@@ -220,7 +220,7 @@ def _marked(answer: str, reference: str, longest: int) -> str:
         part = escape(" ".join(mine[a:b]))
         if part:
             shown.append(part if kind == "equal" else f"<ins>{part}</ins>")
-    return f'<div class="text">{" ".join(shown)}<i>{rest}</i></div>'
+    return f'<div class="text" dir="auto">{" ".join(shown)}<i>{rest}</i></div>'
 
 
 def _masks(report: Report) -> str:

@@ -98,7 +98,8 @@ def compare(base: str, tuned: str, **options: Any) -> Comparison:
     check_tokenizers(load_tokenizer(before), tokenizer, base)
     template = Template.load(asked.template or None, tokenizer)
     rows = _rows(asked, tuned)
-    judging = _Judging(asked, tokenizer, template, rows, _context(before, after))
+    context = min(int(load_config(b).max_position_embeddings) for b in (before, after))
+    judging = _Judging(asked, tokenizer, template, rows, context)
     shots = with_shots(rows.held_out, rows.train, asked.few_shot)
     first, rival = _judge_base(judging, before, shots)
     second, probed = _judge_tuned(judging, after)
@@ -242,10 +243,6 @@ def _read(asked: Options, name: str) -> Sequence[Conversation]:
             f.message, fix=f.fix, code=f.code, file=f.file, line=f.line, turn=f.turn
         )
     return found.conversations
-
-
-def _context(*bases: Base) -> int:
-    return min(int(load_config(base).max_position_embeddings) for base in bases)
 
 
 def _training_answers(conversations: Sequence[Conversation]) -> list[str]:
