@@ -112,6 +112,14 @@ def test_a_short_last_line_that_changes_is_compared() -> None:
     assert card.metrics["last_line_match"].tuned == 0.5
 
 
+def test_the_choices_of_a_format_are_compared_where_they_vary() -> None:
+    card = score(BASE, TUNED, QUESTIONS, form=given_format(r"Shelf: (\w+)\n.+"))
+    # The first three keep the form and name their reference's shelf; the fourth does not.
+    assert card.metrics["choices_match"].tuned == 0.75
+    card = score(BASE, TUNED, QUESTIONS, form=given_format(r"(Shelf): \w+\n.+"))
+    assert "choices_match" not in card.metrics
+
+
 def test_the_few_shot_rival_gets_its_own_interval() -> None:
     card = score(BASE, TUNED, QUESTIONS, few_shot=TUNED, form=given_format(".+"))
     stops = card.metrics["stops_by_itself"]

@@ -25,7 +25,7 @@ def test_few_rows_cannot_tell() -> None:
     assert decide({}).outcome == "too_few"
 
 
-@pytest.mark.parametrize("name", ["accuracy", "exact_match", "last_line_match"])
+@pytest.mark.parametrize("name", ["accuracy", "exact_match", "last_line_match", "choices_match"])
 def test_content_is_learnt_when_ten_points_more_are_right(name: str) -> None:
     enough = Metric(0.0, 0.1, 64, 0.01, 0.2, "rate")
     assert outcome(follows_format=FORMAT, **{name: enough}) == "learnt"

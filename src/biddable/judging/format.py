@@ -43,12 +43,15 @@ class Format:
         shown: the rule as text, which `given_format` reads back.
         labels: normalised labels, for `labels`.
         follows: whether a text keeps the rule.
+        parts: what stands in the capture groups of a regular expression, which in a learnt rule are
+            the choices; None for a text that does not keep the rule, empty without groups.
     """
 
     kind: str
     shown: str
     follows: Callable[[str], bool]
     labels: tuple[str, ...] = ()
+    parts: Callable[[str], tuple[str, ...] | None] = lambda text: ()
 
 
 def learn_format(answers: Sequence[str]) -> Format | None:
@@ -128,7 +131,12 @@ def _schema_format(text: str) -> Format:
 
 def _regex_format(pattern: str) -> Format:
     compiled = re.compile(pattern)
-    return Format("regex", pattern, lambda text: compiled.fullmatch(text.strip()) is not None)
+
+    def parts(text: str) -> tuple[str, ...] | None:
+        found = compiled.fullmatch(text.strip())
+        return found.groups("") if found else None
+
+    return Format("regex", pattern, lambda text: parts(text) is not None, (), parts)
 
 
 def _parsed(text: str) -> Any:

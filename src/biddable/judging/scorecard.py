@@ -25,6 +25,7 @@ NAMES: Mapping[str, tuple[str, Better]] = {
     "held_out_loss": ("held-out loss", "lower"),
     "stops_by_itself": ("stops by itself", "higher"),
     "follows_format": ("follows the format", "higher"),
+    "choices_match": ("choices match", "higher"),
     "exact_match": ("exact match", "higher"),
     "accuracy": ("accuracy", "higher"),
     "macro_f1": ("macro F1", "higher"),

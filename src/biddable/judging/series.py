@@ -169,6 +169,12 @@ def _answer_figures(
     found: Figures = {"stops_by_itself": _rate(judgement.stopped)}
     if form is not None:
         found["follows_format"] = _rate([form.follows(a.strip()) for a in answers])
+        wanted = [form.parts(r) for r in references]
+        # A choice that is the same in all references says nothing.
+        if len(set(wanted) - {None}) > 1:
+            given = [form.parts(a) for a in answers]
+            right = [g is not None and g == w for g, w in zip(given, wanted, strict=True)]
+            found["choices_match"] = _rate(right)
     if median(q.reference_tokens for q in questions) <= SHORT_ANSWER:
         found["exact_match"] = _rate([normalised(a) == normalised(r) for a, r in pairs])
     elif _short_last_lines(references):

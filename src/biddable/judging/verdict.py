@@ -24,7 +24,7 @@ SENTENCES: Mapping[Outcome, str] = {
     "too_few": "Too few held-out rows to tell.",
 }
 # Metrics that speak of content, the first that is there decides.
-CONTENT = ("accuracy", "exact_match", "last_line_match", "relevance")
+CONTENT = ("accuracy", "exact_match", "last_line_match", "choices_match", "relevance")
 FEWEST_ROWS = 8
 # A change of loss below this share of base's is none.
 LOSS_CHANGE = 0.02
@@ -57,6 +57,7 @@ EVIDENCE = (
     ("accuracy", "accuracy"),
     ("exact_match", "exact"),
     ("last_line_match", "last line right"),
+    ("choices_match", "choices right"),
     ("relevance", "fits its question"),
 )
 
