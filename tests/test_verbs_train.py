@@ -40,7 +40,8 @@ def run(place: Path) -> Path:
 
 def test_a_run_learns_and_leaves_everything_that_the_design_names(run: Path) -> None:
     names = {p.name for p in run.iterdir()}
-    assert {"config.toml", "data.json", "log.jsonl", "model", "scorecard.json"} <= names
+    records = {"config.toml", "data.json", "log.jsonl", "scorecard.json", "samples.jsonl"}
+    assert records | {"model", "report.html"} <= names
     card = json.loads((run / "scorecard.json").read_text())
     loss = card["held_out_loss"]
     assert loss["tuned"] < 0.3 * loss["base"]

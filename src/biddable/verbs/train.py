@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from biddable.data.findings import BiddableError
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
 from biddable.judging.judge import Judgement, Question, ask, judge
+from biddable.judging.report import Report, page
 from biddable.judging.scorecard import Scorecard, score
 from biddable.models.save import save_model
 from biddable.training.checkpoint import Progress, load_checkpoint
@@ -28,6 +29,7 @@ from biddable.training.schedule import total_steps
 from biddable.training.settings import Settings, read_config, with_values, write_config
 from biddable.verbs.outcome import model_card, samples, show_outcome
 from biddable.verbs.prepare import Prepared, prepare
+from biddable.verbs.reporting import shown_tokens, versions
 from biddable.verbs.show import line, show_findings, show_masks, show_prepared
 
 BASE_FILE = "base.json"
@@ -252,10 +254,36 @@ def _judge_and_save(task: _Task, weights: Weights, base: Judgement, progress: Pr
     folder.write_json("scorecard.json", card.as_json())
     rows = [json.dumps(s, ensure_ascii=False) for s in samples(questions, base, tuned)]
     (folder.path / "samples.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    report = _report(task, card, base, tuned)
+    (folder.path / "report.html").write_text(page(report), encoding="utf-8")
     show_outcome(card, questions, base, tuned, task.out)
     line(task.out, "run", str(folder.path))
+    line(task.out, "report", str(folder.path / "report.html"))
     line(task.out, "next", f"biddable chat {folder.path}")
     return Trained(folder.path, progress, card)
+
+
+def _report(task: _Task, card: Scorecard, base: Judgement, tuned: Judgement) -> Report:
+    """What report.html shows of the run."""
+    prepared, settings = task.prepared, task.settings
+    log = task.folder.log.read_text(encoding="utf-8").splitlines()
+    facts = {name: str(value) for name, value in asdict(settings).items() if value not in ("", ())}
+    hashes = {f"sha256 of {name}": value for name, value in prepared.hashes.items()}
+    return Report(
+        title=f"{prepared.base.name} tuned on {', '.join(settings.data)}",
+        card=card,
+        questions=task.questions,
+        base=base,
+        tuned=tuned,
+        examples=prepared.held_out.examples,
+        tokens=shown_tokens(prepared.held_out.examples, prepared.tokenizer, prepared.template),
+        training_answers=_training_answers(prepared),
+        events=[json.loads(text) for text in log],
+        lengths=prepared.lengths,
+        limit=prepared.max_length,
+        facts={**facts, **versions(), **hashes},
+        dropped=[str(f) for f in prepared.dropped],
+    )
 
 
 def _training_answers(prepared: Prepared) -> list[str]:
