@@ -76,7 +76,7 @@ def rows_of(case: str, args: argparse.Namespace) -> tuple[list[dict[str, Any]], 
         return shuffled(demo("train.jsonl")) + held, {}
     if case == "memorised":
         return demo("train.jsonl")[:10] + held, {"epochs": 50.0, "warmup": 0.02}
-    rate = {"zero": {"lr": 0.0}, "broken": {"lr": 1e-2}}.get(case, {})
+    rate = {"zero": {"lr": 0.0, "steps": 2}, "broken": {"lr": 1e-2, "steps": 12}}.get(case, {})
     return demo("train.jsonl") + held, rate
 
 

@@ -109,6 +109,17 @@ def test_the_cache_grows_past_its_first_size() -> None:
     assert generate(model, [[3, 4]], stop_ids=(), max_new_tokens=72) == [expected]
 
 
+def test_rows_go_on_unharmed_when_the_longest_leaves() -> None:
+    model, plain = tiny("llama", ours=True), tiny("llama", ours=False)
+    longest = max(range(len(PROMPTS)), key=lambda i: len(PROMPTS[i]))
+    for place in range(3):
+        # The longest of its own part ends here, and the caches of the others are cut.
+        stop = {generate(model, PROMPTS, stop_ids=(), max_new_tokens=6)[longest].ids[place]}
+        with torch.no_grad():
+            expected = [reference(plain, p, stop, 6) for p in PROMPTS]
+        assert generate(model, PROMPTS, stop_ids=stop, max_new_tokens=6) == expected
+
+
 def test_an_answer_ends_where_the_context_is_full() -> None:
     model = tiny("llama", ours=True)
     answers = generate(model, [[3] * 120, [4] * 100], stop_ids=(), max_new_tokens=20)

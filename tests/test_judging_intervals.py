@@ -29,6 +29,14 @@ def test_paired_rates_by_hand() -> None:
     assert paired_rates(before, after) == pytest.approx((0.6 - 0.4382, 0.6 + 0.2027), abs=2e-4)
 
 
+def test_rows_that_agree_narrow_the_interval() -> None:
+    # 4 right both times, 4 wrong both times, 1 gained, 1 lost: phi = (16 - 1 - 10 / 2) / 25 = 0.4.
+    before = [True] * 4 + [False] * 4 + [False, True]
+    after = [True] * 4 + [False] * 4 + [True, False]
+    # Wilson of 5 of 10 is 0.5 +- 0.2634; 0.2634 * sqrt(2 - 2 * 0.4) = 0.2885.
+    assert paired_rates(before, after) == pytest.approx((-0.2885, 0.2885), abs=2e-4)
+
+
 def test_agreement_of_all_rows_still_leaves_doubt() -> None:
     low, high = paired_rates([False] * 8, [True] * 8)
     assert 0.4 < low < 0.7
