@@ -74,6 +74,15 @@ def test_the_mask_is_shown_without_colour(place: Path, capsys: pytest.CaptureFix
     assert "\x1b[" not in err
 
 
+def test_the_worst_row_is_shown_first(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = {**rows()[40], "user": "Which colour has it? " * 8}
+    data = Path(write_jsonl(tmp_path / "one-long.jsonl", [*rows()[:40], long]))
+    assert main(check_args(place, data, "--show", "1", "--worst")) == 0
+    assert "one-long.jsonl:41" in capsys.readouterr().err
+
+
 def test_the_page_loads_nothing(place: Path, tmp_path: Path) -> None:
     page = tmp_path / "mask.html"
     assert main(check_args(place, place / "data.jsonl", "--html", str(page))) == 0

@@ -23,6 +23,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("--html", default="", metavar="FILE", help="write the mask as a page")
     parser.add_argument("--show", type=int, default=1, metavar="N", help="examples to show")
     parser.add_argument("--line", type=int, default=0, metavar="K", help="show the row of line K")
+    parser.add_argument("--worst", action="store_true", help="show the least trained rows first")
     parser.add_argument("--strict", action="store_true", help="warnings exit with 1 too")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
@@ -32,14 +33,15 @@ def run(args: argparse.Namespace) -> int:
     """Checks, prints, and returns 1 where there are errors."""
     from biddable.training.log import console
     from biddable.verbs.check import check
-    from biddable.verbs.show import show_findings, show_masks, show_prepared
+    from biddable.verbs.show import chosen, show_findings, show_masks, show_prepared
 
     options = settings_of(args)
     data = options.pop("data")
     checked = check(data, dump=args.dump, fix=args.fix, html=args.html, **options)
     out = console()
     show_prepared(checked.prepared, out)
-    show_masks(checked.prepared, out, count=args.show, line=args.line)
+    shown = chosen(checked.prepared, args.show, at_line=args.line, worst=args.worst)
+    show_masks(shown, checked.prepared, out)
     show_findings(checked.prepared, out)
     if args.json:
         sys.stdout.write(json.dumps(checked.as_json(), ensure_ascii=False) + "\n")

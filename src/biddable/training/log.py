@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +42,19 @@ def both(first: Log, second: Log) -> Log:
 def console() -> Console:
     """Standard error, with colour where it is a terminal and NO_COLOR is not set."""
     return Console(stderr=True, highlight=False, soft_wrap=not _is_live())
+
+
+def counting(out: Console) -> Callable[[int], None]:
+    """Tells how far the encoding has come, every two seconds; short ones stay silent."""
+    told = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= 2:
+            told = time.monotonic()
+            out.print(f"{done:,} conversations encoded", style="dim")
+
+    return tell
 
 
 def _is_live() -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from biddable.data.findings import BiddableError
 from biddable.data.fix import write_fixed
+from biddable.training.log import console, counting
 from biddable.training.settings import Settings, with_values
 from biddable.verbs.prepare import Prepared, prepare, summary
 from biddable.verbs.show import mask_page
@@ -56,7 +57,7 @@ def check(
     """
     files = (data,) if isinstance(data, str) else tuple(data)
     settings = with_values(Settings(), {"data": files, **options})
-    prepared = prepare(settings)
+    prepared = prepare(settings, counting(console()))
     if dump:
         _write(dump, _dumped(prepared))
     if fix:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +93,12 @@ class Prepared:
         )  # fmt: skip
 
 
-def prepare(settings: Settings) -> Prepared:
+def prepare(settings: Settings, progress: Callable[[int], None] | None = None) -> Prepared:
     """Reads, checks, renders, encodes and splits.
+
+    Args:
+        settings: those of the run.
+        progress: called now and then with the number of conversations encoded so far.
 
     Raises:
         BiddableError: nothing can be read, or base or template cannot be used; faults of single
@@ -114,7 +118,7 @@ def prepare(settings: Settings) -> Prepared:
     # Many rows are encoded by worker processes; meanwhile this one looks for duplicates.
     with ThreadPoolExecutor(1) as beside:
         looking = beside.submit(_look, found.conversations)
-        encoded = _encode(found.conversations, tokenizer, template, settings, limit)
+        encoded = _encode(found.conversations, tokenizer, template, settings, limit, progress)
         twins, looked = looking.result()
     findings = [*found.findings, *looked, *encoded.findings]
     lengths, dropped = list(encoded.lengths), list(encoded.dropped)
@@ -247,6 +251,7 @@ def _encode(
     template: Template,
     settings: Settings,
     limit: int,
+    progress: Callable[[int], None] | None = None,
 ) -> Encoded:
     return encode_all(
         conversations,
@@ -255,6 +260,7 @@ def _encode(
         max_length=limit,
         loss_on=settings.loss_on,  # type: ignore[arg-type]
         too_long=settings.too_long,  # type: ignore[arg-type]
+        progress=progress,
     )
 
 

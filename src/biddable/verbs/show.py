@@ -33,11 +33,23 @@ def show_prepared(prepared: Prepared, out: Console) -> None:
         line(out, "dropped", f"{len(prepared.dropped):,} too long")
 
 
-def show_masks(prepared: Prepared, out: Console, *, count: int, line: int = 0) -> None:
+def show_masks(examples: Sequence[Example], prepared: Prepared, out: Console) -> None:
     """Examples with their trained tokens marked."""
-    for example in _chosen(prepared.examples, count, line):
+    for example in examples:
         out.print()
         out.print(example_text(example, prepared.tokenizer, prepared.template))
+
+
+def chosen(
+    prepared: Prepared, count: int, *, at_line: int = 0, worst: bool = False
+) -> Sequence[Example]:
+    """Those of a line of the file, or `count` of them: the first, or the least trained."""
+    examples: Sequence[Example] = prepared.examples
+    if at_line:
+        return [e for e in examples if e.line == at_line]
+    if worst:
+        examples = worst_first(examples, prepared.max_length)
+    return examples[:count]
 
 
 def show_findings(prepared: Prepared, out: Console) -> None:
@@ -55,8 +67,9 @@ def show_findings(prepared: Prepared, out: Console) -> None:
 def mask_page(prepared: Prepared, count: int = 20) -> str:
     """One HTML page with the masks of the examples that most need a look."""
     told = [(name, str(value)) for name, value in summary(prepared).items()]
-    chosen = worst_first(prepared.examples, prepared.max_length)[:count]
-    return page(chosen, prepared.tokenizer, prepared.template, summary=told)
+    return page(
+        chosen(prepared, count, worst=True), prepared.tokenizer, prepared.template, summary=told
+    )
 
 
 def line(out: Console, name: str, text: str) -> None:
@@ -74,8 +87,3 @@ def _finding(finding: Finding, out: Console) -> None:
     out.print(head)
     if finding.fix:
         out.print(Text(f"        fix: {finding.fix}", "dim"))
-
-
-def _chosen(examples: Sequence[Example], count: int, at_line: int) -> Sequence[Example]:
-    """Those of a line of the file, or the first `count`."""
-    return [e for e in examples if e.line == at_line] if at_line else examples[:count]

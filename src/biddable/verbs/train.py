@@ -22,7 +22,7 @@ from biddable.models.save import save_model
 from biddable.training.checkpoint import Progress, load_checkpoint
 from biddable.training.evaluate import held_out_loss
 from biddable.training.interrupt import Interrupt
-from biddable.training.log import Screen, both, console, json_log
+from biddable.training.log import Screen, both, console, counting, json_log
 from biddable.training.loop import Parts, fit, load_best, make_optimizer
 from biddable.training.run_folder import Lock, RunFolder, cut_log, new_run_folder, open_run_folder
 from biddable.training.schedule import total_steps
@@ -100,9 +100,9 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
         settings = with_values(Settings(), given)
         if not settings.data:
             raise BiddableError("no data is given", code="option", fix="biddable train data.jsonl")
-    prepared = prepare(settings)
+    prepared = prepare(settings, counting(out))
     show_prepared(prepared, out)
-    show_masks(prepared, out, count=1)
+    show_masks(prepared.train.examples[:1], prepared, out)
     show_findings(prepared, out)
     prepared.refuse_errors()
     if not resume:
