@@ -170,6 +170,6 @@ def _verdict(outcome: Outcome, metrics: Mapping[str, Metric], advice: str) -> Ve
                 f"{100 * x:.0f} %" if percent else f"{x:.2f}" for x in (metric.base, metric.tuned)
             ]
             told.append(f"{words} {shown[0]} -> {shown[1]}")
-    rows = max((m.n for m in metrics.values()), default=0)
-    told.append(f"{rows} held-out rows")
+    held_out = metrics.get("held_out_loss")
+    told.append(f"{held_out.n if held_out else 0} held-out rows")
     return Verdict(outcome, SENTENCES[outcome], ", ".join(told), advice)
