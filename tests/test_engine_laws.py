@@ -65,7 +65,9 @@ def test_the_gradient_of_a_step_is_that_of_its_examples_alone(
 ) -> None:
     rows = rows_of(7)
     loss, weight, grads = reference_step(tiny(kind, ours=False, dtype=dtype), rows)
-    bound = 1e-5 if dtype == torch.float32 else 1e-10 if kind in ALL_FP64 else 2e-6
+    bound = 1e-5 if dtype == torch.float32 else 1e-10 if kind in ALL_FP64 else 1e-6
+    if kind == "gemma2" and dtype == torch.float64:
+        bound = 2e-6  # the reference's softmax, in fp32, is what differs here
     model = tiny(kind, ours=True, dtype=dtype)
     for share in (True, False):
         for budget in (10_000, 40, 8):

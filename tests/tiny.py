@@ -50,7 +50,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 # fp64 is exact to 1e-10 unless the architecture itself casts norms or rotary angles to fp32.
-ALL_FP64 = {"gpt2"}
+ALL_FP64 = {"gpt2", "gpt_neox"}
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,14 @@ class Row:
 
 
 def tiny(kind: str, *, ours: bool, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
-    """A tiny random model with our attention function, or with transformers' own eager one."""
+    """A tiny random model with our attention function, or with transformers' own.
+
+    Its eager attention casts the softmax to fp32 even in fp64; only soft caps leave no choice.
+    """
     register()
     torch.manual_seed(seed)
     config = AutoConfig.for_model(kind, **CONFIGS[kind])
-    attention = NAME if ours else "eager"
+    attention = NAME if ours else "eager" if kind == "gemma2" else "sdpa"
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     with torch.no_grad():
         for parameter in model.parameters():
