@@ -1,0 +1,51 @@
+"""Our side of `first`: from raw rows to the end of step 1, as `train` goes but for judging.
+
+`python -m benchmarks.first ROWS.jsonl`
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from biddable.engine.memory import choose_batch_tokens, keep_freed_memory
+from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
+from biddable.training.checkpoint import Progress
+from biddable.training.interrupt import Interrupt
+from biddable.training.loop import Parts, fit, make_optimizer
+from biddable.training.settings import Settings
+from biddable.verbs.prepare import prepare
+
+
+def main() -> None:
+    settings = Settings(data=(sys.argv[1],), steps=1)
+    prepared = prepare(settings)
+    prepared.refuse_errors()
+    keep_freed_memory()
+    device = choose_device("auto")
+    dtype = choose_dtype("auto", device)
+    weights = Weights(load_model(prepared.base, device), dtype)
+
+    def tell(event: Any) -> None:
+        if event["event"] == "step":
+            told = {"base": str(prepared.base.folder), "seconds": event["seconds"]}
+            print(json.dumps(told), flush=True)
+
+    with tempfile.TemporaryDirectory() as folder, Interrupt() as interrupt:
+        parts = Parts(
+            weights=weights,
+            optimizer=make_optimizer(weights, settings),
+            examples=prepared.train.examples,
+            evaluate=lambda: float("inf"),
+            log=tell,
+            folder=Path(folder),
+            batch_tokens=choose_batch_tokens(weights.model.config, device, dtype),
+        )
+        fit(parts, settings, Progress(), interrupt)
+
+
+if __name__ == "__main__":
+    main()
