@@ -101,7 +101,7 @@ class _HeadLoss(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=hidden.device)
         d_hidden = torch.empty_like(hidden)
-        d_weight = torch.zeros_like(weight)
+        d_weight: Tensor | None = None
         d_bias = torch.zeros_like(bias) if bias is not None else None
         start = 0
         for h, t in _chunks(hidden, targets, head):
@@ -112,7 +112,7 @@ class _HeadLoss(torch.autograd.Function):
             total += (losses * w).sum()
             d_logits = _logit_gradient(logits, lse, t, w, head).to(hidden.dtype)
             d_hidden[rows] = d_logits @ weight
-            d_weight.addmm_(d_logits.T, h)
+            d_weight = d_logits.T @ h if d_weight is None else d_weight.addmm_(d_logits.T, h)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
@@ -120,10 +120,10 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        d_hidden, d_weight, d_bias = ctx.saved_tensors
-        scaled = [None if d is None else d.mul_(grad.to(d.dtype)) for d in ctx.saved_tensors]
-        d_hidden, d_weight, d_bias = scaled
-        return d_hidden, d_weight, d_bias, None, None, None
+        scaled = list(ctx.saved_tensors)
+        if grad.item() != 1.0:  # a whole pass over the head's gradient, nearly never needed
+            scaled = [None if d is None else d.mul_(grad.to(d.dtype)) for d in scaled]
+        return (*scaled, None, None, None)
 
 
 def _logit_gradient(logits: Tensor, lse: Tensor, targets: Tensor, w: Tensor, head: Head) -> Tensor:

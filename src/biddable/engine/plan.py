@@ -12,6 +12,8 @@ Worked example, with a budget of 8 tokens (trained tokens in capitals):
     micro-batch 1  [u A | u u | x y]                      positions 3 4 | 3 4 | 0 1
                    rows 0 1 3 5 predict A A B C
 
+With a budget of 9 or more the prefix is joined to the one micro-batch, in front of it.
+
 The last trained token of an example is predicted, never fed: nothing that follows it counts.
 """
 
@@ -62,11 +64,13 @@ class StepPlan:
     Args:
         prefixes: the token ids of each prefix group.
         micro_batches: segments of each pass; those of one group stand together.
+        joined: the one micro-batch has room for the prefixes too, which it feeds first.
         padded_tokens: what a run that pads these rows to the longest would feed.
     """
 
     prefixes: tuple[tuple[int, ...], ...]
     micro_batches: tuple[tuple[Segment, ...], ...]
+    joined: bool
     padded_tokens: int
 
     @property
@@ -92,18 +96,12 @@ def plan_step(examples: Sequence[Trainable], batch_tokens: int, *, share: bool =
         for i, e in enumerate(examples)
     ]
     segments.sort(key=lambda s: (s.group == -1, s.group, s.example))
-    batches: list[tuple[Segment, ...]] = []
-    batch: list[Segment] = []
-    for segment in segments:
-        if batch and sum(map(len, batch)) + len(segment) > batch_tokens:
-            batches.append(tuple(batch))
-            batch = []
-        batch.append(segment)
-    if batch:
-        batches.append(tuple(batch))
+    batches = _balanced(segments, batch_tokens)
     prefixes = tuple(tuple(examples[members[0]].input_ids[:length]) for length, members in groups)
     longest = max((len(e.input_ids) for e in examples), default=0)
-    return StepPlan(prefixes, tuple(batches), longest * len(examples))
+    tokens = sum(lengths) + sum(map(len, segments))
+    joined = len(batches) == 1 and tokens <= batch_tokens
+    return StepPlan(prefixes, tuple(batches), joined, longest * len(examples))
 
 
 def first_trained(example: Trainable) -> int:
@@ -115,6 +113,33 @@ def last_trained(example: Trainable) -> int:
     """The position of the last token that counts."""
     weights = example.weights
     return next(i for i in range(len(weights) - 1, -1, -1) if weights[i] > 0)
+
+
+def _balanced(segments: Sequence[Segment], batch_tokens: int) -> list[tuple[Segment, ...]]:
+    """As few micro-batches as the budget allows, and the largest as small as that count allows.
+
+    A small remainder would cost a pass of its own; even passes cost least and need least memory.
+    """
+    fewest = len(_cut(segments, batch_tokens))
+    low, high = min(1, fewest), batch_tokens
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_cut(segments, middle)) <= fewest else (middle + 1, high)
+    return _cut(segments, high)
+
+
+def _cut(segments: Sequence[Segment], most: int) -> list[tuple[Segment, ...]]:
+    """Fills micro-batches in order, each up to `most` tokens or with one longer segment."""
+    batches: list[tuple[Segment, ...]] = []
+    batch: list[Segment] = []
+    tokens = 0
+    for segment in segments:
+        if batch and tokens + len(segment) > most:
+            batches.append(tuple(batch))
+            batch, tokens = [], 0
+        batch.append(segment)
+        tokens += len(segment)
+    return [*batches, tuple(batch)] if batch else batches
 
 
 def _prefix_groups(examples: Sequence[Trainable]) -> list[tuple[int, list[int]]]:

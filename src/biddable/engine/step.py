@@ -2,13 +2,13 @@
 
 The model's weights do not change within a step, so a prefix that several examples share is fed once
 for all its micro-batches: its pass keeps the graph, the suffixes run against its keys and values as
-detached leaves, and what they collect there goes through the prefix once at the end. This is exact;
-see docs/design.md.
+detached leaves, and what they collect there goes through the prefix once at the end. Where all of
+the step fits into one pass, the prefix is simply in it. Both are exact; see docs/design.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ class Flat:
     """The tensors of one micro-batch.
 
     Args:
-        input_ids, position_ids: (1, T).
+        input_ids, position_ids: (1, T), those of joined prefixes first.
         rows: (R,) which of the T rows predict a trained token.
         targets, weights: (R,) what they should predict, and how much it counts.
         segments: the segments fed, in order.
@@ -48,17 +48,16 @@ def backward_step(model: Any, examples: Sequence[Trainable], plan: StepPlan) -> 
     Returns:
         (loss sum, weight sum).
     """
-    prefixes = feed_prefixes(model, plan)
-    leaves = [p.leaves() for p in prefixes]
+    prefixes = _prefixes(model, plan)
+    leaves = prefixes if plan.joined else [p.leaves() for p in prefixes]
     loss, weight = 0.0, 0.0
-    for segments in plan.micro_batches:
-        flat = flatten(examples, segments, model.device)
-        hidden = feed(model, flat.input_ids, flat.position_ids, _layout(segments, leaves))
-        part = loss_sum(hidden[flat.rows], head_of(model), flat.targets, flat.weights)
+    for flat, hidden in _passes(model, examples, plan, leaves):
+        part = loss_sum(hidden, head_of(model), flat.targets, flat.weights)
         part.backward()  # type: ignore[no-untyped-call]
         loss += part.item()
         weight += float(flat.weights.sum())
-    _backward_prefixes(prefixes, leaves)
+    if not plan.joined:
+        _backward_prefixes(prefixes, leaves)
     return loss, weight
 
 
@@ -67,26 +66,42 @@ def example_losses(
     model: Any, examples: Sequence[Trainable], plan: StepPlan
 ) -> list[tuple[Tensor, Tensor]]:
     """(losses, weights) of the trained tokens of each example, in the order of the examples."""
-    prefixes = feed_prefixes(model, plan)
     found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(examples)
-    for segments in plan.micro_batches:
-        flat = flatten(examples, segments, model.device)
-        hidden = feed(model, flat.input_ids, flat.position_ids, _layout(segments, prefixes))
-        losses = row_losses(hidden[flat.rows], head_of(model), flat.targets).cpu()
+    for flat, hidden in _passes(model, examples, plan, _prefixes(model, plan)):
+        losses = row_losses(hidden, head_of(model), flat.targets).cpu()
         weights, start = flat.weights.cpu(), 0
-        for segment in segments:
+        for segment in flat.segments:
             rows = sum(w > 0 for w in examples[segment.example].weights)
             found[segment.example] = (losses[start : start + rows], weights[start : start + rows])
             start += rows
     return found
 
 
+def _passes(
+    model: Any, examples: Sequence[Trainable], plan: StepPlan, prefixes: Sequence[Prefix]
+) -> Iterator[tuple[Flat, Tensor]]:
+    """Each micro-batch with the (R, D) hidden states of its trained rows."""
+    lead = plan.prefixes if plan.joined else ()
+    for segments in plan.micro_batches:
+        flat = flatten(examples, segments, model.device, lead)
+        layout = Layout(
+            lengths=[*map(len, lead), *map(len, segments)],
+            prefix_of=[-1] * len(lead) + [s.group for s in segments],
+            prefixes=prefixes,
+            keep=prefixes if lead else (),
+        )
+        yield flat, feed(model, flat.input_ids, flat.position_ids, layout)[flat.rows]
+
+
 def flatten(
-    examples: Sequence[Trainable], segments: Sequence[Segment], device: torch.device
+    examples: Sequence[Trainable],
+    segments: Sequence[Segment],
+    device: torch.device,
+    prefixes: Sequence[Sequence[int]] = (),
 ) -> Flat:
-    """The tensors of a micro-batch made of these segments."""
-    ids: list[int] = []
-    positions: list[int] = []
+    """The tensors of a micro-batch made of these prefixes and segments."""
+    ids = [i for p in prefixes for i in p]
+    positions = [i for p in prefixes for i in range(len(p))]
     rows: list[int] = []
     targets: list[int] = []
     weights: list[float] = []
@@ -115,10 +130,6 @@ def _float(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _layout(segments: Sequence[Segment], prefixes: Sequence[Prefix]) -> Layout:
-    return Layout([len(s) for s in segments], [s.group for s in segments], prefixes)
-
-
 def feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout | Rows) -> Tensor:
     """(T, D) hidden states after the last norm; checks that attention ran once a layer, ours."""
     out = model.base_model(
@@ -131,6 +142,13 @@ def feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout | R
         )
     hidden: Tensor = out.last_hidden_state[0]
     return hidden
+
+
+def _prefixes(model: Any, plan: StepPlan) -> list[Prefix]:
+    """The plan's prefixes: fed, unless their tokens are part of the one micro-batch."""
+    if plan.joined:
+        return [Prefix(len(ids)) for ids in plan.prefixes]
+    return feed_prefixes(model, plan)
 
 
 def feed_prefixes(model: Any, plan: StepPlan) -> list[Prefix]:
