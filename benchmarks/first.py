@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from biddable.engine.memory import choose_batch_tokens, keep_freed_memory
+from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
@@ -42,7 +42,7 @@ def main() -> None:
             evaluate=lambda: float("inf"),
             log=tell,
             folder=Path(folder),
-            batch_tokens=choose_batch_tokens(weights.model.config, device, dtype),
+            batch_tokens=choose_batch_tokens(needs_of(weights.model, weights.masters), device),
         )
         fit(parts, settings, Progress(), interrupt)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from biddable.engine.memory import choose_batch_tokens, keep_freed_memory
+from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of, peak_of
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
 from biddable.models.base import resolve_base
@@ -79,7 +79,11 @@ def main() -> None:
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
     weights = Weights(load(work["base"], device), dtype)
-    budget = choose_batch_tokens(weights.model.config, device, dtype)
+    needs = needs_of(weights.model, weights.masters)
+    budget = choose_batch_tokens(needs, device)
+    steps = [[rows[i] for i in step] for step in work["order"]]
+    trained = [sum(sum(w > 0 for w in r.weights) for r in step) for step in steps]
+    predicted = peak_of(needs, [plan_step(step, budget) for step in steps], trained)
     settings = Settings(batch_size=len(work["order"][0]), steps=len(work["order"]))
 
     def tell(event: Any) -> None:
@@ -102,11 +106,12 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
-    first = plan_step([rows[i] for i in work["order"][0]], budget)
+    first = plan_step(steps[0], budget)
     print(
         json.dumps(
             {
                 "peak": peak,
+                "predicted_peak": predicted,
                 "setting": f"{str(dtype)[6:]}, {budget} tokens a pass",
                 "product_rate": product_rate(dtype, device),
                 "micro_batches": len(first.micro_batches),

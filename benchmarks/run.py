@@ -60,7 +60,7 @@ def run(command: list[str], steps: int = 0, limit: float = float("inf")) -> list
     ):
         assert process.stdout is not None
         for text in process.stdout:
-            if text.startswith("{"):
+            if text.startswith('{"'):
                 lines.append({**json.loads(text), "since_start": time.perf_counter() - start})
             slow = lines and lines[-1].get("seconds", 0) > limit
             if slow or (steps and len(lines) == steps):
@@ -104,7 +104,7 @@ def compare(name: str, path: Path, peer: str, counted: int) -> dict[str, Any]:
         ours = run([sys.executable, "-m", "benchmarks.ours", str(path)])
         theirs = run(theirs_command)
         last = ours[-1]
-        for a, b in zip(ours[1:-1], theirs[1:-1], strict=True):
+        for a, b in zip(ours[-1 - counted : -1], theirs[-1 - counted : -1], strict=True):
             ratios.append(a["seconds"] / b["seconds"])
             use.append(a["flops"] / a["seconds"] / last["product_rate"])
             seconds[0].append(a["seconds"])
@@ -126,6 +126,7 @@ def compare(name: str, path: Path, peer: str, counted: int) -> dict[str, Any]:
         "memory_ratio": max(peaks[0]) / max(peaks[1]),
         "flop_use": statistics.median(use),
         "product_rate": last["product_rate"],
+        "predicted_peak": last["predicted_peak"],
         "our_setting": last["setting"],
         "peer_setting": setting,
         "peer_tried": tried,

@@ -34,7 +34,7 @@ class Workload:
         rows: ids, and labels with -100 where a token does not count.
         order: the rows of each step.
         rates: the learning rate of each step.
-        counted: steps that are timed; the one before them warms up.
+        counted: steps that are timed; those before them warm up.
     """
 
     name: str
@@ -125,17 +125,18 @@ def small_gpt(folder: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Rows a step and steps counted of a workload."""
+    """Rows a step, steps that warm up and steps counted of a workload."""
 
     batch: int
     counted: int
+    warm: int = 1
 
 
 SHAPES = {
     "W1": Shape(batch=8, counted=5),
     "W2": Shape(batch=32, counted=2),
     "W3": Shape(batch=16, counted=2),
-    "W4": Shape(batch=8, counted=10),
+    "W4": Shape(batch=8, counted=10, warm=5),
     "trajectory": Shape(batch=4, counted=29),
 }
 
@@ -143,7 +144,7 @@ SHAPES = {
 def make(name: str, files: dict[str, str], folder: Path) -> Workload:
     """The workload of that name, from the data files given."""
     shape = SHAPES[name]
-    base, steps = resolve_base("smollm2"), shape.counted + 1
+    base, steps = resolve_base("smollm2"), shape.counted + shape.warm
     count = shape.batch * steps
     where: Any = base.folder
     match name:

@@ -23,6 +23,8 @@ from biddable.engine.decode import Rows, attend_rows
 from biddable.engine.masked import masked_attention
 
 NAME = "biddable"
+# Segments up to the first length share a flash call with their neighbours, up to the second.
+_SHORT, _TILE = 64, 256
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -44,6 +46,10 @@ class Prefix:
         return Prefix(self.length, cut(self.keys), cut(self.values))
 
 
+Tile = tuple[int, int, Tensor | None]
+"""(start, stop, mask) of a stretch of the flat micro-batch; without a mask it is plainly causal."""
+
+
 @dataclass(slots=True)
 class Layout:
     """How the T tokens of a flat micro-batch are cut.
@@ -54,6 +60,7 @@ class Layout:
         prefixes: what the segments may continue.
         keep: where given, one `Prefix` a segment to store its keys and values in.
         layers: the layers in which this function ran, for the check after the forward.
+        tiles: what one flash call attends to, made once for all layers.
     """
 
     lengths: Sequence[int]
@@ -61,6 +68,7 @@ class Layout:
     prefixes: Sequence[Prefix] = ()
     keep: Sequence[Prefix] = ()
     layers: list[int] = field(default_factory=list)
+    tiles: list[Tile] = field(default_factory=list)
 
     def spans(self) -> list[tuple[int, int, int]]:
         """(start, stop, prefix index) of each segment."""
@@ -123,7 +131,10 @@ def attend(
     if softcap is None and window is None and query.device.type == "cpu":
         used = [layout.prefixes[g] for g in _used(spans)]
         pairs = [t for p in used for t in (p.keys[layer], p.values[layer])]
-        out = _Flash.apply(query, key, value, scale, _renumber(spans), *pairs)  # type: ignore[no-untyped-call]
+        layout.tiles = layout.tiles or _tiles(layout.lengths, query)
+        out = _Flash.apply(  # type: ignore[no-untyped-call]
+            query, key, value, scale, layout.tiles, _renumber(spans), *pairs
+        )
         return out.transpose(1, 2), None
     parts = []
     for start, stop, g in spans:
@@ -133,6 +144,35 @@ def attend(
             v = torch.cat([layout.prefixes[g].values[layer], v], 2)
         parts.append(masked_attention(q, k, v, scale, window=window, softcap=softcap))
     return torch.cat(parts, 2).transpose(1, 2), None
+
+
+def _tiles(lengths: Sequence[int], like: Tensor) -> list[Tile]:
+    """Cuts the micro-batch into flash calls: a call costs more than a few short segments do.
+
+    Short neighbours form one tile, whose mask (L, L) keeps them apart: 0 where a token sees
+    another of its own segment that does not come after it, else minus infinity, which adds an
+    exact 0 to a sum.
+    """
+    runs: list[list[int]] = []
+    for length in lengths:
+        if runs and max(length, *runs[-1]) <= _SHORT and sum(runs[-1]) + length <= _TILE:
+            runs[-1].append(length)
+        else:
+            runs.append([length])
+    tiles: list[Tile] = []
+    start = 0
+    for run in runs:
+        stop = start + sum(run)
+        tiles.append((start, stop, None if len(run) == 1 else _blocks(run, like)))
+        start = stop
+    return tiles
+
+
+def _blocks(run: list[int], like: Tensor) -> Tensor:
+    """The additive mask of a tile."""
+    number = torch.repeat_interleave(torch.arange(len(run)), torch.tensor(run))
+    seen = (number[:, None] == number[None, :]).tril()
+    return torch.zeros(seen.shape, dtype=like.dtype).masked_fill(~seen, float("-inf"))
 
 
 def _prefix_length(layout: Layout, prefix: int) -> int:
@@ -173,6 +213,7 @@ class _Flash(torch.autograd.Function):
         k: Tensor,
         v: Tensor,
         scale: float,
+        tiles: list[Tile],
         spans: list[tuple[int, int, int]],
         *pairs: Tensor,
     ) -> Tensor:
@@ -181,9 +222,12 @@ class _Flash(torch.autograd.Function):
         # Laid out as (1, T, H, E), which is what the model's output projection reads.
         out = q.new_empty(1, tokens, heads, width).transpose(1, 2)
         lse = q.new_empty(1, heads, tokens, dtype=torch.promote_types(q.dtype, torch.float32))
-        for start, stop, _ in spans:
+        for start, stop, mask in tiles:
             one = slice(start, stop)
-            o, part = _flash(q[:, :, one], k[:, :, one], v[:, :, one], 0.0, True, scale=scale)
+            o, part = _flash(
+                q[:, :, one], k[:, :, one], v[:, :, one], 0.0, mask is None,
+                attn_mask=mask, scale=scale,
+            )  # fmt: skip
             out[:, :, one], lse[:, :, one] = o, part
         for start, stop, g in _continuations(spans):
             one = slice(start, stop)
@@ -193,7 +237,7 @@ class _Flash(torch.autograd.Function):
             out[:, :, one] = out[:, :, one] * own + o * (part - both).exp().unsqueeze(-1)
             lse[:, :, one] = both
         ctx.save_for_backward(q, k, v, out, lse, *pairs)
-        ctx.scale, ctx.spans = scale, spans
+        ctx.scale, ctx.tiles, ctx.spans = scale, tiles, spans
         return out
 
     @staticmethod
@@ -202,16 +246,20 @@ class _Flash(torch.autograd.Function):
         q, k, v, out, lse, *pairs = ctx.saved_tensors
         dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
 
-        def run(one: slice, keys: Tensor, values: Tensor, causal: bool) -> tuple[Tensor, ...]:
+        def run(
+            one: slice, keys: Tensor, values: Tensor, causal: bool, mask: Tensor | None = None
+        ) -> tuple[Tensor, ...]:
             parts: tuple[Tensor, ...] = _flash_backward(
                 grad[:, :, one], q[:, :, one], keys, values, out[:, :, one],
-                lse[:, :, one].contiguous(), 0.0, causal, scale=ctx.scale,
+                lse[:, :, one].contiguous(), 0.0, causal, attn_mask=mask, scale=ctx.scale,
             )  # fmt: skip
             return parts
 
-        for start, stop, _ in ctx.spans:
+        for start, stop, mask in ctx.tiles:
             one = slice(start, stop)
-            dq[:, :, one], dk[:, :, one], dv[:, :, one] = run(one, k[:, :, one], v[:, :, one], True)
+            dq[:, :, one], dk[:, :, one], dv[:, :, one] = run(
+                one, k[:, :, one], v[:, :, one], mask is None, mask
+            )
         pair_grads: list[Tensor] = [torch.zeros_like(t) for t in pairs]
         for start, stop, g in _continuations(ctx.spans):
             one = slice(start, stop)
@@ -219,4 +267,4 @@ class _Flash(torch.autograd.Function):
             dq[:, :, one] += a
             pair_grads[2 * g] += b
             pair_grads[2 * g + 1] += c
-        return (dq, dk, dv, None, None, *pair_grads)
+        return (dq, dk, dv, None, None, None, *pair_grads)

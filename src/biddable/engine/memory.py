@@ -1,38 +1,170 @@
-"""How many tokens a micro-batch may hold, and how freed memory is kept for the next one."""
+"""How much memory a step will need, before step 1, and how many tokens a micro-batch may hold.
+
+What a token keeps until the backward is not guessed from the architecture: a short pass is fed and
+the tensors that autograd saves are counted.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
+from biddable.data.findings import BiddableError
+from biddable.engine.attention import Layout
+from biddable.engine.loss import CHUNK_ELEMENTS
+from biddable.engine.plan import StepPlan
+from biddable.engine.step import feed
+
+# A CPU gains nothing from longer passes than this holds, and other programs want memory too.
 _CPU_ACTIVATIONS = 2 * 2**30
 _FEWEST, _MOST = 256, 16_384
+_PROBE = 32
+# What a heap of large blocks holds beyond what is in use, as measured on benchmarks' workloads.
+_HOLES = 1.1
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def bytes_per_token(config: Any, dtype: torch.dtype) -> int:
-    """Activations that one token keeps until the backward.
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What training a model takes, in bytes.
 
-    A layer of the Llama shape keeps about 10 vectors of the model's width (both norms with their
-    inputs, queries, keys, values, attention output, residuals) and 4 of the MLP's (gate, up, the
-    activation and the product).
+    Args:
+        resident: held already: the program, the weights and their copies.
+        weights: the fp32 masters.
+        gradients: those of all masters, and in bf16 of the largest parameter once more.
+        token: what one token of a pass keeps until the backward.
+        vocabulary: rows of the vocabulary head.
+        width: columns of the vocabulary head.
     """
-    width = int(config.hidden_size)
-    inner = int(getattr(config, "intermediate_size", None) or 4 * width)
-    return int(config.num_hidden_layers) * (10 * width + 4 * inner) * dtype.itemsize
+
+    resident: int
+    weights: int
+    gradients: int
+    token: int
+    vocabulary: int
+    width: int
+
+    def peak(self, tokens: int, rows: int, *, several: bool) -> int:
+        """The most that a step holds at once.
+
+        Args:
+            tokens: those whose activations are alive together: of one pass and of its prefixes.
+            rows: trained rows of the pass.
+            several: whether the step has more passes, so that gradients of one are there already.
+        """
+        chunk = min(rows * self.vocabulary, max(CHUNK_ELEMENTS, self.vocabulary))
+        # Logits with the copy that their log-sum-exp makes; the head's own gradient.
+        head = 2 * 4 * chunk + 4 * self.vocabulary * self.width
+        moments = 2 * self.weights
+        forward = self.token * tokens + head + (self.gradients if several else 0)
+        backward = self.gradients + 4 * self.width * tokens
+        return self.resident + round(_HOLES * (moments + max(forward, backward)))
 
 
-def choose_batch_tokens(config: Any, device: torch.device, dtype: torch.dtype) -> int:
-    """Tokens per micro-batch: 2 GiB of activations on a CPU, two fifths of what a GPU has free."""
-    if device.type == "cuda":
-        budget = torch.cuda.mem_get_info(device)[0] * 2 // 5
+def needs_of(model: Any, masters: Iterable[Tensor]) -> Needs:
+    """Measures a loaded model, with a pass of a few tokens."""
+    weights = sum(m.numel() * m.element_size() for m in masters)
+    token = (_saved_bytes(model, 2 * _PROBE) - _saved_bytes(model, _PROBE)) // _PROBE
+    head = model.get_output_embeddings().weight
+    copied = int(head.numel()) * 2 if head.dtype != torch.float32 else 0
+    if model.device.type == "cuda":
+        resident = torch.cuda.memory_allocated(model.device)
     else:
-        budget = _CPU_ACTIVATIONS
-    return max(_FEWEST, min(_MOST, budget // bytes_per_token(config, dtype)))
+        resident = psutil.Process().memory_info().rss
+    return Needs(resident, weights, weights + copied, token, int(head.shape[0]), int(head.shape[1]))
+
+
+def _saved_bytes(model: Any, tokens: int) -> int:
+    """Bytes that autograd saves in a forward of so many tokens, parameters left out."""
+    known = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    saved: dict[int, int] = {}
+    held: list[Tensor] = []  # or a freed block's address would be counted once for two tensors
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage.nbytes()
+            held.append(tensor)
+        return tensor
+
+    ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
+    places = torch.arange(tokens, device=model.device)[None]
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        feed(model, ids, places, Layout([tokens], [-1]))
+    return sum(saved.values())
+
+
+def peak_of(needs: Needs, plans: Iterable[StepPlan], trained: Iterable[int]) -> int:
+    """The peak of the largest of some steps; `trained` counts the trained tokens of each step."""
+    peaks = []
+    for plan, rows in zip(plans, trained, strict=True):
+        shared = sum(map(len, plan.prefixes))
+        longest = max(sum(map(len, batch)) for batch in plan.micro_batches)
+        several = len(plan.micro_batches) > 1 or bool(shared and not plan.joined)
+        peaks.append(needs.peak(shared + longest, rows, several=several))
+    return max(peaks)
+
+
+def choose_batch_tokens(needs: Needs, device: torch.device) -> int:
+    """Tokens per micro-batch: 2 GiB of activations on a CPU, two fifths of what a GPU has free.
+
+    Never more than two fifths of what is free once the optimizer has its memory.
+    """
+    left = free_bytes(device) - 2 * needs.weights - needs.gradients
+    budget = left * 2 // 5
+    if device.type != "cuda":
+        budget = min(budget, _CPU_ACTIVATIONS)
+    return max(_FEWEST, min(_MOST, budget // needs.token))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that the process can still take: of the device, of the machine, of its container."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return free
+    return free if limit == "max" else max(0, min(free, int(limit) - used))
+
+
+def refuse_too_much(needs: Needs, peak: int, batch_tokens: int, device: torch.device) -> None:
+    """Stops before the system would kill the run.
+
+    Raises:
+        BiddableError: `out_of_memory`, with what is needed, what is free, and what helps.
+    """
+    free = free_bytes(device) + needs.resident
+    if peak <= free:
+        return
+    over = peak - free
+    fits = batch_tokens - -(-over // needs.token)  # holes leave some room besides
+    if fits >= _FEWEST:
+        fix = f"--batch-tokens {fits} fits, if no single row is longer than that"
+    else:
+        fix = "take a smaller --base, shorter rows (--max-length), or a machine with more memory"
+    raise BiddableError(
+        f"training would need {_gib(peak)} of memory at its peak, and {_gib(free)} are free",
+        code="out_of_memory",
+        fix=fix,
+    )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
 
 
 def keep_freed_memory() -> None:

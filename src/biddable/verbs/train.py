@@ -13,7 +13,7 @@ from rich.console import Console
 from biddable import __version__
 from biddable.chat.encode import stop_token_ids
 from biddable.data.findings import BiddableError
-from biddable.engine.memory import choose_batch_tokens, keep_freed_memory
+from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
 from biddable.judging.judge import Judgement, Question, ask, judge
 from biddable.judging.report import Report, page
@@ -27,6 +27,7 @@ from biddable.training.loop import Parts, fit, load_best, make_optimizer
 from biddable.training.run_folder import Lock, RunFolder, cut_log, new_run_folder, open_run_folder
 from biddable.training.schedule import total_steps
 from biddable.training.settings import Settings, read_config, with_values, write_config
+from biddable.verbs.budget import tokens_per_pass
 from biddable.verbs.outcome import model_card, samples, show_outcome
 from biddable.verbs.prepare import Prepared, prepare
 from biddable.verbs.reporting import shown_tokens, versions
@@ -213,7 +214,7 @@ def _load(task: _Task) -> tuple[Weights, int]:
     dtype = choose_dtype(settings.precision, device)  # type: ignore[arg-type]
     # Loaded in fp32 whatever is computed in: these are the masters.
     weights = Weights(load_model(task.prepared.base, device), dtype)
-    budget = settings.batch_tokens or choose_batch_tokens(weights.model.config, device, dtype)
+    budget = tokens_per_pass(settings, weights, task.prepared.train.examples, device, task.out)
     line(task.out, "compute", f"{str(dtype).removeprefix('torch.')} on {device.type}")
     return weights, budget
 

@@ -1,0 +1,87 @@
+"""What a step will need is measured, not guessed, and too much is refused before it starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from torch.profiler import profile
+
+from biddable.data.findings import BiddableError
+from biddable.engine import memory
+from biddable.engine.attention import Layout
+from biddable.engine.memory import Needs, choose_batch_tokens, needs_of, peak_of, refuse_too_much
+from biddable.engine.plan import plan_step
+from biddable.engine.step import feed
+from tiny import CONFIGS, tiny
+
+CPU = torch.device("cpu")
+NEEDS = Needs(
+    resident=10**9, weights=10**8, gradients=10**8, token=10**6, vocabulary=1000, width=100
+)
+
+
+def live_bytes(model: Any, tokens: int) -> int:
+    """What a forward leaves allocated for its backward, by the allocator's own account."""
+    ids = torch.zeros(1, tokens, dtype=torch.long)
+    with profile(profile_memory=True) as seen:
+        out = feed(model, ids, torch.arange(tokens)[None], Layout([tokens], [-1]))
+    del out
+    return sum(event.self_cpu_memory_usage for event in seen.key_averages())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_bytes_per_token_are_those_that_the_allocator_sees(family: str) -> None:
+    model = tiny(family, ours=True, dtype=torch.float32)
+    live_bytes(model, 64)
+    slope = (live_bytes(model, 128) - live_bytes(model, 64)) / 64
+    assert needs_of(model, model.parameters()).token == pytest.approx(slope, rel=0.1)
+
+
+def test_every_architecture_can_be_measured() -> None:
+    for family in CONFIGS:
+        assert needs_of(tiny(family, ours=True, dtype=torch.float32), []).token > 0
+
+
+def test_the_peak_grows_with_what_is_alive_together() -> None:
+    alone = NEEDS.peak(1000, 100, several=False)
+    assert NEEDS.peak(2000, 100, several=False) > alone
+    assert NEEDS.peak(1000, 200, several=False) > alone
+    assert NEEDS.peak(1000, 100, several=True) >= alone + NEEDS.gradients
+
+
+def test_the_largest_step_counts() -> None:
+    class Row:
+        def __init__(self, length: int) -> None:
+            self.input_ids, self.weights = list(range(length)), [0.0] * (length - 1) + [1.0]
+
+    plans = [plan_step([Row(n)], 10**6) for n in (50, 900, 100)]
+    assert peak_of(NEEDS, plans, [1, 1, 1]) == NEEDS.peak(899, 1, several=False)
+
+
+def test_less_free_memory_means_shorter_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+    for gib in (64, 2, 1):
+        monkeypatch.setattr(memory, "free_bytes", lambda _, gib=gib: gib * 2**30)
+        chosen.append(choose_batch_tokens(NEEDS, CPU))
+    assert chosen == sorted(chosen, reverse=True)
+    assert chosen[0] == 2 * 2**30 // NEEDS.token
+    assert chosen[-1] < chosen[0]
+
+
+def test_too_much_is_refused_with_a_budget_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 10**9)
+    peak = NEEDS.peak(2000, 100, several=False)
+    with pytest.raises(BiddableError, match="GiB") as refused:
+        refuse_too_much(NEEDS, peak, 2000, CPU)
+    fits = int(str(refused.value.finding.fix).split("--batch-tokens ")[1].split()[0])
+    refuse_too_much(NEEDS, NEEDS.peak(fits, 100, several=False), fits, CPU)
+    with pytest.raises(BiddableError):
+        refuse_too_much(NEEDS, NEEDS.peak(fits + 200, 100, several=False), fits + 200, CPU)
+
+
+def test_free_memory_is_never_more_than_the_machine_has() -> None:
+    assert 0 < memory.free_bytes(CPU) <= psutil.virtual_memory().total
