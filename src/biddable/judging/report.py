@@ -19,6 +19,7 @@ from biddable.judging.metrics import copier, normalised, similarity
 from biddable.judging.pictures import lengths, loss_curve, rates
 from biddable.judging.scorecard import NAMES, Scorecard
 from biddable.judging.shown import cell, difference, number
+from biddable.judging.unusual import ENDS, unusual
 
 # Characters of all texts in the table, so that 200 rows stay below half a megabyte.
 TABLE_CHARACTERS = 200_000
@@ -27,7 +28,6 @@ SHORTEST_CELL = 80
 # A row is called worse or copied from here on.
 WORSE = 0.05
 COPIED = 0.5
-UNUSUAL = 5
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
@@ -41,6 +41,7 @@ class Report:
         examples: the held-out examples, as in the judgements' losses.
         tokens: the first of them as tokens to be shown.
         training_answers: for the nearest training answer of each row.
+        trained: (place, loss of tuned) of training rows, among which unusual ones are looked for.
         events: log.jsonl.
         lengths, limit: tokens of all examples, and the longest allowed.
         facts: names and values: settings, versions, hashes.
@@ -55,6 +56,7 @@ class Report:
     examples: Sequence[Example] = ()
     tokens: Sequence[Sequence[Token]] = ()
     training_answers: Sequence[str] = ()
+    trained: Sequence[tuple[str, float]] = ()
     events: Sequence[Mapping[str, Any]] = ()
     lengths: Sequence[int] = ()
     limit: int = 0
@@ -76,7 +78,7 @@ def page(report: Report, *, redact: bool = False) -> str:
         _section("Rates", rates(report.card.metrics)),
         "" if redact else _section("Answers", _answers(report)),
         "" if redact else _section("Loss by token", _masks(report)),
-        _section("Unusual held-out rows", _unusual(report)),
+        _section("Unusual rows", _unusual(report)),
         _section("Lengths", lengths(report.lengths, report.limit)),
         _section("Rows left out", _listed(report.dropped)),
         _section("Settings", _facts(report.facts)),
@@ -260,22 +262,18 @@ def _shade(loss: float) -> int:
 
 
 def _unusual(report: Report) -> str:
-    """The held-out rows with the highest and the lowest loss, with their places."""
-    losses = [(s / w, i) for i, (s, w) in enumerate(report.tuned.losses) if w > 0]
-    if len(losses) < 2 * UNUSUAL or len(report.examples) != len(report.tuned.losses):
-        return ""
-    ordered = sorted(losses)
+    """The rows with the highest and the lowest loss of tuned, with their places."""
+    places = [place(e.file, e.line) for e in report.examples]
+    losses = [[(s / w if w else 0.0) for s, w in j.losses] for j in (report.base, report.tuned)]
+    held_out = list(zip(places, *losses, strict=False))
+    trained = [(where, None, loss) for where, loss in report.trained]
     rows = []
-    for what, some in (
-        ("highest loss: a wrong or odd answer?", ordered[: -UNUSUAL - 1 : -1]),
-        ("lowest loss: boilerplate?", ordered[:UNUSUAL]),
-    ):
-        for loss, i in some:
-            total, weight = report.base.losses[i]
-            example = report.examples[i]
-            where = place(example.file, example.line)
-            rows.append([where, what, f"{total / weight:.3f}", f"{loss:.3f}"])
-    return _table(["row", "", "base", "tuned"], rows)
+    for side, known in (("training", trained), ("held out", held_out)):
+        for end, some in zip(ENDS, unusual([loss for *_, loss in known]), strict=True):
+            for where, base, tuned in (known[i] for i in some):
+                told = "-" if base is None else f"{base:.3f}"
+                rows.append([where, side, end, told, f"{tuned:.3f}"])
+    return _table(["row", "side", "", "base", "tuned"], rows) if rows else ""
 
 
 def _listed(sentences: Sequence[str]) -> str:
