@@ -47,9 +47,9 @@ def show_outcome(
 def show_unusual(trained: Sequence[tuple[str, float]], out: Console) -> None:
     """The training rows, as (place, loss), that most need a look, and those that need none."""
     for end, rows in zip(ENDS, unusual([loss for _, loss in trained]), strict=True):
-        if rows:
-            told = ", ".join(f"{trained[i][0]} {trained[i][1]:.2f}" for i in rows[:SIDE_BY_SIDE])
-            line(out, "rows", f"{end}  {told}")
+        told = ", ".join(f"{trained[i][0]} {trained[i][1]:.2f}" for i in rows[:SIDE_BY_SIDE])
+        if told:
+            line(out, "trained on", f"{end}  {told}")
 
 
 def samples(
