@@ -177,7 +177,7 @@ def _masks(report: Report) -> str:
         + "".join(
             f'<span class="t{i} b{i}" title="">{text}</span> ' for i, text in enumerate(LOSSES)
         )
-        + "</span>.</p>"
+        + "</span></p>"
         + "".join(shown)
     )
 

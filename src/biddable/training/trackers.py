@@ -48,13 +48,9 @@ def tracker(
 ) -> Generator[Log]:
     """A log that hands the numbers of steps and evaluations to a tracker while entered.
 
-    A tracker that fails on the way is left out from then on, with a line on the screen: a run of
-    hours does not end because a server went away.
-
     Args:
         package: what `tracker_package` gave.
-        folder: the run folder; its name is that of the run.
-        config: the settings, to be shown beside the curves.
+        folder: the run folder, whose name is the run's; config: the settings, shown there.
 
     Raises:
         BiddableError: `tracker`, it does not start.
@@ -70,26 +66,36 @@ def tracker(
             code="tracker",
             fix=f"set {name} up as its own documentation says, or leave --report-to out",
         ) from error
-    failed = False
-
-    def attempt(action: Callable[[], None]) -> None:
-        nonlocal failed
-        try:
-            action()
-        except Exception as error:
-            failed = True
-            out.print(f"{name} failed, nothing more is sent to it: {error}", markup=False)
+    attempt = _until_it_fails(name, out)
 
     def log(event: Mapping[str, Any]) -> None:
         found = numbers(event)
-        if found and not failed:
+        if found:
             attempt(lambda: send(found, event["step"]))
 
     try:
         yield log
     finally:
-        if not failed:
-            attempt(close)
+        attempt(close)
+
+
+def _until_it_fails(name: str, out: Console) -> Callable[[Callable[[], None]], None]:
+    """Runs what it is given, but after the first failure, which it tells, nothing more.
+
+    A run of hours does not end because a server went away.
+    """
+    failed = False
+
+    def attempt(action: Callable[[], None]) -> None:
+        nonlocal failed
+        try:
+            if not failed:
+                action()
+        except Exception as error:
+            failed = True
+            out.print(f"{name} failed, nothing more is sent to it: {error}", markup=False)
+
+    return attempt
 
 
 def numbers(event: Mapping[str, Any]) -> dict[str, float]:
