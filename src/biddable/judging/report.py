@@ -99,9 +99,10 @@ def _section(title: str, content: str) -> str:
 def _verdict(report: Report) -> str:
     verdict = report.card.verdict
     advice = f"<p>Next: {escape(verdict.advice)}.</p>" if verdict.advice else ""
+    evidence = escape(verdict.evidence.replace("->", "→"))
     return (
         f'<section class="verdict {verdict.outcome}"><p class="sentence">'
-        f"{escape(verdict.sentence)}</p><p>{escape(verdict.evidence)}</p>{advice}</section>\n"
+        f"{escape(verdict.sentence)}</p><p>{evidence}</p>{advice}</section>\n"
     )
 
 

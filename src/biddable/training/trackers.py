@@ -6,8 +6,9 @@ Where it goes, and who may see it, is set as that package says (WANDB_MODE, MLFL
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,9 @@ def tracker(
         yield lambda event: None
         return
     try:
-        send, close = _OPEN[name](package, folder, config)
+        # Some greet on standard output, which is for data.
+        with redirect_stdout(sys.stderr):
+            send, close = _OPEN[name](package, folder, config)
     except Exception as error:  # Each tracker has errors of its own.
         raise BiddableError(
             f"{name} does not start: {error}",
@@ -90,7 +93,8 @@ def _until_it_fails(name: str, out: Console) -> Callable[[Callable[[], None]], N
         nonlocal failed
         try:
             if not failed:
-                action()
+                with redirect_stdout(sys.stderr):
+                    action()
         except Exception as error:
             failed = True
             out.print(f"{name} failed, nothing more is sent to it: {error}", markup=False)
