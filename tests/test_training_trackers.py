@@ -122,8 +122,14 @@ def test_a_tracker_that_does_not_start_is_an_error_and_no_traceback(tmp_path: Pa
         pass
 
 
-def test_a_tracker_that_fails_on_the_way_is_told_once_and_left_out(tmp_path: Path) -> None:
+def test_a_tracker_that_fails_on_the_way_is_told_once_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     calls: list[Mapping[str, float]] = []
+
+    def init(**_: object) -> SimpleNamespace:
+        print("welcome")
+        return run
 
     def log(found: Mapping[str, float], step: int) -> None:
         calls.append(found)
@@ -131,13 +137,14 @@ def test_a_tracker_that_fails_on_the_way_is_told_once_and_left_out(tmp_path: Pat
 
     run = SimpleNamespace(log=log, finish=fails)
     out = Console(file=StringIO(), width=200)
-    with tracker("wandb", SimpleNamespace(init=lambda **_: run), tmp_path, {}, out) as sent:
+    with tracker("wandb", SimpleNamespace(init=init), tmp_path, {}, out) as sent:
         for event in EVENTS:
             sent(event)
     assert len(calls) == 1
     told = out.file.getvalue()  # type: ignore[attr-defined]
     assert told.count("nothing more is sent") == 1
     assert "no [server] there" in told
+    assert capsys.readouterr().out == ""
 
 
 def test_without_a_tracker_nothing_is_done(tmp_path: Path) -> None:
