@@ -30,9 +30,9 @@ from benchmarks.workloads import make
 HERE = Path(__file__).parent
 # TRL's settings worth trying: dtype, rows of a device batch, and `free` for flattened batches.
 SETTINGS = {
-    "W1": ["fp32 1", "fp32 2", "fp32 4", "fp32 8", "fp32 4 free", "fp32 8 free", "bf16 2"],
-    "W2": ["fp32 4", "fp32 8"],
-    "W3": ["fp32 1", "fp32 2", "fp32 4"],
+    "W1": ["fp32 1", "fp32 2", "fp32 4", "fp32 8", "fp32 8 free", "bf16 1"],
+    "W2": ["fp32 1", "fp32 4"],
+    "W3": ["fp32 1", "fp32 2"],
     "trajectory": ["fp32 2"],
 }
 REPETITIONS = {"W1": 3, "W2": 2, "W3": 2, "W4": 3, "trajectory": 1}
@@ -92,15 +92,19 @@ def trl(peer: str, path: Path, setting: str) -> list[str]:
     return [peer, str(HERE / "peer_trl.py"), str(path), *setting.split()]
 
 
-def compare(name: str, path: Path, peer: str, counted: int) -> dict[str, Any]:
+def compare(
+    name: str, path: Path, peer: str, counted: int, repetitions: int, known: str
+) -> dict[str, Any]:
     """One workload: ratios of the counted steps, peaks, and what each side said."""
-    setting, tried = ("its own loop", {}) if name == "W4" else best_setting(peer, path, name)
+    setting, tried = "its own loop", {}
+    if name != "W4":
+        setting, tried = (known, {}) if known else best_setting(peer, path, name)
     rival = [sys.executable, str(HERE / "peer_chapter.py"), str(path)]
     theirs_command = rival if name == "W4" else trl(peer, path, setting)
     ratios, seconds, peaks = [], ([], []), ([], [])  # type: ignore[var-annotated]
     use, last = [], {}
     differences = [0.0]
-    for _ in range(REPETITIONS[name]):
+    for _ in range(repetitions or REPETITIONS[name]):
         ours = run([sys.executable, "-m", "benchmarks.ours", str(path)])
         theirs = run(theirs_command)
         last = ours[-1]
@@ -161,6 +165,8 @@ def main() -> None:
     parser.add_argument("--peer", default="python", help="interpreter with trl 1.16.0")
     parser.add_argument("--gsm8k", default="", help="JSONL with question and answer")
     parser.add_argument("--clinc150", default="", help="CSV with text and intent")
+    parser.add_argument("--setting", default="", help="TRL's, e.g. 'fp32 1'; else all are tried")
+    parser.add_argument("--repetitions", type=int, default=0)
     args = parser.parse_args()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     (HERE / "results").mkdir(exist_ok=True)
@@ -171,7 +177,9 @@ def main() -> None:
             else:
                 files = {"gsm8k": args.gsm8k, "clinc150": args.clinc150}
                 work = make(name, files, Path(folder))
-                result = compare(name, work.write(Path(folder)), args.peer, work.counted)
+                path = work.write(Path(folder))
+                known, times = args.setting, args.repetitions
+                result = compare(name, path, args.peer, work.counted, times, known)
             told = {
                 "workload": name, **result, "date": today, "python": platform.python_version(),
                 "torch": version("torch"), "transformers": version("transformers"),

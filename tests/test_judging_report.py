@@ -16,6 +16,7 @@ from biddable.chat.preview import Token
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.report import Report, page
 from biddable.judging.scorecard import score
+from biddable.judging.unusual import unusual
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 EVIL = '<script>document.title="bad"</script><img src="http://example.com/x.png" onerror=alert(1)>'
@@ -24,9 +25,9 @@ TEXTS = [
     "</textarea></style></script><!--", "line one\nline two & three", "漢字🙂", "'\"`${x}`",
 ]  # fmt: skip
 EVENTS = [
-    {"event": "eval", "step": 0, "held_out_loss": 4.0},
+    {"event": "eval", "step": 0, "held_out_loss": 4.0, "prompt": "p", "answer": "watched 漢字"},
     *({"event": "step", "step": i, "epoch": i / 5, "loss": 4 / i} for i in range(1, 21)),
-    {"event": "eval", "step": 10, "held_out_loss": 2.0},
+    {"event": "eval", "step": 10, "held_out_loss": 2.0, "answer": f"watched {EVIL}"},
     {"event": "eval", "step": 20, "held_out_loss": 2.2},
 ]
 
@@ -63,6 +64,7 @@ def report(rows: int) -> Report:
         examples=[Example([1, 2, 3], [0, 1, 1], "dir/<b>.jsonl", i + 1) for i in range(rows)],
         tokens=[tokens, tokens],
         training_answers=training,
+        trained=[(f"trained.jsonl:{i}", 9.0 if i == 3 else i / 100) for i in range(12)],
         events=EVENTS,
         lengths=[10, 20, 20, 30],
         limit=40,
@@ -105,10 +107,11 @@ def test_two_hundred_rows_stay_below_half_a_megabyte() -> None:
 def test_redacting_leaves_figures_and_places_and_no_text() -> None:
     clean = replace(report(16), title="run", facts={}, dropped=())
     whole, redacted = page(clean), page(clean, redact=True)
-    for text in ("plain answer", "שלום", "line two", "漢字"):
+    for text in ("plain answer", "שלום", "line two", "漢字", "watched"):
         assert text in whole
         assert text not in redacted
     assert "held-out loss" in redacted
+    assert "trained.jsonl:3<" in redacted
     assert "dir/&lt;b&gt;.jsonl:16" in redacted
 
 
@@ -124,15 +127,44 @@ def test_the_same_report_gives_the_same_bytes() -> None:
     assert page(report(8)) == page(report(8))
 
 
+def test_the_rows_with_the_highest_and_lowest_losses_are_named_with_their_places() -> None:
+    text = page(report(16))
+    rows = re.findall(r'<th scope="row">([^<]*)</th><td>(training|held out)</td><td>(\w+)', text)
+    training = [(where, end) for where, side, end in rows if side == "training"]
+    assert [where for where, end in training if end == "highest"][:2] == [
+        "trained.jsonl:3",
+        "trained.jsonl:11",
+    ]
+    assert [where for where, end in training if end == "lowest"][:2] == [
+        "trained.jsonl:0",
+        "trained.jsonl:1",
+    ]
+    held_out = [(where, end) for where, side, end in rows if side == "held out"]
+    # The losses of the held-out rows rise from row to row.
+    assert held_out[0] == ("dir/&lt;b&gt;.jsonl:16", "highest")
+    assert held_out[5] == ("dir/&lt;b&gt;.jsonl:1", "lowest")
+
+
+def test_too_few_rows_have_no_unusual_ones() -> None:
+    assert unusual([1.0] * 9) == ([], [])
+    assert unusual([float(i) for i in range(10)]) == ([9, 8, 7, 6, 5], [0, 1, 2, 3, 4])
+
+
 PROBE = """<script>
+let violations = 0;
+addEventListener("securitypolicyviolation", () => { violations += 1; });
 addEventListener("load", () => {
   const seen = () => document.querySelectorAll(".answers tbody tr:not(.hidden)").length;
   const told = [seen()];
   for (const box of document.querySelectorAll(".filters input")) {
     box.click(); told.push(seen()); box.click();
   }
-  document.querySelector(".sides input[value=base]").click();
-  told.push(document.body.className, document.title.startsWith("run <script>"));
+  for (const side of ["base", "mask", "tuned"]) {
+    document.querySelector(`.sides input[value=${side}]`).click();
+    told.push(document.body.className);
+  }
+  told.push(document.title.startsWith("run <script>"));
+  told.push(performance.getEntriesByType("resource").length, violations);
   document.body.setAttribute("data-told", told.join(" "));
 });
 </script>"""
@@ -143,7 +175,7 @@ def test_in_a_browser_filters_work_and_the_console_stays_empty(tmp_path: Path) -
     assert BROWSER is not None
     file = tmp_path / "report.html"
     html = page(report(16))
-    file.write_text(html.replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    file.write_text(html.replace("<title>", PROBE + "<title>", 1), encoding="utf-8")
     done = subprocess.run(
         [
             BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
@@ -160,4 +192,4 @@ def test_in_a_browser_filters_work_and_the_console_stays_empty(tmp_path: Path) -
         sum(kind in row.split() for row in rows)
         for kind in ("changed", "worse", "copied", "unstopped")
     ]
-    assert told[1] == " ".join([*map(str, expected), "base", "true"])
+    assert told[1] == " ".join([*map(str, expected), "base", "mask", "tuned", "true", "0", "0"])

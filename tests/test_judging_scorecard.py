@@ -12,9 +12,10 @@ from biddable.chat.encode import encode
 from biddable.chat.template import Template
 from biddable.data.conversation import Conversation, Message
 from biddable.judging.format import given_format
-from biddable.judging.judge import Judgement, Question, answer_limit, ask, judge, mean_loss, swapped
+from biddable.judging.judge import Judgement, Question, answer_limit, ask, judge, swapped
 from biddable.judging.scorecard import score
 from biddable.judging.shown import card_lines
+from biddable.training.evaluate import held_out_loss
 from letters import letters
 from tiny import tiny
 
@@ -171,7 +172,7 @@ def test_a_tiny_model_is_judged() -> None:
         max_new_tokens=4,
     )
     assert len(found.answers) == len(found.stopped) == len(found.tokens) == 3
-    assert found.mean_loss() == pytest.approx(mean_loss(model, examples))
+    assert found.mean_loss() == pytest.approx(held_out_loss(model, examples, 64))
     # By transformers itself, each example alone.
     plain = tiny("llama", ours=False)
     for example, (total, weight) in zip(examples, found.losses, strict=True):

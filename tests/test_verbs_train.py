@@ -59,6 +59,34 @@ def test_the_log_has_the_keys_of_the_design(run: Path) -> None:
     assert "held_out_loss" in evals[0]
 
 
+def test_one_prompt_is_answered_at_each_evaluation(run: Path) -> None:
+    events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    evals = [e for e in events if e["event"] == "eval"]
+    first, *_ = map(json.loads, (run / "samples.jsonl").read_text().splitlines())
+    assert evals[0]["prompt"] == first["question"]
+    assert evals[0]["answer"].removesuffix(" …") == first["base"]
+    best = [e for e in evals if e.get("best")][-1]
+    assert best["answer"] == first["tuned"]
+
+
+def test_a_wrong_label_is_named_among_the_unusual_rows(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = rows()
+    data[7]["assistant"] = "Weather: sunny and warm."
+    file = write_jsonl(tmp_path / "data.jsonl", data)
+    out = tmp_path / "run"
+    args = ["train", file, "--base", str(place / "base"), "--out", str(out), "--answers", "2"]
+    assert main([*args, "--lr", "6e-3", "--epochs", "4", "--report-to", "tensorboard"]) == 0
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert f"a wrong or odd answer?  {file}:8 " in told.err
+    assert f'<tr><th scope="row">{file}:8</th><td>training</td>' in (out / "report.html").read_text(
+        encoding="utf-8"
+    )
+    assert list((out / "tensorboard").glob("events.out.tfevents.*"))
+
+
 def test_the_model_folder_answers_in_plain_transformers_with_its_own_template(run: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -14,11 +14,11 @@ from typing import Any
 from biddable.chat.encode import Example, encode_prompt, stop_token_ids
 from biddable.chat.template import Template
 from biddable.data.conversation import Conversation
-from biddable.engine.plan import first_trained, plan_step
-from biddable.engine.step import example_losses
+from biddable.engine.plan import first_trained
 from biddable.judging.general import GENERAL_TEXT
 from biddable.judging.generate import BATCH_TOKENS, generate
 from biddable.judging.stream import text_of
+from biddable.training.evaluate import token_losses
 
 # Prompts answered: with 64 rows a rate is known to about 12 points either way.
 MOST_ANSWERS = 64
@@ -160,18 +160,11 @@ def answer_limit(questions: Sequence[Question]) -> int:
     return min(LONGEST_ANSWER, max(SHORTEST_LIMIT, ceil(1.25 * longest)))
 
 
-def mean_loss(model: Any, examples: Sequence[Example], batch_tokens: int = BATCH_TOKENS) -> float:
-    """Loss per trained token of the examples."""
-    found = example_losses(model, examples, plan_step(examples, batch_tokens))
-    total = sum(float((losses.double() * weights).sum()) for losses, weights in found)
-    return total / sum(float(weights.sum()) for _, weights in found)
-
-
 def _losses(
     model: Any, examples: Sequence[Example]
 ) -> list[tuple[tuple[float, float], list[float]]]:
     """((sum of w * CE, sum of w), CE of each trained token) of each example."""
-    found = example_losses(model, examples, plan_step(examples, BATCH_TOKENS))
+    found = token_losses(model, examples, BATCH_TOKENS)
     return [
         (
             (float((losses.double() * weights).sum()), float(weights.sum())),

@@ -89,7 +89,9 @@ def rates(metrics: Mapping[str, Metric]) -> str:
         axes.set_yticks(range(len(shown)), [name for name, _ in reversed(shown)])
         axes.set_xlim(-2, 102)
         axes.set_xlabel("% of rows, with 95 % intervals")
-        axes.legend(frameon=False, labelcolor=_INK, loc="upper center", ncols=2)
+        axes.legend(
+            frameon=False, labelcolor=_INK, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2
+        )
 
     return _svg(draw, 1.0 + 0.5 * len(shown))
 

@@ -17,7 +17,7 @@ filter();
 document.body.classList.add("tuned");
 for (const side of document.querySelectorAll(".sides input")) {
   side.addEventListener("change", () => {
-    document.body.classList.remove("tuned", "base");
+    document.body.classList.remove("tuned", "base", "mask");
     document.body.classList.add(side.value);
   });
 }

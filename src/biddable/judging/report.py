@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from html import escape
 from importlib.resources import files
 from typing import Any
 
-from rapidfuzz import fuzz, process
-
 from biddable.chat.encode import Example
-from biddable.chat.preview import Token, visible
+from biddable.chat.preview import Token, heading, visible
 from biddable.data.findings import place
+from biddable.judging.answers import answer_table
 from biddable.judging.judge import Judgement, Question
-from biddable.judging.metrics import copier, normalised, similarity
 from biddable.judging.pictures import lengths, loss_curve, rates
 from biddable.judging.scorecard import NAMES, Scorecard
 from biddable.judging.shown import cell, difference, number
+from biddable.judging.unusual import ENDS, unusual
 
-# Characters of all texts in the table, so that 200 rows stay below half a megabyte.
-TABLE_CHARACTERS = 200_000
-LONGEST_CELL = 1500
-SHORTEST_CELL = 80
-# A row is called worse or copied from here on.
-WORSE = 0.05
-COPIED = 0.5
-UNUSUAL = 5
+# Characters of an answer that is watched.
+LONGEST_WATCHED = 300
+# Losses of a token from which on it is marked more, and how the five shades are named.
+SHADES = (0.25, 1.0, 2.5, 5.0)
+LOSSES = ("below 0.25", "to 1", "to 2.5", "to 5", "above")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
@@ -41,6 +36,7 @@ class Report:
         examples: the held-out examples, as in the judgements' losses.
         tokens: the first of them as tokens to be shown.
         training_answers: for the nearest training answer of each row.
+        trained: (place, loss of tuned) of training rows, among which unusual ones are looked for.
         events: log.jsonl.
         lengths, limit: tokens of all examples, and the longest allowed.
         facts: names and values: settings, versions, hashes.
@@ -55,6 +51,7 @@ class Report:
     examples: Sequence[Example] = ()
     tokens: Sequence[Sequence[Token]] = ()
     training_answers: Sequence[str] = ()
+    trained: Sequence[tuple[str, float]] = ()
     events: Sequence[Mapping[str, Any]] = ()
     lengths: Sequence[int] = ()
     limit: int = 0
@@ -75,8 +72,9 @@ def page(report: Report, *, redact: bool = False) -> str:
         _section("Loss", loss_curve(report.events)),
         _section("Rates", rates(report.card.metrics)),
         "" if redact else _section("Answers", _answers(report)),
-        "" if redact else _section("Loss by token", _masks(report)),
-        _section("Unusual held-out rows", _unusual(report)),
+        "" if redact else _section("One prompt, asked at each evaluation", _watched(report)),
+        "" if redact else _section("Tokens: the mask, and the loss of each", _masks(report)),
+        _section("Unusual rows", _unusual(report)),
         _section("Lengths", lengths(report.lengths, report.limit)),
         _section("Rows left out", _listed(report.dropped)),
         _section("Settings", _facts(report.facts)),
@@ -101,9 +99,10 @@ def _section(title: str, content: str) -> str:
 def _verdict(report: Report) -> str:
     verdict = report.card.verdict
     advice = f"<p>Next: {escape(verdict.advice)}.</p>" if verdict.advice else ""
+    evidence = escape(verdict.evidence.replace("->", "→"))
     return (
         f'<section class="verdict {verdict.outcome}"><p class="sentence">'
-        f"{escape(verdict.sentence)}</p><p>{escape(verdict.evidence)}</p>{advice}</section>\n"
+        f"{escape(verdict.sentence)}</p><p>{evidence}</p>{advice}</section>\n"
     )
 
 
@@ -136,108 +135,50 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _answers(report: Report) -> str:
-    if not report.questions:
+    return answer_table(report.questions, report.base, report.tuned, report.training_answers)
+
+
+def _watched(report: Report) -> str:
+    """How the answer to one prompt changed while the model was trained."""
+    seen = [e for e in report.events if e["event"] == "eval" and e.get("answer")]
+    if not seen or not report.questions:
         return ""
-    longest = TABLE_CHARACTERS // (5 * len(report.questions))
-    longest = max(SHORTEST_CELL, min(LONGEST_CELL, longest))
-    copied = copier(report.training_answers)
-    rows = [_answer(report, i, longest, copied) for i in range(len(report.questions))]
-    kinds = ("changed", "worse", "copied", "unstopped")
-    names = {"unstopped": "did not stop"}
-    boxes = "".join(
-        f'<label><input type="checkbox" value="{kind}"> {names.get(kind, kind)}'
-        f" ({sum(kind in row_kinds for row_kinds, _ in rows)})</label> "
-        for kind in kinds
-    )
-    heads = "".join(f'<th scope="col">{h}</th>' for h in ("prompt", "reference", "base", "tuned"))
-    body = "".join(f'<tr class="{" ".join(kinds)}">{cells}</tr>' for kinds, cells in rows)
-    return (
-        f'<p class="filters">Show only: {boxes}<output></output></p><p>In answers, words that the '
-        "reference does not have are <ins>marked</ins>.</p>"
-        f'<table class="answers"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
-    )
-
-
-def _answer(
-    report: Report, i: int, longest: int, copied: Callable[[str], tuple[int, int, int]]
-) -> tuple[list[str], str]:
-    """(what the row is, its cells)."""
-    question, base, tuned = report.questions[i], report.base, report.tuned
-    before, after, reference = base.answers[i], tuned.answers[i], question.reference
-    share = _share(copied(after)) - _share(copied(reference))
-    kinds = {
-        "changed": normalised(before) != normalised(after),
-        "worse": similarity(after, reference) < similarity(before, reference) - WORSE
-        or (base.stopped[i] and not tuned.stopped[i]),
-        "copied": bool(report.training_answers) and share >= COPIED,
-        "unstopped": not tuned.stopped[i],
-    }
-    where = escape(place(question.file, question.line))
-    near = process.extractOne(after, report.training_answers, scorer=fuzz.ratio)
-    nearest = (
-        f"<details><summary>nearest training answer, {near[1]:.0f} % alike</summary>"
-        f"{_text(near[0], longest)}</details>"
-        if near
-        else ""
-    )
-    cells = [
-        f'{_text(question.text, longest)}<p class="place">{where}</p>',
-        _text(reference, longest),
-        _marked(before, reference, longest) + _end(base.stopped[i]),
-        _marked(after, reference, longest) + _end(tuned.stopped[i]) + nearest,
+    rows = [
+        [str(e["step"] or "0, base"), f"{e['held_out_loss']:.3f}", _short(e["answer"])]
+        for e in seen
     ]
-    body = "".join(f"<td>{text}</td>" for text in cells)
-    return [kind for kind, there in kinds.items() if there], body
+    asked, wanted = _short(report.questions[0].text), _short(report.questions[0].reference)
+    return f"<p>Asked: {escape(asked)}<br>Reference: {escape(wanted)}</p>" + _table(
+        ["step", "held-out loss", "answer"], rows
+    )
 
 
-def _share(copy: tuple[int, int, int]) -> float:
-    seen, runs, _ = copy
-    return seen / runs if runs else 0.0
-
-
-def _end(stopped: bool) -> str:
-    return "" if stopped else '<p class="place">did not stop</p>'
-
-
-def _cut(text: str, longest: int) -> tuple[str, str]:
-    """(the beginning of a text, what is told of the rest)."""
-    more = len(text) - longest
-    return text[:longest], f" … {more:,} characters more" if more > 0 else ""
-
-
-def _text(text: str, longest: int) -> str:
-    start, rest = _cut(text.strip(), longest)
-    return f'<div class="text" dir="auto">{escape(start)}<i>{rest}</i></div>'
-
-
-def _marked(answer: str, reference: str, longest: int) -> str:
-    """An answer with the words that its reference does not have in their place marked."""
-    start, rest = _cut(answer.strip(), longest)
-    mine = start.split(" ")
-    matcher = SequenceMatcher(None, mine, reference.strip()[: 2 * longest].split(" "), False)
-    shown = []
-    for kind, a, b, _, _ in matcher.get_opcodes():
-        part = escape(" ".join(mine[a:b]))
-        if part:
-            shown.append(part if kind == "equal" else f"<ins>{part}</ins>")
-    return f'<div class="text" dir="auto">{" ".join(shown)}<i>{rest}</i></div>'
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_WATCHED else f"{text[:LONGEST_WATCHED]} …"
 
 
 def _masks(report: Report) -> str:
-    """Sample rows token by token; trained tokens are tinted by their loss, base or tuned."""
+    """Sample rows token by token: what is trained, or how unexpected it was to base or tuned."""
     shown = []
     for i, tokens in enumerate(report.tokens[: len(report.tuned.token_losses)]):
         losses = iter(zip(report.base.token_losses[i], report.tuned.token_losses[i], strict=True))
         spans = "".join(_token(token, losses) for token in tokens)
         example = report.examples[i]
-        where = escape(place(example.file, example.line))
-        shown.append(f'<details><summary>{where}</summary><p class="tokens">{spans}</p></details>')
+        shown.append(
+            f"<details{' open' if i == 0 else ''}><summary>{escape(heading(example))}</summary>"
+            f'<p class="tokens">{spans}</p></details>'
+        )
     if not shown:
         return ""
     return (
-        '<p class="sides">Tint: <label><input type="radio" name="side" value="tuned" checked> loss '
-        'of tuned</label> <label><input type="radio" name="side" value="base"> loss of base</label>'
-        ". The darker and the more underlined, the less expected; trained tokens only.</p>"
+        '<p class="sides">Marked: <label><input type="radio" name="side" value="tuned" checked> '
+        'loss of tuned</label> <label><input type="radio" name="side" value="base"> loss of base'
+        '</label> <label><input type="radio" name="side" value="mask"> what is trained</label></p>'
+        '<p>Grey is context, boxed the stop token. Losses: <span class="tokens legend">'
+        + "".join(
+            f'<span class="t{i} b{i}" title="">{text}</span> ' for i, text in enumerate(LOSSES)
+        )
+        + "</span></p>"
         + "".join(shown)
     )
 
@@ -249,33 +190,29 @@ def _token(token: Token, losses: Any) -> str:
     found = [next(losses, (0.0, 0.0)) for _ in token.ids]
     base, tuned = (sum(pair[side] for pair in found) for side in (0, 1))
     return (
-        f'<span class="t{_shade(tuned)} b{_shade(base)}" '
+        f'<span class="t{_shade(tuned)} b{_shade(base)}{" stop" if token.stop else ""}" '
         f'title="tuned {tuned:.2f}, base {base:.2f}">{text}</span>'
     )
 
 
 def _shade(loss: float) -> int:
     """0 to 4: expected to wholly unexpected."""
-    return sum(loss > limit for limit in (0.25, 1.0, 2.5, 5.0))
+    return sum(loss > limit for limit in SHADES)
 
 
 def _unusual(report: Report) -> str:
-    """The held-out rows with the highest and the lowest loss, with their places."""
-    losses = [(s / w, i) for i, (s, w) in enumerate(report.tuned.losses) if w > 0]
-    if len(losses) < 2 * UNUSUAL or len(report.examples) != len(report.tuned.losses):
-        return ""
-    ordered = sorted(losses)
+    """The rows with the highest and the lowest loss of tuned, with their places."""
+    places = [place(e.file, e.line) for e in report.examples]
+    losses = [[(s / w if w else 0.0) for s, w in j.losses] for j in (report.base, report.tuned)]
+    held_out = list(zip(places, *losses, strict=False))
+    trained = [(where, None, loss) for where, loss in report.trained]
     rows = []
-    for what, some in (
-        ("highest loss: a wrong or odd answer?", ordered[: -UNUSUAL - 1 : -1]),
-        ("lowest loss: boilerplate?", ordered[:UNUSUAL]),
-    ):
-        for loss, i in some:
-            total, weight = report.base.losses[i]
-            example = report.examples[i]
-            where = place(example.file, example.line)
-            rows.append([where, what, f"{total / weight:.3f}", f"{loss:.3f}"])
-    return _table(["row", "", "base", "tuned"], rows)
+    for side, known in (("training", trained), ("held out", held_out)):
+        for end, some in zip(ENDS, unusual([loss for *_, loss in known]), strict=True):
+            for where, base, tuned in (known[i] for i in some):
+                told = "-" if base is None else f"{base:.3f}"
+                rows.append([where, side, end, told, f"{tuned:.3f}"])
+    return _table(["row", "side", "", "base", "tuned"], rows) if rows else ""
 
 
 def _listed(sentences: Sequence[str]) -> str:

@@ -36,7 +36,7 @@ def cell(metric: Metric, value: float | None) -> str:
 
 
 def number(metric: Metric, value: float) -> str:
-    return f"{100 * value:.0f} %" if metric.kind == "rate" else f"{value:.3f}"
+    return f"{100 * value:.0f} %" if metric.kind == "rate" else f"{value:z.3f}"
 
 
 def difference(metric: Metric) -> str:

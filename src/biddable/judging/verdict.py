@@ -167,7 +167,7 @@ def _verdict(outcome: Outcome, metrics: Mapping[str, Metric], advice: str) -> Ve
         if metric is not None:
             percent = metric.kind == "rate"
             shown = [
-                f"{100 * x:.0f} %" if percent else f"{x:.2f}" for x in (metric.base, metric.tuned)
+                f"{100 * x:.0f} %" if percent else f"{x:z.2f}" for x in (metric.base, metric.tuned)
             ]
             told.append(f"{words} {shown[0]} -> {shown[1]}")
     held_out = metrics.get("held_out_loss")

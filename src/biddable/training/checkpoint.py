@@ -32,6 +32,7 @@ class Progress:
     Args:
         step: steps done.
         best_step, best_loss: the evaluation with the lowest held-out loss; 0 and inf before one.
+        since_best: evaluations after it.
         trained_tokens, tokens: fed so far.
         seconds: spent in steps so far.
     """
@@ -39,6 +40,7 @@ class Progress:
     step: int = 0
     best_step: int = 0
     best_loss: float = float("inf")
+    since_best: int = 0
     trained_tokens: int = 0
     tokens: int = 0
     seconds: float = 0.0

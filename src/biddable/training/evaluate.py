@@ -1,9 +1,11 @@
-"""Held-out loss: the masked mean over all held-out examples, as in training, without gradient."""
+"""Losses without gradient: of each example, and the masked mean over all, as in training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+
+from torch import Tensor
 
 from biddable.engine.plan import Trainable, plan_step
 from biddable.engine.step import example_losses
@@ -12,12 +14,25 @@ from biddable.engine.step import example_losses
 ROWS = 64
 
 
-def held_out_loss(model: Any, examples: Sequence[Trainable], batch_tokens: int) -> float:
-    """sum(w * CE) / sum(w) over the trained tokens of all examples."""
-    loss = weight = 0.0
+def token_losses(
+    model: Any, examples: Sequence[Trainable], batch_tokens: int
+) -> list[tuple[Tensor, Tensor]]:
+    """(losses, weights), each (R,), of the trained tokens of each example, in order."""
+    found: list[tuple[Tensor, Tensor]] = []
     for start in range(0, len(examples), ROWS):
         some = examples[start : start + ROWS]
-        for losses, weights in example_losses(model, some, plan_step(some, batch_tokens)):
-            loss += float((losses * weights).sum())
-            weight += float(weights.sum())
-    return loss / weight
+        found += example_losses(model, some, plan_step(some, batch_tokens))
+    return found
+
+
+def held_out_loss(model: Any, examples: Sequence[Trainable], batch_tokens: int) -> float:
+    """sum(w * CE) / sum(w) over the trained tokens of all examples."""
+    found = token_losses(model, examples, batch_tokens)
+    total = sum(float((losses.double() * weights).sum()) for losses, weights in found)
+    return total / sum(float(weights.sum()) for _, weights in found)
+
+
+def row_losses(model: Any, examples: Sequence[Trainable], batch_tokens: int) -> list[float]:
+    """The loss per trained token of each example, in order."""
+    found = token_losses(model, examples, batch_tokens)
+    return [float((losses * weights).sum() / weights.sum()) for losses, weights in found]

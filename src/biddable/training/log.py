@@ -11,6 +11,12 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from biddable.chat.preview import visible
+
+# Characters of a text among the lines of figures.
+LONGEST_TOLD = 100
 
 
 class Log(Protocol):
@@ -29,12 +35,12 @@ def json_log(path: Path) -> Log:
     return write
 
 
-def both(first: Log, second: Log) -> Log:
-    """A log that hands each event to two."""
+def each(*logs: Log) -> Log:
+    """A log that hands each event to all of these."""
 
     def write(event: Mapping[str, Any]) -> None:
-        first(event)
-        second(event)
+        for log in logs:
+            log(event)
 
     return write
 
@@ -100,7 +106,17 @@ class Screen:
                 self._bar.update(self._task, completed=event["step"], description=text)
         elif event["event"] == "eval":
             self._held_out = event["held_out_loss"]
+            if event.get("prompt"):
+                self._told("asked ", event["prompt"])
             self._line(event)
+            if event.get("answer"):
+                self._told("answer", event["answer"])
+        elif event["event"] == "rising":
+            self._out.print(
+                f"        held-out loss has turned up: its best was at step {event['best_step']}, "
+                "whose weights are kept (--early-stop 2 would stop here)",
+                style="yellow",
+            )
 
     def _line(self, event: Mapping[str, Any]) -> None:
         step = int(event["step"])
@@ -114,6 +130,12 @@ class Screen:
             f"{step:7d} {self._last['loss']:8.3f}  {self._held_out:8.3f}  {self._rate():>16s}"
             f"  {int(left // 60):4d}m{int(left % 60):02d}s{best}"
         )
+
+    def _told(self, name: str, text: str) -> None:
+        """A text on one line, cut."""
+        words = visible(" ".join(text.split()))
+        cut = f"{words[:LONGEST_TOLD]}…" if len(words) > LONGEST_TOLD else words
+        self._out.print(Text(f"        {name}  {cut}", style="dim"))
 
     def _rate(self) -> str:
         seconds = self._last.get("seconds") or float("inf")

@@ -28,6 +28,8 @@ from biddable.training.schedule import learning_rate, rows_of_step, total_steps
 from biddable.training.settings import Settings
 
 BEST = "best"
+# Evaluations in a row above the best one after which held-out loss is said to have turned up.
+RISING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Parts:
         optimizer: over the masters.
         examples: the training examples, in file order.
         evaluate: held-out loss of the model as it is.
+        answer: the model's answer to one fixed held-out prompt.
         log: takes each event.
         folder: where checkpoints and the best weights go.
         batch_tokens: tokens per micro-batch.
@@ -48,6 +51,7 @@ class Parts:
     optimizer: torch.optim.Optimizer
     examples: Sequence[Example]
     evaluate: Callable[[], float]
+    answer: Callable[[], str]
     log: Log
     folder: Path
     batch_tokens: int
@@ -66,7 +70,7 @@ def make_optimizer(weights: Weights, settings: Settings) -> torch.optim.AdamW:
 
 
 def fit(parts: Parts, settings: Settings, progress: Progress, interrupt: Interrupt) -> Progress:
-    """Trains from `progress` to the last step, or to the step in which an interrupt came.
+    """Trains from `progress` until it is finished, or to the step in which an interrupt came.
 
     After an evaluation with the lowest held-out loss so far, the weights are kept in
     `folder/best/`. On an interrupt a checkpoint is saved, from which the run goes on exactly.
@@ -77,16 +81,25 @@ def fit(parts: Parts, settings: Settings, progress: Progress, interrupt: Interru
     rows = len(parts.examples)
     total = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
     every = evaluation_interval(total, math.ceil(rows / settings.batch_size))
-    while progress.step < total:
+    while not finished(progress, settings, rows):
         progress = _train_step(parts, settings, progress, total)
         if progress.step % every == 0 or progress.step == total:
             progress = _evaluate(parts, progress)
         save = settings.save_every and progress.step % settings.save_every == 0
-        if save or (interrupt.exit_code and progress.step < total):
+        if save or (interrupt.exit_code and not finished(progress, settings, rows)):
             save_checkpoint(parts.folder, progress, parts.weights, parts.optimizer, settings.keep)
         if interrupt.exit_code:
             break
     return progress
+
+
+def finished(progress: Progress, settings: Settings, rows: int) -> bool:
+    """Whether all steps are done, or held-out loss has not improved for `early_stop` evaluations.
+
+    A function of what a checkpoint holds, so that a resumed run ends where the whole one does.
+    """
+    total = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
+    return progress.step >= total or 0 < settings.early_stop <= progress.since_best
 
 
 def evaluation_interval(total: int, epoch: int) -> int:
@@ -155,10 +168,15 @@ def _evaluate(parts: Parts, progress: Progress) -> Progress:
         with Aside(parts.folder / BEST) as aside:
             named = {n: m.detach() for n, m in parts.weights.named()}
             save_tensors(named, aside / "weights.safetensors")
-        progress = replace(progress, best_loss=loss, best_step=progress.step)
+        progress = replace(progress, best_loss=loss, best_step=progress.step, since_best=0)
+    else:
+        progress = replace(progress, since_best=progress.since_best + 1)
+    answer = parts.answer()
     seconds = time.perf_counter() - start
     event = {"event": "eval", "step": progress.step, "held_out_loss": loss, "best": best}
-    parts.log({**event, "seconds": seconds})
+    parts.log({**event, "answer": answer, "seconds": seconds})
+    if progress.since_best == RISING and loss > progress.best_loss:
+        parts.log({"event": "rising", "step": progress.step, "best_step": progress.best_step})
     return progress
 
 

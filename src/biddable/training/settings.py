@@ -16,6 +16,9 @@ import tomli_w
 
 from biddable.data.findings import BiddableError
 
+# Their own packages do the work: training/trackers.py.
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
+
 
 def _option(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
     return field(default=default, metadata={"help": help_text, "choices": choices})
@@ -56,9 +59,15 @@ class Settings:
         "assistant", "which messages are trained", choices=("assistant", "last", "all")
     )
     seed: int = _option(0, "seed of the split and of the order of rows")
+    early_stop: int = _option(
+        0, "stop after N evaluations without a lower held-out loss; 0 never stops early"
+    )
     save_every: int = _option(0, "steps between checkpoints; 0 saves only when interrupted")
     keep: int = _option(2, "checkpoints to keep")
     answers: int = _option(32, "held-out prompts that base and tuned answer at the end")
+    report_to: str = _option(
+        "none", "also hand every step and evaluation to this tracker", choices=("none", *TRACKERS)
+    )
 
 
 def read_config(path: str) -> dict[str, Any]:

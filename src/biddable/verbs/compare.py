@@ -35,7 +35,7 @@ from biddable.verbs.comparing import (
 )
 from biddable.verbs.outcome import samples, show_outcome
 from biddable.verbs.prepare import prepare
-from biddable.verbs.reporting import shown_tokens, versions
+from biddable.verbs.reporting import shown_tokens, training_answers, versions
 from biddable.verbs.show import line
 
 # Training rows whose loss is taken, to tell learning from memorising.
@@ -103,7 +103,7 @@ def compare(base: str, tuned: str, **options: Any) -> Comparison:
     shots = with_shots(rows.held_out, rows.train, asked.few_shot)
     first, rival = _judge_base(judging, before, shots)
     second, probed = _judge_tuned(judging, after)
-    answers = _training_answers(rows.train)
+    answers = training_answers(rows.train)
     card = score(first, second, judging.questions, answers, form=form, few_shot=rival)
     result = Comparison(
         card,
@@ -245,11 +245,6 @@ def _read(asked: Options, name: str) -> Sequence[Conversation]:
     return found.conversations
 
 
-def _training_answers(conversations: Sequence[Conversation]) -> list[str]:
-    """All answers of the training rows."""
-    return [m.content for c in conversations for m in c.messages if m.role == "assistant"]
-
-
 def _write_page(
     judging: _Judging,
     card: Scorecard,
@@ -271,7 +266,7 @@ def _write_page(
         tuned=tuned,
         examples=judging.examples,
         tokens=shown_tokens(judging.examples, judging.tokenizer, judging.template),
-        training_answers=_training_answers(judging.rows.train),
+        training_answers=training_answers(judging.rows.train),
         lengths=[len(e.input_ids) for e in judging.examples],
         limit=judging.context,
         facts=facts,

@@ -11,6 +11,7 @@ from rich.text import Text
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.scorecard import Scorecard
 from biddable.judging.shown import card_lines
+from biddable.judging.unusual import ENDS, unusual
 from biddable.training.settings import Settings
 from biddable.verbs.prepare import Prepared
 from biddable.verbs.show import line
@@ -41,6 +42,14 @@ def show_outcome(
     line(out, "", card.verdict.evidence)
     if card.verdict.advice:
         line(out, "try", card.verdict.advice)
+
+
+def show_unusual(trained: Sequence[tuple[str, float]], out: Console) -> None:
+    """The training rows, as (place, loss), that most need a look, and those that need none."""
+    for end, rows in zip(ENDS, unusual([loss for _, loss in trained]), strict=True):
+        told = ", ".join(f"{trained[i][0]} {trained[i][1]:.2f}" for i in rows[:SIDE_BY_SIDE])
+        if told:
+            line(out, "trained on", f"{end}  {told}")
 
 
 def samples(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from biddable.training.settings import Settings
 
 # Held-out rows beyond this make the interval of a rate no narrower than anyone needs.
 MOST_HELD_OUT = 500
+_ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,32 +94,23 @@ class Prepared:
 
 
 def prepare(settings: Settings, progress: Callable[[int], None] | None = None) -> Prepared:
-    """Reads, checks, renders, encodes and splits.
+    """Reads, checks, renders, encodes and splits; faults of single rows are findings.
 
-    Args:
-        settings: those of the run.
-        progress: called now and then with the number of conversations encoded so far.
+    `progress` is called now and then with the number of conversations encoded so far.
 
     Raises:
-        BiddableError: nothing can be read, or base or template cannot be used; faults of single
-            rows are findings.
+        BiddableError: nothing can be read, or base or template cannot be used.
     """
     found = _read(settings, settings.data)
     other = _read(settings, (settings.eval,)) if settings.eval else None
     base = resolve_base(settings.base)
-    tokenizer = load_tokenizer(base)
-    template = Template.load(
-        settings.template or None,
-        tokenizer,
-        args=template_arguments(settings.template_arg),
-        header="history" if settings.header == "history" else "prompt",
-    )
-    limit = _longest(base, settings.max_length)
+    tokenizer, limit = load_tokenizer(base), _longest(base, settings.max_length)
+    template = _template(settings, tokenizer)
     # Many rows are encoded by worker processes; meanwhile this one looks for duplicates.
     with ThreadPoolExecutor(1) as beside:
         looking = beside.submit(_look, found.conversations)
         encoded = _encode(found.conversations, tokenizer, template, settings, limit, progress)
-        twins, looked = looking.result()
+    twins, looked = looking.result()
     findings = [*found.findings, *looked, *encoded.findings]
     lengths, dropped = list(encoded.lengths), list(encoded.dropped)
     if other is None:
@@ -129,11 +120,9 @@ def prepare(settings: Settings, progress: Callable[[int], None] | None = None) -
         others = _encode(other.conversations, tokenizer, template, settings, limit)
         train = Side(found.conversations, encoded.examples)
         held_out = Side(other.conversations, others.examples)
-        findings += [*other.findings, *others.findings]
-        findings += leak(found.conversations, other.conversations)
-        lengths += others.lengths
-        dropped += others.dropped
-    order = {"error": 0, "warning": 1, "note": 2}
+        leaks = leak(found.conversations, other.conversations)
+        findings += [*other.findings, *others.findings, *leaks]
+        lengths, dropped = [*lengths, *others.lengths], [*dropped, *others.dropped]
     return Prepared(
         base=base,
         tokenizer=tokenizer,
@@ -147,7 +136,16 @@ def prepare(settings: Settings, progress: Callable[[int], None] | None = None) -
         lengths=lengths,
         stop_token_trained=encoded.stop_token_trained,
         dropped=dropped,
-        findings=sorted(findings, key=lambda f: order[f.severity]),
+        findings=sorted(findings, key=lambda f: _ORDER[f.severity]),
+    )
+
+
+def _template(settings: Settings, tokenizer: Any) -> Template:
+    return Template.load(
+        settings.template or None,
+        tokenizer,
+        args=template_arguments(settings.template_arg),
+        header="history" if settings.header == "history" else "prompt",
     )
 
 
@@ -182,20 +180,6 @@ def summary(prepared: Prepared) -> dict[str, Any]:
         "stop_token_trained": prepared.stop_token_trained,
         "dropped": len(prepared.dropped),
     }
-
-
-def length_line(lengths: Sequence[int]) -> str:
-    """Median, 99th percentile and longest, with a small histogram."""
-    if not lengths:
-        return "none"
-    ordered = sorted(lengths)
-    last = ordered[-1]
-    bins = [0] * 16
-    for length in ordered:
-        bins[min(15, 16 * length // (last + 1))] += 1
-    bars = "".join(" ▁▂▃▄▅▆▇█"[-(-8 * n // max(bins))] for n in bins)
-    median = int(statistics.median(ordered))
-    return f"{bars}  median {median}, 99 % {ordered[-(-99 * len(ordered) // 100) - 1]}, most {last}"
 
 
 def _read(settings: Settings, sources: Sequence[str]) -> ReadResult:

@@ -10,6 +10,7 @@ from typing import Any
 from biddable.chat.encode import Example, make_encoder
 from biddable.chat.preview import Token, tokens_of
 from biddable.chat.template import Template
+from biddable.data.conversation import Conversation
 from biddable.judging.judge import MOST_SHOWN
 
 PACKAGES = ("biddable", "torch", "transformers", "tokenizers")
@@ -21,6 +22,13 @@ def shown_tokens(
     """The first held-out examples token by token, as many as judgements keep losses of."""
     encoder = make_encoder(tokenizer, template)
     return [tokens_of(example, tokenizer, encoder) for example in examples[:MOST_SHOWN]]
+
+
+def training_answers(conversations: Sequence[Conversation]) -> list[str]:
+    """All answers of the training rows that are not empty."""
+    return [
+        m.content for c in conversations for m in c.messages if m.role == "assistant" and m.content
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.text import Text
 from biddable.chat.encode import Example
 from biddable.chat.preview import example_text, page, worst_first
 from biddable.data.findings import Finding
-from biddable.verbs.prepare import Prepared, length_line, summary
+from biddable.verbs.prepare import Prepared, summary
 
 MOST_SHOWN = 20
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -70,6 +71,20 @@ def mask_page(prepared: Prepared, count: int = 20) -> str:
     return page(
         chosen(prepared, count, worst=True), prepared.tokenizer, prepared.template, summary=told
     )
+
+
+def length_line(lengths: Sequence[int]) -> str:
+    """Median, 99th percentile and longest, with a small histogram."""
+    if not lengths:
+        return "none"
+    ordered = sorted(lengths)
+    last = ordered[-1]
+    bins = [0] * 16
+    for length in ordered:
+        bins[min(15, 16 * length // (last + 1))] += 1
+    bars = "".join(" ▁▂▃▄▅▆▇█"[-(-8 * n // max(bins))] for n in bins)
+    median = int(statistics.median(ordered))
+    return f"{bars}  median {median}, 99 % {ordered[-(-99 * len(ordered) // 100) - 1]}, most {last}"
 
 
 def line(out: Console, name: str, text: str) -> None:

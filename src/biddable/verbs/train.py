@@ -8,34 +8,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from biddable import __version__
 from biddable.chat.encode import stop_token_ids
 from biddable.data.findings import BiddableError
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
-from biddable.judging.judge import Judgement, Question, ask, judge
-from biddable.judging.report import Report, page
+from biddable.judging.judge import Judgement, ask
+from biddable.judging.report import page
 from biddable.judging.scorecard import Scorecard, score
 from biddable.models.save import save_model
 from biddable.training.checkpoint import Progress, load_checkpoint
 from biddable.training.evaluate import held_out_loss
 from biddable.training.interrupt import Interrupt
-from biddable.training.log import Screen, both, console, counting, json_log
-from biddable.training.loop import Parts, fit, load_best, make_optimizer
+from biddable.training.log import Log, Screen, console, counting, each, json_log
+from biddable.training.loop import Parts, finished, fit, load_best, make_optimizer
 from biddable.training.run_folder import Lock, RunFolder, cut_log, new_run_folder, open_run_folder
 from biddable.training.schedule import total_steps
 from biddable.training.settings import Settings, read_config, with_values, write_config
+from biddable.training.trackers import tracker, tracker_package
 from biddable.verbs.budget import tokens_per_pass
-from biddable.verbs.outcome import model_card, samples, show_outcome
-from biddable.verbs.prepare import Prepared, prepare
-from biddable.verbs.reporting import shown_tokens, versions
+from biddable.verbs.outcome import model_card, samples, show_outcome, show_unusual
+from biddable.verbs.prepare import prepare
+from biddable.verbs.record import data_record, refuse_changes
+from biddable.verbs.reporting import training_answers
 from biddable.verbs.show import line, show_findings, show_masks, show_prepared
+from biddable.verbs.task import Task, report_of, trained_rows
 
 BASE_FILE = "base.json"
-# Training examples whose loss is measured, to tell learning from memorising.
-MOST_COMPARED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +85,36 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
         BiddableError: whatever is wrong with data, base, template, options or folders.
     """
     out = console()
+    settings, folder = _asked(data, resume, options)
+    package = tracker_package(settings.report_to)
+    prepared = prepare(settings, counting(out))
+    show_prepared(prepared, out)
+    show_masks(prepared.train.examples[:1], prepared, out)
+    show_findings(prepared, out)
+    prepared.refuse_errors()
+    record = data_record(prepared, settings)
+    if folder is None:
+        folder = new_run_folder(settings.out, settings.data)
+        write_config(settings, folder.config)
+        folder.write_json("data.json", record)
+    else:
+        refuse_changes(folder.read_json("data.json"), record, folder)
+    questions = ask(
+        prepared.held_out.conversations,
+        prepared.tokenizer,
+        prepared.template,
+        most=settings.answers,
+    )
+    task = Task(prepared, settings, folder, questions, out)
+    sent = tracker(settings.report_to, package, folder.path, asdict(settings), out)
+    with Lock(folder), Interrupt() as interrupt, sent as log:
+        return _run(task, interrupt, log, bool(resume))
+
+
+def _asked(
+    data: str | Sequence[str], resume: str, options: dict[str, Any]
+) -> tuple[Settings, RunFolder | None]:
+    """The settings, and the folder of the run that is to go on."""
     if resume:
         if data or options:
             raise BiddableError(
@@ -94,88 +123,15 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
                 fix="leave the other options out, or start a new run",
             )
         folder = open_run_folder(resume)
-        settings = with_values(Settings(), read_config(str(folder.config)))
-    else:
-        files = (data,) if isinstance(data, str) else tuple(data)
-        given = {"data": files, **options} if files else options
-        settings = with_values(Settings(), given)
-        if not settings.data:
-            raise BiddableError("no data is given", code="option", fix="biddable train data.jsonl")
-    prepared = prepare(settings, counting(out))
-    show_prepared(prepared, out)
-    show_masks(prepared.train.examples[:1], prepared, out)
-    show_findings(prepared, out)
-    prepared.refuse_errors()
-    if not resume:
-        folder = new_run_folder(settings.out, settings.data)
-        write_config(settings, folder.config)
-        folder.write_json("data.json", data_record(prepared, settings))
-    else:
-        refuse_changes(folder.read_json("data.json"), data_record(prepared, settings), folder)
-    questions = ask(
-        prepared.held_out.conversations,
-        prepared.tokenizer,
-        prepared.template,
-        most=settings.answers,
-    )
-    task = _Task(prepared, settings, folder, questions, out)
-    with Lock(folder), Interrupt() as interrupt:
-        return _run(task, interrupt, bool(resume))
+        return with_values(Settings(), read_config(str(folder.config))), folder
+    files = (data,) if isinstance(data, str) else tuple(data)
+    settings = with_values(Settings(), {"data": files, **options} if files else options)
+    if not settings.data:
+        raise BiddableError("no data is given", code="option", fix="biddable train data.jsonl")
+    return settings, None
 
 
-def data_record(prepared: Prepared, settings: Settings) -> dict[str, Any]:
-    """data.json: what the run is made of, so that nothing can change under it unseen."""
-    return {
-        "sources": prepared.hashes,
-        "format": prepared.format,
-        "rows": prepared.rows,
-        "template": prepared.template.text,
-        "seed": settings.seed,
-        "train": len(prepared.train.examples),
-        "held_out": [[c.file, c.line] for c in prepared.held_out.conversations],
-        "dropped": [str(f) for f in prepared.dropped],
-    }
-
-
-def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: RunFolder) -> None:
-    """Refuses to go on with a run whose data or template is no longer what it was.
-
-    Raises:
-        BiddableError: `run_changed`, with the names of what changed.
-    """
-    changed = [name for name in before if before[name] != now.get(name)]
-    if changed:
-        raise BiddableError(
-            f"the run {folder.path} cannot go on: {', '.join(changed)} changed since it started",
-            code="run_changed",
-            fix="put it back as it was, or start a new run",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What a run works on, whichever of its parts is at work."""
-
-    prepared: Prepared
-    settings: Settings
-    folder: RunFolder
-    questions: Sequence[Question]
-    out: Console
-
-    def judged(self, model: Any) -> Judgement:
-        """The model measured on the held-out rows and, for memorising, on some trained ones."""
-        held_out, train = self.prepared.held_out.examples, self.prepared.train.examples
-        return judge(
-            model,
-            self.prepared.tokenizer,
-            self.prepared.template,
-            self.questions,
-            held_out,
-            train_examples=train[: max(MOST_COMPARED, len(held_out))],
-        )
-
-
-def _run(task: _Task, interrupt: Interrupt, resumed: bool) -> Trained:
+def _run(task: Task, interrupt: Interrupt, sent: Log, resumed: bool) -> Trained:
     settings, folder, out = task.settings, task.folder, task.out
     weights, budget = _load(task)
     examples = task.prepared.train.examples
@@ -188,7 +144,8 @@ def _run(task: _Task, interrupt: Interrupt, resumed: bool) -> Trained:
         optimizer=optimizer,
         examples=examples,
         evaluate=lambda: held_out_loss(weights.model, task.prepared.held_out.examples, budget),
-        log=both(json_log(folder.log), screen),
+        answer=lambda: task.answer(weights.model),
+        log=each(json_log(folder.log), screen, sent),
         folder=folder.checkpoints,
         batch_tokens=budget,
     )
@@ -196,17 +153,20 @@ def _run(task: _Task, interrupt: Interrupt, resumed: bool) -> Trained:
     progress = _resume(task, parts) if resumed else Progress()
     with screen:
         if not resumed:
-            parts.log({"event": "eval", "step": 0, "held_out_loss": base.mean_loss()})
+            parts.log(task.first_event(base))
         progress = fit(parts, settings, progress, interrupt)
-    if progress.step < steps:
+    if not finished(progress, settings, len(examples)):
         line(out, "interrupted", f"saved; go on with: biddable train --resume {folder.path}")
         return Trained(folder.path, progress, None, interrupt.exit_code)
+    if progress.step < steps:
+        told = f"after step {progress.step}: {progress.since_best} evaluations without improvement"
+        line(out, "early stop", told)
     load_best(parts, progress)
     optimizer.state.clear()
-    return _judge_and_save(task, weights, base, progress)
+    return _judge_and_save(task, weights, base, progress, budget)
 
 
-def _load(task: _Task) -> tuple[Weights, int]:
+def _load(task: Task) -> tuple[Weights, int]:
     """The base's weights on the chosen device in the chosen precision, and tokens per pass."""
     settings = task.settings
     keep_freed_memory()
@@ -219,7 +179,7 @@ def _load(task: _Task) -> tuple[Weights, int]:
     return weights, budget
 
 
-def _base_judgement(task: _Task, weights: Weights) -> Judgement:
+def _base_judgement(task: Task, weights: Weights) -> Judgement:
     """The base's judgement: made before step 1, and kept for when the run is resumed."""
     if (task.folder.path / BASE_FILE).is_file():
         return Judgement.from_json(task.folder.read_json(BASE_FILE))
@@ -229,7 +189,7 @@ def _base_judgement(task: _Task, weights: Weights) -> Judgement:
     return base
 
 
-def _resume(task: _Task, parts: Parts) -> Progress:
+def _resume(task: Task, parts: Parts) -> Progress:
     """The progress of the newest sound checkpoint; the log is cut back to it."""
     progress, damaged = load_checkpoint(task.folder.checkpoints, parts.weights, parts.optimizer)
     for name in damaged:
@@ -239,10 +199,13 @@ def _resume(task: _Task, parts: Parts) -> Progress:
     return progress
 
 
-def _judge_and_save(task: _Task, weights: Weights, base: Judgement, progress: Progress) -> Trained:
+def _judge_and_save(
+    task: Task, weights: Weights, base: Judgement, progress: Progress, budget: int
+) -> Trained:
     prepared, folder, questions = task.prepared, task.folder, task.questions
     tuned = task.judged(weights.model)
-    card = score(base, tuned, questions, _training_answers(prepared))
+    card = score(base, tuned, questions, training_answers(prepared.train.conversations))
+    trained = trained_rows(task, weights.model, budget)
     save_model(
         weights.model,
         dict(weights.named()),
@@ -255,42 +218,11 @@ def _judge_and_save(task: _Task, weights: Weights, base: Judgement, progress: Pr
     folder.write_json("scorecard.json", card.as_json())
     rows = [json.dumps(s, ensure_ascii=False) for s in samples(questions, base, tuned)]
     (folder.path / "samples.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    report = _report(task, card, base, tuned)
+    report = report_of(task, card, base, tuned, trained)
     (folder.path / "report.html").write_text(page(report), encoding="utf-8")
     show_outcome(card, questions, base, tuned, task.out)
+    show_unusual(trained, task.out)
     line(task.out, "run", str(folder.path))
     line(task.out, "report", str(folder.path / "report.html"))
     line(task.out, "next", f"biddable chat {folder.path}")
     return Trained(folder.path, progress, card)
-
-
-def _report(task: _Task, card: Scorecard, base: Judgement, tuned: Judgement) -> Report:
-    """What report.html shows of the run."""
-    prepared, settings = task.prepared, task.settings
-    log = task.folder.log.read_text(encoding="utf-8").splitlines()
-    facts = {name: str(value) for name, value in asdict(settings).items() if value not in ("", ())}
-    hashes = {f"sha256 of {name}": value for name, value in prepared.hashes.items()}
-    return Report(
-        title=f"{prepared.base.name} tuned on {', '.join(settings.data)}",
-        card=card,
-        questions=task.questions,
-        base=base,
-        tuned=tuned,
-        examples=prepared.held_out.examples,
-        tokens=shown_tokens(prepared.held_out.examples, prepared.tokenizer, prepared.template),
-        training_answers=_training_answers(prepared),
-        events=[json.loads(text) for text in log],
-        lengths=prepared.lengths,
-        limit=prepared.max_length,
-        facts={**facts, **versions(), **hashes},
-        dropped=[str(f) for f in prepared.dropped],
-    )
-
-
-def _training_answers(prepared: Prepared) -> list[str]:
-    return [
-        m.content
-        for c in prepared.train.conversations
-        for m in c.messages
-        if m.role == "assistant" and m.content
-    ]

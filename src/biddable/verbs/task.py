@@ -1,0 +1,113 @@
+"""What a run works on, what it asks of its models, and what it shows of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Any
+
+from rich.console import Console
+
+from biddable.chat.encode import stop_token_ids
+from biddable.data.findings import place
+from biddable.judging.generate import generate
+from biddable.judging.judge import Judgement, Question, answer_limit, judge
+from biddable.judging.report import Report
+from biddable.judging.scorecard import Scorecard
+from biddable.judging.stream import text_of
+from biddable.training.evaluate import row_losses
+from biddable.training.run_folder import RunFolder
+from biddable.training.settings import Settings
+from biddable.verbs.prepare import Prepared
+from biddable.verbs.reporting import shown_tokens, training_answers, versions
+
+# Training examples whose loss is measured, to tell learning from memorising.
+MOST_COMPARED = 32
+# Training rows among which unusual ones are looked for at the end.
+MOST_LOOKED_AT = 1000
+# Tokens of the answer at each evaluation: enough to watch it change.
+MOST_WATCHED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a run works on, whichever of its parts is at work."""
+
+    prepared: Prepared
+    settings: Settings
+    folder: RunFolder
+    questions: Sequence[Question]
+    out: Console
+
+    def answer(self, model: Any) -> str:
+        """The model's answer to the first question, as far as it is watched."""
+        if not self.questions:
+            return ""
+        tokenizer = self.prepared.tokenizer
+        found = generate(
+            model,
+            [self.questions[0].prompt],
+            stop_ids=stop_token_ids(tokenizer, self.prepared.template),
+            max_new_tokens=min(MOST_WATCHED, answer_limit(self.questions)),
+        )[0]
+        return text_of(tokenizer)(found.ids) + ("" if found.stopped else " …")
+
+    def first_event(self, base: Judgement) -> dict[str, Any]:
+        """The evaluation of step 0: that of the base."""
+        told: dict[str, Any] = {"event": "eval", "step": 0, "held_out_loss": base.mean_loss()}
+        if not self.questions:
+            return told
+        answer = base.answers[0] + ("" if base.stopped[0] else " …")
+        return {**told, "prompt": self.questions[0].text, "answer": answer}
+
+    def judged(self, model: Any) -> Judgement:
+        """The model measured on the held-out rows and, for memorising, on some trained ones."""
+        held_out, train = self.prepared.held_out.examples, self.prepared.train.examples
+        return judge(
+            model,
+            self.prepared.tokenizer,
+            self.prepared.template,
+            self.questions,
+            held_out,
+            train_examples=train[: max(MOST_COMPARED, len(held_out))],
+        )
+
+
+def trained_rows(task: Task, model: Any, budget: int) -> list[tuple[str, float]]:
+    """(place, loss) of the training rows, or of so many of them spread over the file."""
+    examples = task.prepared.train.examples
+    some = examples[:: ceil(len(examples) / MOST_LOOKED_AT)]
+    losses = row_losses(model, some, budget)
+    return [(place(e.file, e.line), loss) for e, loss in zip(some, losses, strict=True)]
+
+
+def report_of(
+    task: Task,
+    card: Scorecard,
+    base: Judgement,
+    tuned: Judgement,
+    trained: Sequence[tuple[str, float]],
+) -> Report:
+    """What report.html shows of the run."""
+    prepared, settings = task.prepared, task.settings
+    log = task.folder.log.read_text(encoding="utf-8").splitlines()
+    facts = {name: str(value) for name, value in asdict(settings).items() if value not in ("", ())}
+    hashes = {f"sha256 of {name}": value for name, value in prepared.hashes.items()}
+    return Report(
+        title=f"{prepared.base.name} tuned on {', '.join(settings.data)}",
+        card=card,
+        questions=task.questions,
+        base=base,
+        tuned=tuned,
+        examples=prepared.held_out.examples,
+        tokens=shown_tokens(prepared.held_out.examples, prepared.tokenizer, prepared.template),
+        training_answers=training_answers(prepared.train.conversations),
+        trained=trained,
+        events=[json.loads(text) for text in log],
+        lengths=prepared.lengths,
+        limit=prepared.max_length,
+        facts={**facts, **versions(), **hashes},
+        dropped=[str(f) for f in prepared.dropped],
+    )

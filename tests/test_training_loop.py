@@ -1,0 +1,94 @@
+"""The loop with held-out losses as a script: when it speaks up, when it stops, what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from biddable.chat.encode import Example
+from biddable.engine.precision import Weights
+from biddable.training.checkpoint import Progress
+from biddable.training.interrupt import Interrupt
+from biddable.training.log import Screen, each
+from biddable.training.loop import Parts, finished, fit, make_optimizer
+from biddable.training.settings import Settings
+from tiny import tiny
+
+SETTINGS = Settings(steps=8, batch_size=1, lr=1e-3)
+EXAMPLES = [Example([1, 5, 6 + i, 2], [0, 0, 1, 1], "rows.jsonl", i + 1) for i in range(2)]
+
+
+def run(
+    folder: Path, losses: list[float], settings: Settings = SETTINGS
+) -> tuple[Progress, list[Mapping[str, Any]], str]:
+    """Trains with an evaluation at each step; returns the progress, the events and the screen."""
+    weights = Weights(tiny("llama", ours=True, dtype=torch.float32), torch.float32)
+    scripted, answers = iter(losses), iter(f"answer\n{i} \x1b[31m" for i in range(1, 99))
+    events: list[Mapping[str, Any]] = []
+    shown = StringIO()
+    screen = Screen(settings.steps, Console(file=shown, width=200))
+    parts = Parts(
+        weights=weights,
+        optimizer=make_optimizer(weights, settings),
+        examples=EXAMPLES,
+        evaluate=lambda: next(scripted),
+        answer=lambda: next(answers),
+        log=each(events.append, screen),
+        folder=folder,
+        batch_tokens=100,
+    )
+    with screen:
+        done = fit(parts, settings, Progress(), Interrupt())
+    return done, events, shown.getvalue()
+
+
+def steps(events: list[Mapping[str, Any]], kind: str) -> list[int]:
+    return [e["step"] for e in events if e["event"] == kind]
+
+
+def test_every_evaluation_answers_the_prompt_again(tmp_path: Path) -> None:
+    _, events, shown = run(tmp_path, [8.0 - i for i in range(8)])
+    evals = [e for e in events if e["event"] == "eval"]
+    assert [e["answer"].split()[1] for e in evals] == [str(i) for i in range(1, 9)]
+    assert "answer  answer 3 " in shown
+    assert "\x1b" not in shown
+
+
+def test_a_loss_that_turned_up_is_told_once_at_the_second_evaluation_above_the_best(
+    tmp_path: Path,
+) -> None:
+    done, events, shown = run(tmp_path, [3.0, 2.0, 2.5, 2.4, 2.3, 1.9, 2.0, 2.1])
+    rising = [(e["step"], e["best_step"]) for e in events if e["event"] == "rising"]
+    assert rising == [(4, 2), (8, 6)]
+    assert shown.count("has turned up") == 2
+    assert (done.step, done.best_step, done.best_loss, done.since_best) == (8, 6, 1.9, 2)
+
+
+def test_a_loss_that_stays_where_it_is_has_not_turned_up(tmp_path: Path) -> None:
+    _, events, _ = run(tmp_path, [2.0] * 8)
+    assert steps(events, "rising") == []
+
+
+@pytest.mark.parametrize(("patience", "last"), [(0, 8), (1, 3), (2, 7), (3, 8)])
+def test_early_stop_ends_the_run_after_so_many_evaluations_without_improvement(
+    tmp_path: Path, patience: int, last: int
+) -> None:
+    losses = [3.0, 2.0, 2.5, 1.9, 1.8, 1.9, 2.0, 1.0]
+    settings = replace(SETTINGS, early_stop=patience)
+    done, events, _ = run(tmp_path, losses, settings)
+    assert steps(events, "step")[-1] == done.step == last
+    assert finished(done, settings, len(EXAMPLES))
+
+
+def test_a_run_that_stopped_early_is_finished_when_it_is_resumed() -> None:
+    settings = replace(SETTINGS, early_stop=2)
+    assert finished(Progress(step=4, since_best=2), settings, 2)
+    assert not finished(Progress(step=4, since_best=1), settings, 2)
+    assert not finished(Progress(step=4, since_best=9), SETTINGS, 2)
