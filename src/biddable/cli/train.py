@@ -20,7 +20,8 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("data", nargs="*", metavar="DATA", help="files or folders with the rows")
     add_settings(parser, (f.name for f in fields(Settings) if f.name != "data"))
     parser.add_argument("--config", default="", metavar="FILE", help="settings in TOML")
-    parser.add_argument("--resume", default="", metavar="RUN", help="go on with this run folder")
+    resume_help = "go on with this run; auto: with the one that this command began, if any"
+    parser.add_argument("--resume", default="", metavar="RUN", help=resume_help)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
 

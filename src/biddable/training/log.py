@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from biddable.models.aside import crash_point, flush
+
 
 class Log(Protocol):
     """Takes one event, as it is written to log.jsonl."""
@@ -20,11 +22,17 @@ class Log(Protocol):
 
 
 def json_log(path: Path) -> Log:
-    """A log that appends each event as a line; what was written survives a crash of the run."""
+    """A log that appends each event as a line; what was written survives a crash of the run.
+
+    The event `save`, which precedes each checkpoint, waits until all is on disk.
+    """
 
     def write(event: Mapping[str, Any]) -> None:
+        crash_point()
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
+        if event["event"] == "save":
+            flush(path)
 
     return write
 

@@ -6,7 +6,6 @@ It knows nothing of files of rows, templates or judgement: it gets examples, wei
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +20,15 @@ from biddable.data.findings import BiddableError, place
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import Weights
 from biddable.engine.step import backward_step
-from biddable.training.checkpoint import Aside, Progress, save_checkpoint, save_tensors
+from biddable.training import checkpoint
+from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
 from biddable.training.settings import Settings
 
-BEST = "best"
+# Where --save-every is 0: a crash costs no more than this.
+SECONDS_BETWEEN_SAVES = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +69,43 @@ def make_optimizer(weights: Weights, settings: Settings) -> torch.optim.AdamW:
 def fit(parts: Parts, settings: Settings, progress: Progress, interrupt: Interrupt) -> Progress:
     """Trains from `progress` to the last step, or to the step in which an interrupt came.
 
-    After an evaluation with the lowest held-out loss so far, the weights are kept in
-    `folder/best/`. On an interrupt a checkpoint is saved, from which the run goes on exactly.
+    After an evaluation with the lowest held-out loss so far, the weights are kept beside the
+    checkpoints. On an interrupt a checkpoint is saved, from which the run goes on exactly.
 
     Raises:
-        BiddableError: `loss_not_finite`, with the rows of the step.
+        BiddableError: `loss_not_finite`, with the rows of the step; `no_space`.
     """
     rows = len(parts.examples)
     total = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
     every = evaluation_interval(total, math.ceil(rows / settings.batch_size))
+    saved = time.monotonic()
     while progress.step < total:
         progress = _train_step(parts, settings, progress, total)
         if progress.step % every == 0 or progress.step == total:
             progress = _evaluate(parts, progress)
-        save = settings.save_every and progress.step % settings.save_every == 0
-        if save or (interrupt.exit_code and progress.step < total):
-            save_checkpoint(parts.folder, progress, parts.weights, parts.optimizer, settings.keep)
+        asked = interrupt.exit_code and progress.step < total
+        if asked or _save_is_due(progress.step, settings.save_every, saved):
+            _save(parts, settings, progress)
+            saved = time.monotonic()
         if interrupt.exit_code:
             break
     return progress
+
+
+def _save_is_due(step: int, every: int, saved: float) -> bool:
+    """`saved` is the time.monotonic() of the last save."""
+    return step % every == 0 if every else time.monotonic() - saved > SECONDS_BETWEEN_SAVES
+
+
+def _save(parts: Parts, settings: Settings, progress: Progress) -> None:
+    # Logged before too: that line has the log flushed, so that no checkpoint is ahead of it.
+    parts.log({"event": "save", "step": progress.step})
+    start = time.perf_counter()
+    checkpoint.save_checkpoint(
+        parts.folder, progress, parts.weights, parts.optimizer, settings.keep
+    )
+    seconds = time.perf_counter() - start
+    parts.log({"event": "saved", "step": progress.step, "seconds": seconds})
 
 
 def evaluation_interval(total: int, epoch: int) -> int:
@@ -152,9 +171,7 @@ def _evaluate(parts: Parts, progress: Progress) -> Progress:
     loss = parts.evaluate()
     best = loss < progress.best_loss
     if best:
-        with Aside(parts.folder / BEST) as aside:
-            named = {n: m.detach() for n, m in parts.weights.named()}
-            save_tensors(named, aside / "weights.safetensors")
+        checkpoint.save_best(parts.folder, progress.step, parts.weights)
         progress = replace(progress, best_loss=loss, best_step=progress.step)
     seconds = time.perf_counter() - start
     event = {"event": "eval", "step": progress.step, "held_out_loss": loss, "best": best}
@@ -163,12 +180,9 @@ def _evaluate(parts: Parts, progress: Progress) -> Progress:
 
 
 def load_best(parts: Parts, progress: Progress) -> None:
-    """Puts the weights of the best evaluation back into the model, and drops their copy on disk."""
-    from safetensors.torch import load_file
-
+    """Puts the weights of the best evaluation back into the model."""
     if progress.best_step and progress.best_step != progress.step:
-        parts.weights.load(load_file(parts.folder / BEST / "weights.safetensors"))
-    shutil.rmtree(parts.folder / BEST, ignore_errors=True)
+        checkpoint.load_best(parts.folder, progress.best_step, parts.weights)
 
 
 def _not_finite(step: int, loss: float, norm: float, examples: Sequence[Any]) -> BiddableError:

@@ -15,6 +15,7 @@ from typing import Any
 import tomli_w
 
 from biddable.data.findings import BiddableError
+from biddable.models.aside import write_whole
 
 
 def _option(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
@@ -56,7 +57,7 @@ class Settings:
         "assistant", "which messages are trained", choices=("assistant", "last", "all")
     )
     seed: int = _option(0, "seed of the split and of the order of rows")
-    save_every: int = _option(0, "steps between checkpoints; 0 saves only when interrupted")
+    save_every: int = _option(0, "steps between checkpoints; 0 saves every ten minutes")
     keep: int = _option(2, "checkpoints to keep")
     answers: int = _option(32, "held-out prompts that base and tuned answer at the end")
 
@@ -87,7 +88,7 @@ def read_config(path: str) -> dict[str, Any]:
 def write_config(settings: Settings, path: Path) -> None:
     """Writes the settings as TOML that `train --config` reads back to the same settings."""
     given = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
-    path.write_text(tomli_w.dumps(given), encoding="utf-8")
+    write_whole(path, tomli_w.dumps(given))
 
 
 def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from biddable.data.split import split
 from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
 from biddable.training.settings import Settings
 
+Tell = Callable[[int], None] | None
 # Held-out rows beyond this make the interval of a rate no narrower than anyone needs.
 MOST_HELD_OUT = 500
 
@@ -93,12 +95,13 @@ class Prepared:
         )  # fmt: skip
 
 
-def prepare(settings: Settings, progress: Callable[[int], None] | None = None) -> Prepared:
+def prepare(settings: Settings, tell: Tell = None, today: date | None = None) -> Prepared:
     """Reads, checks, renders, encodes and splits.
 
     Args:
         settings: those of the run.
-        progress: called now and then with the number of conversations encoded so far.
+        tell: called now and then with the number of conversations encoded so far.
+        today: for templates that print a date; a resumed run keeps the one it began with.
 
     Raises:
         BiddableError: nothing can be read, or base or template cannot be used; faults of single
@@ -113,12 +116,13 @@ def prepare(settings: Settings, progress: Callable[[int], None] | None = None) -
         tokenizer,
         args=template_arguments(settings.template_arg),
         header="history" if settings.header == "history" else "prompt",
+        today=today,
     )
     limit = _longest(base, settings.max_length)
     # Many rows are encoded by worker processes; meanwhile this one looks for duplicates.
     with ThreadPoolExecutor(1) as beside:
         looking = beside.submit(_look, found.conversations)
-        encoded = _encode(found.conversations, tokenizer, template, settings, limit, progress)
+        encoded = _encode(found.conversations, tokenizer, template, settings, limit, tell)
         twins, looked = looking.result()
     findings = [*found.findings, *looked, *encoded.findings]
     lengths, dropped = list(encoded.lengths), list(encoded.dropped)
@@ -194,8 +198,8 @@ def length_line(lengths: Sequence[int]) -> str:
     for length in ordered:
         bins[min(15, 16 * length // (last + 1))] += 1
     bars = "".join(" ▁▂▃▄▅▆▇█"[-(-8 * n // max(bins))] for n in bins)
-    median = int(statistics.median(ordered))
-    return f"{bars}  median {median}, 99 % {ordered[-(-99 * len(ordered) // 100) - 1]}, most {last}"
+    median, nearly_all = int(statistics.median(ordered)), ordered[-(-99 * len(ordered) // 100) - 1]
+    return f"{bars}  median {median}, 99 % {nearly_all}, most {last}"
 
 
 def _read(settings: Settings, sources: Sequence[str]) -> ReadResult:
@@ -251,7 +255,7 @@ def _encode(
     template: Template,
     settings: Settings,
     limit: int,
-    progress: Callable[[int], None] | None = None,
+    tell: Tell = None,
 ) -> Encoded:
     return encode_all(
         conversations,
@@ -260,7 +264,7 @@ def _encode(
         max_length=limit,
         loss_on=settings.loss_on,  # type: ignore[arg-type]
         too_long=settings.too_long,  # type: ignore[arg-type]
-        progress=progress,
+        progress=tell,
     )
 
 

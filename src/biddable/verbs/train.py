@@ -4,29 +4,46 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from biddable import __version__
 from biddable.chat.encode import stop_token_ids
-from biddable.data.findings import BiddableError
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
 from biddable.judging.judge import Judgement, Question, ask, judge
 from biddable.judging.report import Report, page
 from biddable.judging.scorecard import Scorecard, score
+from biddable.models.aside import need_space, write_whole
 from biddable.models.save import save_model
-from biddable.training.checkpoint import Progress, load_checkpoint
+from biddable.training.checkpoint import (
+    Progress,
+    clear_best,
+    has_checkpoint,
+    load_checkpoint,
+    weight_bytes,
+)
 from biddable.training.evaluate import held_out_loss
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Screen, both, console, counting, json_log
 from biddable.training.loop import Parts, fit, load_best, make_optimizer
-from biddable.training.run_folder import Lock, RunFolder, cut_log, new_run_folder, open_run_folder
+from biddable.training.ranks import Ranks, joined_ranks, told
+from biddable.training.run_folder import Lock, RunFolder, cut_log
 from biddable.training.schedule import total_steps
-from biddable.training.settings import Settings, read_config, with_values, write_config
+from biddable.training.settings import Settings, write_config
+from biddable.verbs.begin import (
+    data_record,
+    day_of,
+    new_folder,
+    refuse_changes,
+    settings_record,
+    start,
+)
 from biddable.verbs.outcome import model_card, samples, show_outcome
 from biddable.verbs.prepare import Prepared, prepare
 from biddable.verbs.reporting import shown_tokens, versions
@@ -78,77 +95,34 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
 
     Args:
         data: files or folders with the training rows.
-        resume: a run folder to go on with; its config.toml holds the settings.
+        resume: a run folder to go on with, whose config.toml holds the settings; or `auto`: go on
+            with the run that the same call began, if there is one.
         options: fields of `biddable.training.settings.Settings`, by name.
 
     Raises:
         BiddableError: whatever is wrong with data, base, template, options or folders.
     """
     out = console()
-    if resume:
-        if data or options:
-            raise BiddableError(
-                "--resume goes on with the settings of the run and takes no others",
-                code="option",
-                fix="leave the other options out, or start a new run",
-            )
-        folder = open_run_folder(resume)
-        settings = with_values(Settings(), read_config(str(folder.config)))
-    else:
-        files = (data,) if isinstance(data, str) else tuple(data)
-        given = {"data": files, **options} if files else options
-        settings = with_values(Settings(), given)
-        if not settings.data:
-            raise BiddableError("no data is given", code="option", fix="biddable train data.jsonl")
-    prepared = prepare(settings, counting(out))
-    show_prepared(prepared, out)
-    show_masks(prepared.train.examples[:1], prepared, out)
-    show_findings(prepared, out)
-    prepared.refuse_errors()
-    if not resume:
-        folder = new_run_folder(settings.out, settings.data)
-        write_config(settings, folder.config)
-        folder.write_json("data.json", data_record(prepared, settings))
-    else:
-        refuse_changes(folder.read_json("data.json"), data_record(prepared, settings), folder)
-    questions = ask(
-        prepared.held_out.conversations,
-        prepared.tokenizer,
-        prepared.template,
-        most=settings.answers,
-    )
-    task = _Task(prepared, settings, folder, questions, out)
-    with Lock(folder), Interrupt() as interrupt:
-        return _run(task, interrupt, bool(resume))
-
-
-def data_record(prepared: Prepared, settings: Settings) -> dict[str, Any]:
-    """data.json: what the run is made of, so that nothing can change under it unseen."""
-    return {
-        "sources": prepared.hashes,
-        "format": prepared.format,
-        "rows": prepared.rows,
-        "template": prepared.template.text,
-        "seed": settings.seed,
-        "train": len(prepared.train.examples),
-        "held_out": [[c.file, c.line] for c in prepared.held_out.conversations],
-        "dropped": [str(f) for f in prepared.dropped],
-    }
-
-
-def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: RunFolder) -> None:
-    """Refuses to go on with a run whose data or template is no longer what it was.
-
-    Raises:
-        BiddableError: `run_changed`, with the names of what changed.
-    """
-    changed = [name for name in before if before[name] != now.get(name)]
-    if changed:
-        raise BiddableError(
-            f"the run {folder.path} cannot go on: {', '.join(changed)} changed since it started",
-            code="run_changed",
-            fix="put it back as it was, or start a new run",
+    with joined_ranks() as ranks:
+        out.quiet = not ranks.first
+        settings, folder = start(data, resume, options, ranks)
+        today = day_of(folder)
+        prepared = prepare(settings, counting(out), today)
+        show_prepared(prepared, out)
+        show_masks(prepared.train.examples[:1], prepared, out)
+        show_findings(prepared, out)
+        prepared.refuse_errors()
+        folder = folder or new_folder(settings, ranks)
+        questions = ask(
+            prepared.held_out.conversations,
+            prepared.tokenizer,
+            prepared.template,
+            most=settings.answers,
         )
+        record = data_record(prepared, settings, today)
+        task = _Task(prepared, settings, folder, questions, out, ranks, record)
+        with Lock(folder) if ranks.first else nullcontext(), Interrupt() as interrupt:
+            return _run(task, interrupt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +134,8 @@ class _Task:
     folder: RunFolder
     questions: Sequence[Question]
     out: Console
+    ranks: Ranks
+    record: dict[str, Any]
 
     def judged(self, model: Any) -> Judgement:
         """The model measured on the held-out rows and, for memorising, on some trained ones."""
@@ -174,12 +150,19 @@ class _Task:
         )
 
 
-def _run(task: _Task, interrupt: Interrupt, resumed: bool) -> Trained:
-    settings, folder, out = task.settings, task.folder, task.out
-    weights, budget = _load(task)
+def _run(task: _Task, interrupt: Interrupt) -> Trained:
+    folder, out = task.folder, task.out
+    resumed = told(task.ranks, lambda: folder.begun)
+    if resumed:
+        refuse_changes(folder.read_json("data.json"), task.record, folder)
+    weights, settings = _load(task)
+    budget = settings.batch_tokens
     examples = task.prepared.train.examples
     steps = total_steps(len(examples), settings.batch_size, settings.epochs, settings.steps)
     line(out, "plan", f"{steps} steps of {settings.batch_size} rows, {budget:,} tokens at a time")
+    task = replace(task, settings=settings)
+    if task.ranks.first and not resumed:
+        _begin(task, weights)
     optimizer = make_optimizer(weights, settings)
     screen = Screen(steps, out)
     parts = Parts(
@@ -194,7 +177,7 @@ def _run(task: _Task, interrupt: Interrupt, resumed: bool) -> Trained:
     base = _base_judgement(task, weights)
     progress = _resume(task, parts) if resumed else Progress()
     with screen:
-        if not resumed:
+        if not progress.step:
             parts.log({"event": "eval", "step": 0, "held_out_loss": base.mean_loss()})
         progress = fit(parts, settings, progress, interrupt)
     if progress.step < steps:
@@ -205,17 +188,30 @@ def _run(task: _Task, interrupt: Interrupt, resumed: bool) -> Trained:
     return _judge_and_save(task, weights, base, progress)
 
 
-def _load(task: _Task) -> tuple[Weights, int]:
-    """The base's weights on the chosen device in the chosen precision, and tokens per pass."""
+def _load(task: _Task) -> tuple[Weights, Settings]:
+    """The base's weights as they are trained, and the settings with what was chosen for them."""
     settings = task.settings
     keep_freed_memory()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.precision, device)  # type: ignore[arg-type]
+    # Two ranks that measured for themselves might choose otherwise.
+    precision = told(task.ranks, lambda: "bf16" if dtype == torch.bfloat16 else "fp32")
+    dtype = choose_dtype(precision, device)
     # Loaded in fp32 whatever is computed in: these are the masters.
     weights = Weights(load_model(task.prepared.base, device), dtype)
     budget = settings.batch_tokens or choose_batch_tokens(weights.model.config, device, dtype)
-    line(task.out, "compute", f"{str(dtype).removeprefix('torch.')} on {device.type}")
-    return weights, budget
+    line(task.out, "compute", f"{precision} on {device.type}")
+    return weights, replace(settings, device=device.type, precision=precision, batch_tokens=budget)
+
+
+def _begin(task: _Task, weights: Weights) -> None:
+    """Writes what the run is made of; config.toml comes last, and says that it has begun."""
+    settings, folder = task.settings, task.folder
+    # Checkpoints while one more is written, the best weights and those before, the tuned model.
+    checkpoints = settings.keep + 1 if settings.save_every else 1
+    need_space(folder.path, (3 * checkpoints + 3) * weight_bytes(weights))
+    folder.write_json("data.json", {**task.record, "settings": settings_record(settings)})
+    write_config(settings, folder.config)
 
 
 def _base_judgement(task: _Task, weights: Weights) -> Judgement:
@@ -229,11 +225,14 @@ def _base_judgement(task: _Task, weights: Weights) -> Judgement:
 
 
 def _resume(task: _Task, parts: Parts) -> Progress:
-    """The progress of the newest sound checkpoint; the log is cut back to it."""
-    progress, damaged = load_checkpoint(task.folder.checkpoints, parts.weights, parts.optimizer)
-    for name in damaged:
-        line(task.out, "damaged", f"checkpoint {name} is passed over")
-    cut_log(task.folder.log, progress.step)
+    """The progress of the newest sound checkpoint, or of none; the log is cut back to it."""
+    progress = Progress()
+    if has_checkpoint(parts.folder):
+        progress, damaged = load_checkpoint(parts.folder, parts.weights, parts.optimizer)
+        for name in damaged:
+            line(task.out, "damaged", f"checkpoint {name} is passed over")
+    if task.ranks.first:
+        cut_log(task.folder.log, progress.step or -1)
     line(task.out, "resume", f"from step {progress.step}")
     return progress
 
@@ -253,9 +252,10 @@ def _judge_and_save(task: _Task, weights: Weights, base: Judgement, progress: Pr
     )
     folder.write_json("scorecard.json", card.as_json())
     rows = [json.dumps(s, ensure_ascii=False) for s in samples(questions, base, tuned)]
-    (folder.path / "samples.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_whole(folder.path / "samples.jsonl", "\n".join(rows) + "\n")
     report = _report(task, card, base, tuned)
-    (folder.path / "report.html").write_text(page(report), encoding="utf-8")
+    write_whole(folder.path / "report.html", page(report))
+    clear_best(folder.checkpoints)
     show_outcome(card, questions, base, tuned, task.out)
     line(task.out, "run", str(folder.path))
     line(task.out, "report", str(folder.path / "report.html"))
