@@ -21,8 +21,8 @@ import argparse
 import hashlib
 import json
 import random
-import signal
 import shutil
+import signal
 import sys
 import tempfile
 import time

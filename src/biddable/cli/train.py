@@ -32,6 +32,6 @@ def run(args: argparse.Namespace) -> int:
 
     options = settings_of(args)
     trained = train(options.pop("data", ()), resume=args.resume, **options)
-    if args.json:
+    if args.json and trained.rank == 0:
         sys.stdout.write(json.dumps(trained.as_json(), ensure_ascii=False) + "\n")
     return trained.exit_code

@@ -47,6 +47,10 @@ def both(first: Log, second: Log) -> Log:
     return write
 
 
+def silent(event: Mapping[str, Any]) -> None:
+    """The log of a rank that is not the first."""
+
+
 def console() -> Console:
     """Standard error, with colour where it is a terminal and NO_COLOR is not set."""
     return Console(stderr=True, highlight=False, soft_wrap=not _is_live())

@@ -19,11 +19,13 @@ from biddable.chat.encode import Example
 from biddable.data.findings import BiddableError, place
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import Weights
+from biddable.engine.shares import share_rows
 from biddable.engine.step import backward_step
 from biddable.training import checkpoint
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log
+from biddable.training.ranks import ALONE, Ranks, add_gradients, add_up, highest
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
 from biddable.training.settings import Settings
 
@@ -43,6 +45,7 @@ class Parts:
         log: takes each event.
         folder: where checkpoints and the best weights go.
         batch_tokens: tokens per micro-batch.
+        ranks: those that share the rows of each step; only the first of them saves.
     """
 
     weights: Weights
@@ -52,6 +55,7 @@ class Parts:
     log: Log
     folder: Path
     batch_tokens: int
+    ranks: Ranks = ALONE
 
 
 def make_optimizer(weights: Weights, settings: Settings) -> torch.optim.AdamW:
@@ -83,6 +87,8 @@ def fit(parts: Parts, settings: Settings, progress: Progress, interrupt: Interru
         progress = _train_step(parts, settings, progress, total)
         if progress.step % every == 0 or progress.step == total:
             progress = _evaluate(parts, progress)
+        # A signal may reach one rank a step before the others.
+        interrupt.exit_code = highest(parts.ranks, interrupt.exit_code)
         asked = interrupt.exit_code and progress.step < total
         if asked or _save_is_due(progress.step, settings.save_every, saved):
             _save(parts, settings, progress)
@@ -98,6 +104,8 @@ def _save_is_due(step: int, every: int, saved: float) -> bool:
 
 
 def _save(parts: Parts, settings: Settings, progress: Progress) -> None:
+    if not parts.ranks.first:
+        return
     # Logged before too: that line has the log flushed, so that no checkpoint is ahead of it.
     parts.log({"event": "save", "step": progress.step})
     start = time.perf_counter()
@@ -118,8 +126,11 @@ def _train_step(parts: Parts, settings: Settings, progress: Progress, total: int
     step = progress.step + 1
     rows = rows_of_step(step, len(parts.examples), settings.batch_size, settings.seed)
     examples = [parts.examples[i] for i in rows]
-    plan = plan_step(examples, parts.batch_tokens)
-    loss_sum, weight_sum = backward_step(parts.weights.model, examples, plan)
+    mine = [examples[i] for i in share_rows(examples, parts.ranks.count)[parts.ranks.index]]
+    plan = plan_step(mine, parts.batch_tokens)
+    sums = (*backward_step(parts.weights.model, mine, plan), plan.tokens, plan.padded_tokens)
+    loss_sum, weight_sum, tokens, padded_tokens = add_up(parts.ranks, *sums)
+    add_gradients(parts.ranks, parts.weights)
     loss = loss_sum / weight_sum
     norm = _scale_and_clip(parts.weights, weight_sum, settings.clip)
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -141,8 +152,8 @@ def _train_step(parts: Parts, settings: Settings, progress: Progress, total: int
             "learning_rate": rate,
             "grad_norm": norm,
             "trained_tokens": trained,
-            "tokens": plan.tokens,
-            "padded_tokens": plan.padded_tokens,
+            "tokens": int(tokens),
+            "padded_tokens": int(padded_tokens),
             "seconds": seconds,
         }
     )
@@ -150,7 +161,7 @@ def _train_step(parts: Parts, settings: Settings, progress: Progress, total: int
         progress,
         step=step,
         trained_tokens=progress.trained_tokens + trained,
-        tokens=progress.tokens + plan.tokens,
+        tokens=progress.tokens + int(tokens),
         seconds=progress.seconds + seconds,
     )
 
@@ -171,7 +182,8 @@ def _evaluate(parts: Parts, progress: Progress) -> Progress:
     loss = parts.evaluate()
     best = loss < progress.best_loss
     if best:
-        checkpoint.save_best(parts.folder, progress.step, parts.weights)
+        if parts.ranks.first:
+            checkpoint.save_best(parts.folder, progress.step, parts.weights)
         progress = replace(progress, best_loss=loss, best_step=progress.step)
     seconds = time.perf_counter() - start
     event = {"event": "eval", "step": progress.step, "held_out_loss": loss, "best": best}

@@ -40,12 +40,15 @@ class Ranks:
         return self.index == 0
 
 
+ALONE = Ranks()
+
+
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
     """The ranks that torchrun started, by its environment; without it, this process alone."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield Ranks()
+        yield ALONE
         return
     cuda = torch.cuda.is_available()
     if cuda:

@@ -71,11 +71,15 @@ def new_folder(settings: Settings, ranks: Ranks) -> RunFolder:
     return RunFolder(Path(path))
 
 
-def day_of(folder: RunFolder | None) -> date:
+def day_of(folder: RunFolder | None, ranks: Ranks) -> date:
     """The day on which the run began: templates that print a date go on printing that one."""
-    if folder is None or not folder.begun:
-        return date.today()
-    return date.fromisoformat(folder.read_json("data.json")["today"])
+
+    def day() -> str:
+        if folder is not None and folder.begun:
+            return str(folder.read_json("data.json")["today"])
+        return date.today().isoformat()
+
+    return date.fromisoformat(told(ranks, day))
 
 
 def data_record(prepared: Prepared, settings: Settings, today: date) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from biddable import __version__
-from biddable.chat.encode import stop_token_ids
+from biddable.chat.encode import Example, stop_token_ids
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
 from biddable.judging.judge import Judgement, Question, ask, judge
@@ -30,9 +30,9 @@ from biddable.training.checkpoint import (
 )
 from biddable.training.evaluate import held_out_loss
 from biddable.training.interrupt import Interrupt
-from biddable.training.log import Screen, both, console, counting, json_log
+from biddable.training.log import Screen, both, console, counting, json_log, silent
 from biddable.training.loop import Parts, fit, load_best, make_optimizer
-from biddable.training.ranks import Ranks, joined_ranks, told
+from biddable.training.ranks import Ranks, joined_ranks, mean_loss, told
 from biddable.training.run_folder import Lock, RunFolder, cut_log
 from biddable.training.schedule import total_steps
 from biddable.training.settings import Settings, write_config
@@ -63,12 +63,14 @@ class Trained:
         progress: steps done, tokens, seconds and the best evaluation.
         scorecard: base against tuned; None when the run was interrupted.
         exit_code: 0, or 130 or 143 when a signal stopped it after saving.
+        rank: of this process; only the first, 0, judges and has a scorecard.
     """
 
     run: Path
     progress: Progress
     scorecard: Scorecard | None
     exit_code: int = 0
+    rank: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The object that `train --json` prints."""
@@ -106,7 +108,7 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
     with joined_ranks() as ranks:
         out.quiet = not ranks.first
         settings, folder = start(data, resume, options, ranks)
-        today = day_of(folder)
+        today = day_of(folder, ranks)
         prepared = prepare(settings, counting(out), today)
         show_prepared(prepared, out)
         show_masks(prepared.train.examples[:1], prepared, out)
@@ -156,36 +158,47 @@ def _run(task: _Task, interrupt: Interrupt) -> Trained:
     if resumed:
         refuse_changes(folder.read_json("data.json"), task.record, folder)
     weights, settings = _load(task)
-    budget = settings.batch_tokens
-    examples = task.prepared.train.examples
-    steps = total_steps(len(examples), settings.batch_size, settings.epochs, settings.steps)
-    line(out, "plan", f"{steps} steps of {settings.batch_size} rows, {budget:,} tokens at a time")
+    rows = len(task.prepared.train.examples)
+    steps = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
+    told_plan = f"{steps} steps of {settings.batch_size} rows"
+    line(out, "plan", f"{told_plan}, {settings.batch_tokens:,} tokens at a time")
     task = replace(task, settings=settings)
     if task.ranks.first and not resumed:
         _begin(task, weights)
-    optimizer = make_optimizer(weights, settings)
     screen = Screen(steps, out)
-    parts = Parts(
-        weights=weights,
-        optimizer=optimizer,
-        examples=examples,
-        evaluate=lambda: held_out_loss(weights.model, task.prepared.held_out.examples, budget),
-        log=both(json_log(folder.log), screen),
-        folder=folder.checkpoints,
-        batch_tokens=budget,
-    )
-    base = _base_judgement(task, weights)
+    parts = _parts(task, weights, screen)
+    base = _base_judgement(task, weights) if task.ranks.first else None
     progress = _resume(task, parts) if resumed else Progress()
     with screen:
-        if not progress.step:
+        if base and not progress.step:
             parts.log({"event": "eval", "step": 0, "held_out_loss": base.mean_loss()})
         progress = fit(parts, settings, progress, interrupt)
     if progress.step < steps:
         line(out, "interrupted", f"saved; go on with: biddable train --resume {folder.path}")
-        return Trained(folder.path, progress, None, interrupt.exit_code)
+    if base is None or progress.step < steps:
+        return Trained(folder.path, progress, None, interrupt.exit_code, task.ranks.index)
     load_best(parts, progress)
-    optimizer.state.clear()
+    parts.optimizer.state.clear()
     return _judge_and_save(task, weights, base, progress)
+
+
+def _parts(task: _Task, weights: Weights, screen: Screen) -> Parts:
+    """What the loop works with; of several ranks only the first logs."""
+    budget, held_out = task.settings.batch_tokens, task.prepared.held_out.examples
+
+    def loss(some: Sequence[Example]) -> float:
+        return held_out_loss(weights.model, some, budget)
+
+    return Parts(
+        weights=weights,
+        optimizer=make_optimizer(weights, task.settings),
+        examples=task.prepared.train.examples,
+        evaluate=lambda: mean_loss(task.ranks, loss, held_out),
+        log=both(json_log(task.folder.log), screen) if task.ranks.first else silent,
+        folder=task.folder.checkpoints,
+        batch_tokens=budget,
+        ranks=task.ranks,
+    )
 
 
 def _load(task: _Task) -> tuple[Weights, Settings]:
