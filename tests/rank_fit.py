@@ -35,7 +35,7 @@ from biddable.training.settings import Settings
 from tiny import VOCABULARY, tiny
 
 # Fewer rows than three ranks in every step, so that at least one rank has none.
-SETTINGS = Settings(steps=10, batch_size=2, lr=1e-2, save_every=5, seed=3)
+SETTINGS = Settings(steps=10, batch_size=2, lr=1e-3, save_every=5, seed=3)
 
 
 def examples() -> list[Example]:

@@ -2,14 +2,13 @@
 
 Worked example, two ranks, a prefix of 100 tokens that rows a b c d share, and rows e f of 60:
 
-    a b c d  suffixes of 10      140 tokens together; on two ranks 120 each, so they stay
-    e f      60 each             120 tokens
-    rank 0: a b c d (140)        rank 1: e f (120)
+    a b c d   suffixes of 10: 140 tokens together, but 120 on each of two ranks
+    e f       60 tokens each
+    rank 0 takes a b c d (140), rank 1 takes e f (120)
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from biddable.engine.plan import Segment, Trainable, plan_step
@@ -36,7 +35,7 @@ def share_rows(examples: Sequence[Trainable], ranks: int) -> list[list[int]]:
 def _units(examples: Sequence[Trainable], ranks: int) -> list[tuple[int, list[int]]]:
     """(tokens fed, rows) of what one rank takes whole: a row, a prefix group, or a part of one.
 
-    A group is cut only where it alone is more than a rank's fair share.
+    A group is cut only where it alone is more than one and a half fair shares of a rank.
     """
     plan = plan_step(examples, batch_tokens=1)
     groups: dict[int, list[Segment]] = {}
@@ -48,7 +47,7 @@ def _units(examples: Sequence[Trainable], ranks: int) -> list[tuple[int, list[in
     units = []
     for key, segments in groups.items():
         prefix = len(plan.prefixes[key]) if key >= 0 else 0
-        parts = math.ceil((prefix + sum(map(len, segments))) / fair)
+        parts = max(1, round((prefix + sum(map(len, segments))) / fair))
         segments.sort(key=lambda s: (-len(s), s.example))
         for part in (segments[n::parts] for n in range(min(parts, len(segments)))):
             units.append((prefix + sum(map(len, part)), [s.example for s in part]))
