@@ -236,7 +236,9 @@ def test_auto_begins_goes_on_and_says_when_it_is_finished(
     assert "from step 2" in capsys.readouterr().err
     a, b = (load_file(f / "model" / "model.safetensors") for f in (tmp_path / "whole", run))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert main(run_args(place, run)) == 1
+    assert main(run_args(place, run)) == 0
+    assert "is finished" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run)]) == 1
     assert "[run_finished]" in capsys.readouterr().err
 
 

@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from biddable.cli.options import add_settings, settings_of
+from biddable.data.findings import BiddableError
 from biddable.training.settings import Settings
 
 
@@ -31,7 +32,14 @@ def run(args: argparse.Namespace) -> int:
     from biddable.verbs.train import train
 
     options = settings_of(args)
-    trained = train(options.pop("data", ()), resume=args.resume, **options)
+    try:
+        trained = train(options.pop("data", ()), resume=args.resume, **options)
+    except BiddableError as error:
+        # Whatever restarts what died must not take a run that is done for one that failed.
+        if args.resume != "auto" or error.finding.code != "run_finished":
+            raise
+        sys.stderr.write(f"{error.finding.message}\n")
+        return 0
     if args.json and trained.rank == 0:
         sys.stdout.write(json.dumps(trained.as_json(), ensure_ascii=False) + "\n")
     return trained.exit_code
