@@ -150,7 +150,7 @@ def _all_there() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise BiddableError(
-            f"another rank has gone: {str(error).splitlines()[0]}",
+            f"another rank has gone, or could not follow: {str(error).split('. ')[0]}",
             code="rank_lost",
             fix="see what it said; `--resume auto` goes on from the last checkpoint, and torchrun "
             "--max-restarts does so by itself",
