@@ -87,13 +87,16 @@ def fit(parts: Parts, settings: Settings, progress: Progress, interrupt: Interru
         progress = _train_step(parts, settings, progress, total)
         if progress.step % every == 0 or progress.step == total:
             progress = _evaluate(parts, progress)
-        # A signal may reach one rank a step before the others.
-        interrupt.exit_code = highest(parts.ranks, interrupt.exit_code)
-        asked = interrupt.exit_code and progress.step < total
-        if asked or _save_is_due(progress.step, settings.save_every, saved):
+        # Read once, so that a signal comes either before the save or in the next step; and one that
+        # reached a single rank stops all of them in the same step.
+        asked = highest(parts.ranks, interrupt.exit_code)
+        if (asked and progress.step < total) or _save_is_due(
+            progress.step, settings.save_every, saved
+        ):
             _save(parts, settings, progress)
             saved = time.monotonic()
-        if interrupt.exit_code:
+        if asked:
+            interrupt.exit_code = asked
             break
     return progress
 
