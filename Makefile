@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check bench crash clean
 
 setup: .venv/ready
 
@@ -29,6 +29,9 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.run
+
+crash: setup
+	PYTHONPATH=tests $(BIN)/python tests/crash.py
 
 clean:
 	rm -rf .venv

@@ -40,6 +40,7 @@ def main() -> None:
             optimizer=make_optimizer(weights, settings),
             examples=prepared.train.examples,
             evaluate=lambda: float("inf"),
+            answer=lambda: "",
             log=tell,
             folder=Path(folder),
             batch_tokens=choose_batch_tokens(needs_of(weights.model, weights.masters), device),

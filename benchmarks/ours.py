@@ -98,6 +98,7 @@ def main() -> None:
             optimizer=make_optimizer(weights, settings),
             examples=rows,  # type: ignore[arg-type]
             evaluate=lambda: float("inf"),
+            answer=lambda: "",
             log=tell,
             folder=Path(folder),
             batch_tokens=budget,

@@ -9,11 +9,11 @@ import torch
 
 from biddable.data.findings import BiddableError
 from biddable.engine.precision import Weights
+from biddable.models.aside import Aside, is_sound
 from biddable.training.checkpoint import (
-    Aside,
     Progress,
-    is_sound,
     load_checkpoint,
+    save_best,
     save_checkpoint,
 )
 from biddable.training.loop import make_optimizer
@@ -35,6 +35,7 @@ def trained_state(seed: int) -> tuple[Weights, torch.optim.AdamW]:
 def test_a_checkpoint_gives_back_weights_moments_and_progress(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
     progress = Progress(step=3, best_step=2, best_loss=1.5, tokens=99)
+    save_best(tmp_path, 2, weights)
     save_checkpoint(tmp_path, progress, weights, optimizer, keep=2)
     others, other_optimizer = trained_state(2)
     loaded, damaged = load_checkpoint(tmp_path, others, other_optimizer)

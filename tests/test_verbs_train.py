@@ -166,7 +166,9 @@ def test_a_run_whose_data_changed_is_not_resumed(
     (copy / "data.json").write_text((run / "data.json").read_text())
     write_jsonl(place / "other.jsonl", rows(1))
     assert main(["train", "--resume", str(copy)]) == 1
-    assert "changed since it started" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "[run_changed]" in err
+    assert "data.jsonl, which is gone" in err
 
 
 def test_a_loss_that_is_not_finite_names_the_rows(

@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from biddable.cli.options import add_settings, settings_of
+from biddable.data.findings import BiddableError
 from biddable.training.settings import Settings
 
 
@@ -20,7 +21,8 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("data", nargs="*", metavar="DATA", help="files or folders with the rows")
     add_settings(parser, (f.name for f in fields(Settings) if f.name != "data"))
     parser.add_argument("--config", default="", metavar="FILE", help="settings in TOML")
-    parser.add_argument("--resume", default="", metavar="RUN", help="go on with this run folder")
+    resume_help = "go on with this run; auto: with the one that this command began, if any"
+    parser.add_argument("--resume", default="", metavar="RUN", help=resume_help)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
 
@@ -30,7 +32,14 @@ def run(args: argparse.Namespace) -> int:
     from biddable.verbs.train import train
 
     options = settings_of(args)
-    trained = train(options.pop("data", ()), resume=args.resume, **options)
-    if args.json:
+    try:
+        trained = train(options.pop("data", ()), resume=args.resume, **options)
+    except BiddableError as error:
+        # Whatever restarts what died must not take a run that is done for one that failed.
+        if args.resume != "auto" or error.finding.code != "run_finished":
+            raise
+        sys.stderr.write(f"{error.finding.message}\n")
+        return 0
+    if args.json and trained.rank == 0:
         sys.stdout.write(json.dumps(trained.as_json(), ensure_ascii=False) + "\n")
     return trained.exit_code

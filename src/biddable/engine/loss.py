@@ -40,8 +40,8 @@ def head_of(model: Any) -> Head:
     )
 
 
-def loss_sum(hidden: Tensor, head: Head, targets: Tensor, weights: Tensor) -> Tensor:
-    """sum(w_r * CE_r) over the trained rows.
+def loss_sum(hidden: Tensor, head: Head, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """sum(w_r * CE_r) over the trained rows, and each CE_r.
 
     Args:
         hidden: (R, D) hidden states of the rows that predict.
@@ -49,10 +49,13 @@ def loss_sum(hidden: Tensor, head: Head, targets: Tensor, weights: Tensor) -> Te
         weights: (R,) how much each counts.
 
     Returns:
-        A scalar in fp32 (fp64 for an fp64 model); its gradient reaches hidden, weight and bias.
+        A scalar in fp32 (fp64 for an fp64 model), whose gradient reaches hidden, weight and bias;
+        and (R,) losses without gradient.
     """
-    total: Tensor = _HeadLoss.apply(hidden, head.weight, head.bias, targets, weights, head)  # type: ignore[no-untyped-call]
-    return total
+    found: tuple[Tensor, Tensor] = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+        hidden, head.weight, head.bias, targets, weights, head
+    )
+    return found
 
 
 def row_losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
@@ -97,12 +100,13 @@ class _HeadLoss(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor,
         head: Head,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=hidden.device)
         d_hidden = torch.empty_like(hidden)
         d_weight: Tensor | None = None
         d_bias = torch.zeros_like(bias) if bias is not None else None
+        found = hidden.new_empty(len(targets), dtype=wide)
         start = 0
         for h, t in _chunks(hidden, targets, head):
             rows = slice(start, start + len(t))
@@ -110,16 +114,18 @@ class _HeadLoss(torch.autograd.Function):
             logits, losses, lse = _chunk_losses(h, head, t)
             w = weights[rows].to(wide)
             total += (losses * w).sum()
+            found[rows] = losses
             d_logits = _logit_gradient(logits, lse, t, w, head).to(hidden.dtype)
             d_hidden[rows] = d_logits @ weight
             d_weight = d_logits.T @ h if d_weight is None else d_weight.addmm_(d_logits.T, h)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
-        return total
+        ctx.mark_non_differentiable(found)
+        return total, found
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scaled = list(ctx.saved_tensors)
         if grad.item() != 1.0:  # a whole pass over the head's gradient, nearly never needed
             scaled = [None if d is None else d.mul_(grad.to(d.dtype)) for d in scaled]

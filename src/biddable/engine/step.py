@@ -40,25 +40,29 @@ class Flat:
     segments: tuple[Segment, ...]
 
 
-def backward_step(model: Any, examples: Sequence[Trainable], plan: StepPlan) -> tuple[float, float]:
+def backward_step(
+    model: Any, examples: Sequence[Trainable], plan: StepPlan
+) -> tuple[float, float, list[float]]:
     """Adds the gradient of sum(w * CE) over the examples to the parameters' `.grad`.
 
     The sum is not divided by the weight sum: the caller does so once, after all ranks are added.
 
     Returns:
-        (loss sum, weight sum).
+        (loss sum, weight sum, the mean loss of each example).
     """
     prefixes = _prefixes(model, plan)
     leaves = prefixes if plan.joined else [p.leaves() for p in prefixes]
-    loss, weight = 0.0, 0.0
+    loss, weight, means = 0.0, 0.0, [0.0] * len(examples)
     for flat, hidden in _passes(model, examples, plan, leaves):
-        part = loss_sum(hidden, head_of(model), flat.targets, flat.weights)
+        part, losses = loss_sum(hidden, head_of(model), flat.targets, flat.weights)
         part.backward()  # type: ignore[no-untyped-call]
         loss += part.item()
         weight += float(flat.weights.sum())
+        for example, some, weights in _by_example(flat, examples, losses):
+            means[example] = float((some * weights).sum() / weights.sum())
     if not plan.joined:
         _backward_prefixes(prefixes, leaves)
-    return loss, weight
+    return loss, weight, means
 
 
 @torch.no_grad()
@@ -68,13 +72,21 @@ def example_losses(
     """(losses, weights) of the trained tokens of each example, in the order of the examples."""
     found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(examples)
     for flat, hidden in _passes(model, examples, plan, _prefixes(model, plan)):
-        losses = row_losses(hidden, head_of(model), flat.targets).cpu()
-        weights, start = flat.weights.cpu(), 0
-        for segment in flat.segments:
-            rows = sum(w > 0 for w in examples[segment.example].weights)
-            found[segment.example] = (losses[start : start + rows], weights[start : start + rows])
-            start += rows
+        losses = row_losses(hidden, head_of(model), flat.targets)
+        for example, some, weights in _by_example(flat, examples, losses):
+            found[example] = (some, weights)
     return found
+
+
+def _by_example(
+    flat: Flat, examples: Sequence[Trainable], losses: Tensor
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(example, losses, weights) of each segment of a micro-batch with its (R,) losses."""
+    losses, weights, start = losses.cpu(), flat.weights.cpu(), 0
+    for segment in flat.segments:
+        rows = slice(start, start + sum(w > 0 for w in examples[segment.example].weights))
+        yield segment.example, losses[rows], weights[rows]
+        start = rows.stop
 
 
 def _passes(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
+
+from biddable.models.aside import Aside, write_tensors
 
 
 def save_model(
@@ -32,19 +32,15 @@ def save_model(
         stop_ids: at any of these, generation stops.
         card: the text of README.md.
     """
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {k: v for k, v in model.state_dict().items() if k not in parameters}
-    whole = {k: v.detach().cpu().contiguous() for k, v in {**buffers, **tensors}.items()}
-    save_file(whole, aside / "model.safetensors", metadata={"format": "pt"})
-    _save_config(model, aside)
-    _save_generation(model, stop_ids, aside)
-    tokenizer.chat_template = chat_template
-    tokenizer.save_pretrained(aside)
-    (aside / "README.md").write_text(card, encoding="utf-8")
-    aside.rename(folder)
+    with Aside(folder, manifest=False) as aside:
+        write_tensors({**buffers, **tensors}, aside / "model.safetensors")
+        _save_config(model, aside)
+        _save_generation(model, stop_ids, aside)
+        tokenizer.chat_template = chat_template
+        tokenizer.save_pretrained(aside)
+        (aside / "README.md").write_text(card, encoding="utf-8")
 
 
 def _save_config(model: Any, folder: Path) -> None:

@@ -1,28 +1,29 @@
-"""Checkpoints: written aside, flushed, renamed, summed; safetensors and JSON only.
+"""Checkpoints and the best weights so far: folders that are whole or not there, and are checked.
 
-A checkpoint is a folder `step-000123/` with the fp32 weights, AdamW's moments, what the loop knows,
-and a manifest. The newest whose sums hold is the one that counts.
+    checkpoints/step-000120/   fp32 weights, AdamW's moments, what the loop knows, a manifest
+    checkpoints/best-000080/   the weights of the evaluation that was best by then
+
+No name is ever used for two different contents that something still needs: a checkpoint says which
+best weights belong to it, and those are deleted only when no checkpoint names them any more.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from biddable.data.findings import BiddableError
 from biddable.engine.precision import Weights
+from biddable.models.aside import Aside, is_sound, need_space, remove, write_tensors, write_text
 
-_MANIFEST = "manifest.json"
+# Of the JSON files and safetensors headers beside the tensors, generously.
+_SLACK = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +50,59 @@ class Progress:
 def save_checkpoint(
     folder: Path, progress: Progress, weights: Weights, optimizer: torch.optim.Optimizer, keep: int
 ) -> Path:
-    """Writes `folder/step-NNNNNN` atomically and deletes all but the newest `keep`."""
+    """Writes `folder/step-NNNNNN`, and then deletes all but the newest `keep`.
+
+    Raises:
+        BiddableError: `no_space`; what was there before is untouched.
+    """
+    need_space(folder, 3 * weight_bytes(weights) + _SLACK)
     target = folder / f"step-{progress.step:06d}"
     moments: dict[str, Tensor] = {}
     for name, master in weights.named():
         for key, value in optimizer.state[master].items():
-            moments[f"{key}/{name}"] = value.detach().reshape(-1) if value.ndim == 0 else value
+            moments[f"{key}/{name}"] = value.reshape(-1) if value.ndim == 0 else value
     with Aside(target) as aside:
-        save_tensors({n: m.detach() for n, m in weights.named()}, aside / "weights.safetensors")
-        save_tensors(moments, aside / "optimizer.safetensors")
-        (aside / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
-    for old in sorted(folder.glob("step-*"))[: -max(1, keep)]:
-        shutil.rmtree(old, ignore_errors=True)
+        write_tensors(dict(weights.named()), aside / "weights.safetensors")
+        write_tensors(moments, aside / "optimizer.safetensors")
+        write_text(aside / "progress.json", json.dumps(asdict(progress)))
+    for old in _newest_first(folder)[max(1, keep) :]:
+        remove(old)
+    _forget_best(folder, progress.best_step)
     return target
+
+
+def save_best(folder: Path, step: int, weights: Weights) -> None:
+    """Writes `folder/best-NNNNNN`, and then deletes those that no checkpoint names.
+
+    Raises:
+        BiddableError: `no_space`; what was there before is untouched.
+    """
+    need_space(folder, weight_bytes(weights) + _SLACK)
+    with Aside(_best(folder, step)) as aside:
+        write_tensors(dict(weights.named()), aside / "weights.safetensors")
+    _forget_best(folder, step)
+
+
+def load_best(folder: Path, step: int, weights: Weights) -> None:
+    """Puts the weights that `save_best` kept at a step back into the model.
+
+    Raises:
+        BiddableError: `best_damaged`.
+    """
+    path = _best(folder, step)
+    if not is_sound(path):
+        raise BiddableError(
+            f"the best weights {path} are damaged",
+            code="best_damaged",
+            fix="`biddable train --resume RUN` goes on from a checkpoint before them",
+        )
+    weights.load(load_file(path / "weights.safetensors"))
+
+
+def clear_best(folder: Path) -> None:
+    """Deletes all best weights: the run is finished, and the tuned model stands elsewhere."""
+    for path in folder.glob("best-*"):
+        remove(path)
 
 
 def load_checkpoint(
@@ -76,20 +117,60 @@ def load_checkpoint(
         BiddableError: there is none.
     """
     damaged: list[str] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        if not is_sound(path):
+    for path in _newest_first(folder):
+        progress = _progress(path) if is_sound(path) else None
+        if progress is None or not _has_best(folder, progress):
             damaged.append(path.name)
             continue
         weights.load(load_file(path / "weights.safetensors"))
         _load_moments(load_file(path / "optimizer.safetensors"), weights, optimizer)
-        state = json.loads((path / "progress.json").read_text(encoding="utf-8"))
-        return Progress(**state), damaged
+        return progress, damaged
     told = f" (damaged: {', '.join(damaged)})" if damaged else ""
     raise BiddableError(
         f"{folder} holds no sound checkpoint{told}",
         code="no_checkpoint",
         fix="start the run again into another folder",
     )
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a checkpoint is there, sound or not."""
+    return bool(_newest_first(folder))
+
+
+def weight_bytes(weights: Weights) -> int:
+    """Bytes of one fp32 copy of all parameters; a checkpoint holds three."""
+    return sum(m.numel() * 4 for m in weights.masters)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _best(folder: Path, step: int) -> Path:
+    return folder / f"best-{step:06d}"
+
+
+def _progress(path: Path) -> Progress | None:
+    """What a checkpoint says of the loop; None where it cannot be read."""
+    try:
+        return Progress(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _has_best(folder: Path, progress: Progress) -> bool:
+    """Whether the best weights that a checkpoint names are there and sound."""
+    return not progress.best_step or is_sound(_best(folder, progress.best_step))
+
+
+def _forget_best(folder: Path, step: int) -> None:
+    """Deletes the best weights that neither `step` nor a checkpoint names."""
+    found = [_progress(path) for path in _newest_first(folder)]
+    wanted = {_best(folder, s) for s in (step, *(p.best_step for p in found if p is not None))}
+    for path in folder.glob("best-*"):
+        if path not in wanted:
+            remove(path)
 
 
 def _load_moments(
@@ -100,61 +181,3 @@ def _load_moments(
             value = moments[f"{key}/{name}"]
             kept = value.reshape(()) if key == "step" else value.to(master.device)
             optimizer.state[master][key] = kept
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes tensors as safetensors."""
-    save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, path)
-
-
-class Aside:
-    """A folder that is written beside its place and appears there whole or not at all.
-
-    On leaving without an error every file is summed, the sums listed in a manifest, all flushed to
-    disk, and the folder renamed into place; with an error it is removed.
-    """
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-        self._aside = target.with_name(f".{target.name}.{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self._aside, ignore_errors=True)
-        self._aside.mkdir(parents=True)
-        return self._aside
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self._aside, ignore_errors=True)
-            return
-        sums = {p.name: _sha256(p) for p in sorted(self._aside.iterdir())}
-        (self._aside / _MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
-        for path in self._aside.iterdir():
-            _flush(path)
-        _flush(self._aside)
-        if self._target.exists():
-            shutil.rmtree(self._target)
-        self._aside.rename(self._target)
-        _flush(self._target.parent)
-
-
-def is_sound(folder: Path) -> bool:
-    """Whether every file that `Aside` listed is there with its sum."""
-    try:
-        sums: dict[str, Any] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        return all(_sha256(folder / name) == want for name, want in sums.items())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

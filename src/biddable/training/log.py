@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from biddable.chat.preview import visible
+from biddable.models.aside import crash_point, flush
 
 # Characters of a text among the lines of figures.
 LONGEST_TOLD = 100
@@ -26,11 +27,17 @@ class Log(Protocol):
 
 
 def json_log(path: Path) -> Log:
-    """A log that appends each event as a line; what was written survives a crash of the run."""
+    """A log that appends each event as a line; what was written survives a crash of the run.
+
+    The event `save`, which precedes each checkpoint, waits until all is on disk.
+    """
 
     def write(event: Mapping[str, Any]) -> None:
+        crash_point()
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
+        if event["event"] == "save":
+            flush(path)
 
     return write
 
@@ -43,6 +50,10 @@ def each(*logs: Log) -> Log:
             log(event)
 
     return write
+
+
+def silent(event: Mapping[str, Any]) -> None:
+    """The log of a rank that is not the first."""
 
 
 def console() -> Console:

@@ -6,7 +6,6 @@ It knows nothing of files of rows, templates or judgement: it gets examples, wei
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,16 +19,20 @@ from biddable.chat.encode import Example
 from biddable.data.findings import BiddableError, place
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import Weights
+from biddable.engine.shares import share_rows
 from biddable.engine.step import backward_step
-from biddable.training.checkpoint import Aside, Progress, save_checkpoint, save_tensors
+from biddable.training import checkpoint
+from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log
+from biddable.training.ranks import ALONE, Ranks, add_gradients, add_up, highest
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
 from biddable.training.settings import Settings
 
-BEST = "best"
 # Evaluations in a row above the best one after which held-out loss is said to have turned up.
 RISING = 2
+# Where --save-every is 0: a crash costs no more than this.
+SECONDS_BETWEEN_SAVES = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class Parts:
         log: takes each event.
         folder: where checkpoints and the best weights go.
         batch_tokens: tokens per micro-batch.
+        ranks: those that share the rows of each step; only the first of them saves.
     """
 
     weights: Weights
@@ -55,6 +59,7 @@ class Parts:
     log: Log
     folder: Path
     batch_tokens: int
+    ranks: Ranks = ALONE
 
 
 def make_optimizer(weights: Weights, settings: Settings) -> torch.optim.AdamW:
@@ -72,23 +77,29 @@ def make_optimizer(weights: Weights, settings: Settings) -> torch.optim.AdamW:
 def fit(parts: Parts, settings: Settings, progress: Progress, interrupt: Interrupt) -> Progress:
     """Trains from `progress` until it is finished, or to the step in which an interrupt came.
 
-    After an evaluation with the lowest held-out loss so far, the weights are kept in
-    `folder/best/`. On an interrupt a checkpoint is saved, from which the run goes on exactly.
+    After an evaluation with the lowest held-out loss so far, the weights are kept beside the
+    checkpoints. On an interrupt a checkpoint is saved, from which the run goes on exactly.
 
     Raises:
-        BiddableError: `loss_not_finite`, with the rows of the step.
+        BiddableError: `loss_not_finite`, with the rows of the step; `no_space`.
     """
     rows = len(parts.examples)
     total = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
     every = evaluation_interval(total, math.ceil(rows / settings.batch_size))
+    saved = time.monotonic()
     while not finished(progress, settings, rows):
         progress = _train_step(parts, settings, progress, total)
         if progress.step % every == 0 or progress.step == total:
             progress = _evaluate(parts, progress)
-        save = settings.save_every and progress.step % settings.save_every == 0
-        if save or (interrupt.exit_code and not finished(progress, settings, rows)):
-            save_checkpoint(parts.folder, progress, parts.weights, parts.optimizer, settings.keep)
-        if interrupt.exit_code:
+        # Read once, so that a signal comes either before the save or in the next step; and one that
+        # reached a single rank stops all of them in the same step.
+        asked = highest(parts.ranks, interrupt.exit_code)
+        done = finished(progress, settings, rows)
+        if (asked and not done) or _save_is_due(progress.step, settings.save_every, saved):
+            _save(parts, settings, progress)
+            saved = time.monotonic()
+        if asked:
+            interrupt.exit_code = asked
             break
     return progress
 
@@ -102,6 +113,24 @@ def finished(progress: Progress, settings: Settings, rows: int) -> bool:
     return progress.step >= total or 0 < settings.early_stop <= progress.since_best
 
 
+def _save_is_due(step: int, every: int, saved: float) -> bool:
+    """`saved` is the time.monotonic() of the last save."""
+    return step % every == 0 if every else time.monotonic() - saved > SECONDS_BETWEEN_SAVES
+
+
+def _save(parts: Parts, settings: Settings, progress: Progress) -> None:
+    if not parts.ranks.first:
+        return
+    # Logged before too: that line has the log flushed, so that no checkpoint is ahead of it.
+    parts.log({"event": "save", "step": progress.step})
+    start = time.perf_counter()
+    checkpoint.save_checkpoint(
+        parts.folder, progress, parts.weights, parts.optimizer, settings.keep
+    )
+    seconds = time.perf_counter() - start
+    parts.log({"event": "saved", "step": progress.step, "seconds": seconds})
+
+
 def evaluation_interval(total: int, epoch: int) -> int:
     """Steps between evaluations: twice an epoch, at most 20 in a run."""
     return max(1, math.ceil(epoch / 2), math.ceil(total / 20))
@@ -112,8 +141,16 @@ def _train_step(parts: Parts, settings: Settings, progress: Progress, total: int
     step = progress.step + 1
     rows = rows_of_step(step, len(parts.examples), settings.batch_size, settings.seed)
     examples = [parts.examples[i] for i in rows]
-    plan = plan_step(examples, parts.batch_tokens)
-    loss_sum, weight_sum = backward_step(parts.weights.model, examples, plan)
+    share = share_rows(examples, parts.ranks.count)[parts.ranks.index]
+    mine = [examples[i] for i in share]
+    plan = plan_step(mine, parts.batch_tokens)
+    loss_sum, weight_sum, means = backward_step(parts.weights.model, mine, plan)
+    losses = [0.0] * len(rows)
+    for i, mean in zip(share, means, strict=True):
+        losses[i] = mean
+    sums = (loss_sum, weight_sum, plan.tokens, plan.padded_tokens, *losses)
+    loss_sum, weight_sum, tokens, padded_tokens, *losses = add_up(parts.ranks, *sums)
+    add_gradients(parts.ranks, parts.weights)
     loss = loss_sum / weight_sum
     norm = _scale_and_clip(parts.weights, weight_sum, settings.clip)
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -135,8 +172,10 @@ def _train_step(parts: Parts, settings: Settings, progress: Progress, total: int
             "learning_rate": rate,
             "grad_norm": norm,
             "trained_tokens": trained,
-            "tokens": plan.tokens,
-            "padded_tokens": plan.padded_tokens,
+            "tokens": int(tokens),
+            "padded_tokens": int(padded_tokens),
+            "rows": rows,
+            "row_losses": [round(x, 4) for x in losses],
             "seconds": seconds,
         }
     )
@@ -144,7 +183,7 @@ def _train_step(parts: Parts, settings: Settings, progress: Progress, total: int
         progress,
         step=step,
         trained_tokens=progress.trained_tokens + trained,
-        tokens=progress.tokens + plan.tokens,
+        tokens=progress.tokens + int(tokens),
         seconds=progress.seconds + seconds,
     )
 
@@ -165,9 +204,8 @@ def _evaluate(parts: Parts, progress: Progress) -> Progress:
     loss = parts.evaluate()
     best = loss < progress.best_loss
     if best:
-        with Aside(parts.folder / BEST) as aside:
-            named = {n: m.detach() for n, m in parts.weights.named()}
-            save_tensors(named, aside / "weights.safetensors")
+        if parts.ranks.first:
+            checkpoint.save_best(parts.folder, progress.step, parts.weights)
         progress = replace(progress, best_loss=loss, best_step=progress.step, since_best=0)
     else:
         progress = replace(progress, since_best=progress.since_best + 1)
@@ -181,12 +219,9 @@ def _evaluate(parts: Parts, progress: Progress) -> Progress:
 
 
 def load_best(parts: Parts, progress: Progress) -> None:
-    """Puts the weights of the best evaluation back into the model, and drops their copy on disk."""
-    from safetensors.torch import load_file
-
+    """Puts the weights of the best evaluation back into the model."""
     if progress.best_step and progress.best_step != progress.step:
-        parts.weights.load(load_file(parts.folder / BEST / "weights.safetensors"))
-    shutil.rmtree(parts.folder / BEST, ignore_errors=True)
+        checkpoint.load_best(parts.folder, progress.best_step, parts.weights)
 
 
 def _not_finite(step: int, loss: float, norm: float, examples: Sequence[Any]) -> BiddableError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from biddable.data.findings import BiddableError
+from biddable.models.aside import write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +40,32 @@ class RunFolder:
         """config.toml, the resolved settings."""
         return self.path / "config.toml"
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to go on with; config.toml is the last that is written."""
+        return self.config.is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended with its verdict."""
+        return (self.path / "report.html").is_file()
+
+    def refuse_finished(self) -> None:
+        """Raises an error where there is nothing left to do.
+
+        Raises:
+            BiddableError: `run_finished`.
+        """
+        if self.finished:
+            raise BiddableError(
+                f"the run {self.path} is finished",
+                code="run_finished",
+                fix=f"`biddable chat {self.path}` talks to it; for a new run give another --out",
+            )
+
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file whole or not at all."""
-        aside = self.path / f".{name}.{os.getpid()}"
-        aside.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-        aside.replace(self.path / name)
+        write_whole(self.path / name, json.dumps(value, indent=1, ensure_ascii=False))
 
     def read_json(self, name: str) -> Any:
         """Reads a JSON file of the folder."""
@@ -60,10 +82,8 @@ def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
         if out:
             Path(out).mkdir(parents=True)
             return RunFolder(Path(out))
-        stem = Path(data[0]).name.split(".")[0] if data else "run"
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "run"
         Path("runs").mkdir(exist_ok=True)
-        return RunFolder(_next_free(Path("runs"), f"{name}-{date.today().isoformat()}"))
+        return RunFolder(_next_free(Path("runs"), f"{_stem(data)}-{date.today().isoformat()}"))
     except FileExistsError as error:
         raise BiddableError(
             f"the output folder {out} exists already",
@@ -76,6 +96,11 @@ def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
             code="out_not_writable",
             fix="give an --out where you may write",
         ) from error
+
+
+def _stem(data: tuple[str, ...]) -> str:
+    stem = Path(data[0]).name.split(".")[0] if data else "run"
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "run"
 
 
 def _next_free(parent: Path, name: str) -> Path:
@@ -105,16 +130,36 @@ def open_run_folder(path: str) -> RunFolder:
     return folder
 
 
+def unfinished_run(out: str, data: tuple[str, ...]) -> str:
+    """The run that `--resume auto` goes on with: `out`, else the newest of this data in runs/.
+
+    Empty where there is none. A run that was killed before it wrote its config has nothing to go on
+    with, but its folder is taken again.
+    """
+    if out:
+        return out if Path(out).is_dir() else ""
+    found = [p for p in Path("runs").glob(f"{_stem(data)}-*") if not RunFolder(p).finished]
+    return str(max(found, key=lambda p: p.stat().st_mtime, default=""))
+
+
 def cut_log(path: Path, step: int) -> None:
-    """Drops the events after a step, which a resumed run will log again."""
+    """Drops the events after a step, which a resumed run will log again, and a line cut short."""
+    if not path.exists():
+        return
     kept = [
         text
-        for text in path.read_text(encoding="utf-8").splitlines()
-        if text.endswith("}") and json.loads(text).get("step", 0) <= step
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if _step_of(text) <= step
     ]
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text("".join(f"{text}\n" for text in kept), encoding="utf-8")
-    aside.replace(path)
+    write_whole(path, "".join(f"{text}\n" for text in kept))
+
+
+def _step_of(text: str) -> float:
+    """The step of a line of the log; infinite where the line is damaged."""
+    try:
+        return float(json.loads(text).get("step", 0))
+    except (ValueError, AttributeError):
+        return float("inf")
 
 
 class Lock:
@@ -148,5 +193,5 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # The file stays: who deletes it may delete the one that another has just locked.
         self._file.close()
-        self._path.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from typing import Any
 import tomli_w
 
 from biddable.data.findings import BiddableError
+from biddable.models.aside import write_whole
 
 # Their own packages do the work: training/trackers.py.
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
@@ -62,7 +63,7 @@ class Settings:
     early_stop: int = _option(
         0, "stop after N evaluations without a lower held-out loss; 0 never stops early"
     )
-    save_every: int = _option(0, "steps between checkpoints; 0 saves only when interrupted")
+    save_every: int = _option(0, "steps between checkpoints; 0 saves every ten minutes")
     keep: int = _option(2, "checkpoints to keep")
     answers: int = _option(32, "held-out prompts that base and tuned answer at the end")
     report_to: str = _option(
@@ -96,7 +97,7 @@ def read_config(path: str) -> dict[str, Any]:
 def write_config(settings: Settings, path: Path) -> None:
     """Writes the settings as TOML that `train --config` reads back to the same settings."""
     given = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
-    path.write_text(tomli_w.dumps(given), encoding="utf-8")
+    write_whole(path, tomli_w.dumps(given))
 
 
 def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from biddable.data.split import split
 from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
 from biddable.training.settings import Settings
 
+Tell = Callable[[int], None] | None
 # Held-out rows beyond this make the interval of a rate no narrower than anyone needs.
 MOST_HELD_OUT = 500
 _ORDER = {"error": 0, "warning": 1, "note": 2}
@@ -93,10 +95,13 @@ class Prepared:
         )  # fmt: skip
 
 
-def prepare(settings: Settings, progress: Callable[[int], None] | None = None) -> Prepared:
+def prepare(settings: Settings, tell: Tell = None, today: date | None = None) -> Prepared:
     """Reads, checks, renders, encodes and splits; faults of single rows are findings.
 
-    `progress` is called now and then with the number of conversations encoded so far.
+    Args:
+        settings: those of the run.
+        tell: called now and then with the number of conversations encoded so far.
+        today: for templates that print a date; a resumed run keeps the one it began with.
 
     Raises:
         BiddableError: nothing can be read, or base or template cannot be used.
@@ -105,11 +110,11 @@ def prepare(settings: Settings, progress: Callable[[int], None] | None = None) -
     other = _read(settings, (settings.eval,)) if settings.eval else None
     base = resolve_base(settings.base)
     tokenizer, limit = load_tokenizer(base), _longest(base, settings.max_length)
-    template = _template(settings, tokenizer)
+    template = _template(settings, tokenizer, today)
     # Many rows are encoded by worker processes; meanwhile this one looks for duplicates.
     with ThreadPoolExecutor(1) as beside:
         looking = beside.submit(_look, found.conversations)
-        encoded = _encode(found.conversations, tokenizer, template, settings, limit, progress)
+        encoded = _encode(found.conversations, tokenizer, template, settings, limit, tell)
     twins, looked = looking.result()
     findings = [*found.findings, *looked, *encoded.findings]
     lengths, dropped = list(encoded.lengths), list(encoded.dropped)
@@ -140,12 +145,13 @@ def prepare(settings: Settings, progress: Callable[[int], None] | None = None) -
     )
 
 
-def _template(settings: Settings, tokenizer: Any) -> Template:
+def _template(settings: Settings, tokenizer: Any, today: date | None) -> Template:
     return Template.load(
         settings.template or None,
         tokenizer,
         args=template_arguments(settings.template_arg),
         header="history" if settings.header == "history" else "prompt",
+        today=today,
     )
 
 
@@ -235,7 +241,7 @@ def _encode(
     template: Template,
     settings: Settings,
     limit: int,
-    progress: Callable[[int], None] | None = None,
+    tell: Tell = None,
 ) -> Encoded:
     return encode_all(
         conversations,
@@ -244,7 +250,7 @@ def _encode(
         max_length=limit,
         loss_on=settings.loss_on,  # type: ignore[arg-type]
         too_long=settings.too_long,  # type: ignore[arg-type]
-        progress=progress,
+        progress=tell,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import ceil
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +16,7 @@ from biddable.judging.judge import Judgement, Question, answer_limit, judge
 from biddable.judging.report import Report
 from biddable.judging.scorecard import Scorecard
 from biddable.judging.stream import text_of
-from biddable.training.evaluate import row_losses
+from biddable.training.ranks import Ranks
 from biddable.training.run_folder import RunFolder
 from biddable.training.settings import Settings
 from biddable.verbs.prepare import Prepared
@@ -25,8 +24,6 @@ from biddable.verbs.reporting import shown_tokens, training_answers, versions
 
 # Training examples whose loss is measured, to tell learning from memorising.
 MOST_COMPARED = 32
-# Training rows among which unusual ones are looked for at the end.
-MOST_LOOKED_AT = 1000
 # Tokens of the answer at each evaluation: enough to watch it change.
 MOST_WATCHED = 64
 
@@ -40,6 +37,8 @@ class Task:
     folder: RunFolder
     questions: Sequence[Question]
     out: Console
+    ranks: Ranks
+    record: dict[str, Any]
 
     def answer(self, model: Any) -> str:
         """The model's answer to the first question, as far as it is watched."""
@@ -75,12 +74,14 @@ class Task:
         )
 
 
-def trained_rows(task: Task, model: Any, budget: int) -> list[tuple[str, float]]:
-    """(place, loss) of the training rows, or of so many of them spread over the file."""
+def trained_rows(task: Task) -> list[tuple[str, float]]:
+    """(place, loss) of each training row when it was last trained on, from the log."""
+    last: dict[int, float] = {}
+    for text in task.folder.log.read_text(encoding="utf-8").splitlines():
+        event = json.loads(text)
+        last |= zip(event.get("rows", ()), event.get("row_losses", ()), strict=True)
     examples = task.prepared.train.examples
-    some = examples[:: ceil(len(examples) / MOST_LOOKED_AT)]
-    losses = row_losses(model, some, budget)
-    return [(place(e.file, e.line), loss) for e, loss in zip(some, losses, strict=True)]
+    return [(place(examples[i].file, examples[i].line), last[i]) for i in sorted(last)]
 
 
 def report_of(

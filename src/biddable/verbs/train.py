@@ -4,32 +4,49 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from biddable import __version__
-from biddable.chat.encode import stop_token_ids
-from biddable.data.findings import BiddableError
+from biddable.chat.encode import Example, stop_token_ids
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
 from biddable.judging.judge import Judgement, ask
 from biddable.judging.report import page
 from biddable.judging.scorecard import Scorecard, score
+from biddable.models.aside import need_space, write_whole
 from biddable.models.save import save_model
-from biddable.training.checkpoint import Progress, load_checkpoint
+from biddable.training.checkpoint import (
+    Progress,
+    clear_best,
+    has_checkpoint,
+    load_checkpoint,
+    weight_bytes,
+)
 from biddable.training.evaluate import held_out_loss
 from biddable.training.interrupt import Interrupt
-from biddable.training.log import Log, Screen, console, counting, each, json_log
+from biddable.training.log import Log, Screen, console, counting, each, json_log, silent
 from biddable.training.loop import Parts, finished, fit, load_best, make_optimizer
-from biddable.training.run_folder import Lock, RunFolder, cut_log, new_run_folder, open_run_folder
+from biddable.training.ranks import joined_ranks, mean_loss, told
+from biddable.training.run_folder import Lock, cut_log
 from biddable.training.schedule import total_steps
-from biddable.training.settings import Settings, read_config, with_values, write_config
+from biddable.training.settings import Settings, write_config
 from biddable.training.trackers import tracker, tracker_package
+from biddable.verbs.begin import (
+    data_record,
+    day_of,
+    new_folder,
+    refuse_changes,
+    settings_record,
+    start,
+)
 from biddable.verbs.budget import tokens_per_pass
 from biddable.verbs.outcome import model_card, samples, show_outcome, show_unusual
 from biddable.verbs.prepare import prepare
-from biddable.verbs.record import data_record, refuse_changes
 from biddable.verbs.reporting import training_answers
 from biddable.verbs.show import line, show_findings, show_masks, show_prepared
 from biddable.verbs.task import Task, report_of, trained_rows
@@ -46,12 +63,14 @@ class Trained:
         progress: steps done, tokens, seconds and the best evaluation.
         scorecard: base against tuned; None when the run was interrupted.
         exit_code: 0, or 130 or 143 when a signal stopped it after saving.
+        rank: of this process; only the first, 0, judges and has a scorecard.
     """
 
     run: Path
     progress: Progress
     scorecard: Scorecard | None
     exit_code: int = 0
+    rank: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The object that `train --json` prints."""
@@ -78,105 +97,123 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
 
     Args:
         data: files or folders with the training rows.
-        resume: a run folder to go on with; its config.toml holds the settings.
+        resume: a run folder to go on with, whose config.toml holds the settings; or `auto`: go on
+            with the run that the same call began, if there is one.
         options: fields of `biddable.training.settings.Settings`, by name.
 
     Raises:
         BiddableError: whatever is wrong with data, base, template, options or folders.
     """
     out = console()
-    settings, folder = _asked(data, resume, options)
-    package = tracker_package(settings.report_to)
-    prepared = prepare(settings, counting(out))
-    show_prepared(prepared, out)
-    show_masks(prepared.train.examples[:1], prepared, out)
-    show_findings(prepared, out)
-    prepared.refuse_errors()
-    record = data_record(prepared, settings)
-    if folder is None:
-        folder = new_run_folder(settings.out, settings.data)
-        write_config(settings, folder.config)
-        folder.write_json("data.json", record)
-    else:
-        refuse_changes(folder.read_json("data.json"), record, folder)
-    questions = ask(
-        prepared.held_out.conversations,
-        prepared.tokenizer,
-        prepared.template,
-        most=settings.answers,
-    )
-    task = Task(prepared, settings, folder, questions, out)
-    sent = tracker(settings.report_to, package, folder.path, asdict(settings), out)
-    with Lock(folder), Interrupt() as interrupt, sent as log:
-        return _run(task, interrupt, log, bool(resume))
+    with joined_ranks() as ranks:
+        out.quiet = not ranks.first
+        settings, folder = start(data, resume, options, ranks)
+        package = tracker_package(settings.report_to)
+        today = day_of(folder, ranks)
+        prepared = prepare(settings, counting(out), today)
+        show_prepared(prepared, out)
+        show_masks(prepared.train.examples[:1], prepared, out)
+        show_findings(prepared, out)
+        prepared.refuse_errors()
+        folder = folder or new_folder(settings, ranks)
+        questions = ask(
+            prepared.held_out.conversations,
+            prepared.tokenizer,
+            prepared.template,
+            most=settings.answers,
+        )
+        record = data_record(prepared, settings, today)
+        task = Task(prepared, settings, folder, questions, out, ranks, record)
+        with Lock(folder) if ranks.first else nullcontext(), Interrupt() as interrupt:
+            if not ranks.first:
+                return _run(task, interrupt, silent)
+            sent = tracker(settings.report_to, package, folder.path, asdict(settings), out)
+            with sent as log:
+                return _run(task, interrupt, log)
 
 
-def _asked(
-    data: str | Sequence[str], resume: str, options: dict[str, Any]
-) -> tuple[Settings, RunFolder | None]:
-    """The settings, and the folder of the run that is to go on."""
-    if resume:
-        if data or options:
-            raise BiddableError(
-                "--resume goes on with the settings of the run and takes no others",
-                code="option",
-                fix="leave the other options out, or start a new run",
-            )
-        folder = open_run_folder(resume)
-        return with_values(Settings(), read_config(str(folder.config))), folder
-    files = (data,) if isinstance(data, str) else tuple(data)
-    settings = with_values(Settings(), {"data": files, **options} if files else options)
-    if not settings.data:
-        raise BiddableError("no data is given", code="option", fix="biddable train data.jsonl")
-    return settings, None
-
-
-def _run(task: Task, interrupt: Interrupt, sent: Log, resumed: bool) -> Trained:
-    settings, folder, out = task.settings, task.folder, task.out
-    weights, budget = _load(task)
-    examples = task.prepared.train.examples
-    steps = total_steps(len(examples), settings.batch_size, settings.epochs, settings.steps)
-    line(out, "plan", f"{steps} steps of {settings.batch_size} rows, {budget:,} tokens at a time")
-    optimizer = make_optimizer(weights, settings)
+def _run(task: Task, interrupt: Interrupt, sent: Log) -> Trained:
+    folder, out = task.folder, task.out
+    resumed = told(task.ranks, lambda: folder.begun)
+    if resumed:
+        refuse_changes(folder.read_json("data.json"), task.record, folder)
+    weights, settings = _load(task)
+    rows = len(task.prepared.train.examples)
+    steps = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
+    told_plan = f"{steps} steps of {settings.batch_size} rows"
+    line(out, "plan", f"{told_plan}, {settings.batch_tokens:,} tokens at a time")
+    task = replace(task, settings=settings)
+    if task.ranks.first and not resumed:
+        _begin(task, weights)
     screen = Screen(steps, out)
-    parts = Parts(
-        weights=weights,
-        optimizer=optimizer,
-        examples=examples,
-        evaluate=lambda: held_out_loss(weights.model, task.prepared.held_out.examples, budget),
-        answer=lambda: task.answer(weights.model),
-        log=each(json_log(folder.log), screen, sent),
-        folder=folder.checkpoints,
-        batch_tokens=budget,
-    )
-    base = _base_judgement(task, weights)
+    parts = _parts(task, weights, each(json_log(folder.log), screen, sent))
+    base = _base_judgement(task, weights) if task.ranks.first else None
     progress = _resume(task, parts) if resumed else Progress()
     with screen:
-        if not resumed:
+        if base and not progress.step:
             parts.log(task.first_event(base))
         progress = fit(parts, settings, progress, interrupt)
-    if not finished(progress, settings, len(examples)):
+    done = finished(progress, settings, rows)
+    if not done:
         line(out, "interrupted", f"saved; go on with: biddable train --resume {folder.path}")
-        return Trained(folder.path, progress, None, interrupt.exit_code)
-    if progress.step < steps:
-        told = f"after step {progress.step}: {progress.since_best} evaluations without improvement"
-        line(out, "early stop", told)
+    elif progress.step < steps:
+        told_why = f"{progress.since_best} evaluations without improvement"
+        line(out, "early stop", f"after step {progress.step}: {told_why}")
+    if base is None or not done:
+        return Trained(folder.path, progress, None, interrupt.exit_code, task.ranks.index)
     load_best(parts, progress)
-    optimizer.state.clear()
-    return _judge_and_save(task, weights, base, progress, budget)
+    parts.optimizer.state.clear()
+    return _judge_and_save(task, weights, base, progress)
 
 
-def _load(task: Task) -> tuple[Weights, int]:
-    """The base's weights on the chosen device in the chosen precision, and tokens per pass."""
+def _parts(task: Task, weights: Weights, log: Log) -> Parts:
+    """What the loop works with; of several ranks only the first logs."""
+    budget, held_out = task.settings.batch_tokens, task.prepared.held_out.examples
+
+    def loss(some: Sequence[Example]) -> float:
+        return held_out_loss(weights.model, some, budget)
+
+    return Parts(
+        weights=weights,
+        optimizer=make_optimizer(weights, task.settings),
+        examples=task.prepared.train.examples,
+        evaluate=lambda: mean_loss(task.ranks, loss, held_out),
+        answer=lambda: task.answer(weights.model) if task.ranks.first else "",
+        log=log if task.ranks.first else silent,
+        folder=task.folder.checkpoints,
+        batch_tokens=budget,
+        ranks=task.ranks,
+    )
+
+
+def _load(task: Task) -> tuple[Weights, Settings]:
+    """The base's weights as they are trained, and the settings with what was chosen for them."""
     settings = task.settings
     keep_freed_memory()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.precision, device)  # type: ignore[arg-type]
+    # Two ranks that measured for themselves might choose otherwise.
+    precision = told(task.ranks, lambda: "bf16" if dtype == torch.bfloat16 else "fp32")
+    dtype = choose_dtype(precision, device)
     # Loaded in fp32 whatever is computed in: these are the masters.
     weights = Weights(load_model(task.prepared.base, device), dtype)
-    budget = tokens_per_pass(settings, weights, task.prepared.train.examples, device, task.out)
-    line(task.out, "compute", f"{str(dtype).removeprefix('torch.')} on {device.type}")
-    return weights, budget
+    examples = task.prepared.train.examples
+    chosen = told(
+        task.ranks, lambda: tokens_per_pass(settings, weights, examples, device, task.out)
+    )
+    budget = int(chosen)
+    line(task.out, "compute", f"{precision} on {device.type}")
+    return weights, replace(settings, device=device.type, precision=precision, batch_tokens=budget)
+
+
+def _begin(task: Task, weights: Weights) -> None:
+    """Writes what the run is made of; config.toml comes last, and says that it has begun."""
+    settings, folder = task.settings, task.folder
+    # Checkpoints while one more is written, the best weights and those before, the tuned model.
+    checkpoints = settings.keep + 1 if settings.save_every else 1
+    need_space(folder.path, (3 * checkpoints + 3) * weight_bytes(weights))
+    folder.write_json("data.json", {**task.record, "settings": settings_record(settings)})
+    write_config(settings, folder.config)
 
 
 def _base_judgement(task: Task, weights: Weights) -> Judgement:
@@ -190,22 +227,23 @@ def _base_judgement(task: Task, weights: Weights) -> Judgement:
 
 
 def _resume(task: Task, parts: Parts) -> Progress:
-    """The progress of the newest sound checkpoint; the log is cut back to it."""
-    progress, damaged = load_checkpoint(task.folder.checkpoints, parts.weights, parts.optimizer)
-    for name in damaged:
-        line(task.out, "damaged", f"checkpoint {name} is passed over")
-    cut_log(task.folder.log, progress.step)
+    """The progress of the newest sound checkpoint, or of none; the log is cut back to it."""
+    progress = Progress()
+    if has_checkpoint(parts.folder):
+        progress, damaged = load_checkpoint(parts.folder, parts.weights, parts.optimizer)
+        for name in damaged:
+            line(task.out, "damaged", f"checkpoint {name} is passed over")
+    if task.ranks.first:
+        cut_log(task.folder.log, progress.step or -1)
     line(task.out, "resume", f"from step {progress.step}")
     return progress
 
 
-def _judge_and_save(
-    task: Task, weights: Weights, base: Judgement, progress: Progress, budget: int
-) -> Trained:
+def _judge_and_save(task: Task, weights: Weights, base: Judgement, progress: Progress) -> Trained:
     prepared, folder, questions = task.prepared, task.folder, task.questions
     tuned = task.judged(weights.model)
     card = score(base, tuned, questions, training_answers(prepared.train.conversations))
-    trained = trained_rows(task, weights.model, budget)
+    trained = trained_rows(task)
     save_model(
         weights.model,
         dict(weights.named()),
@@ -217,9 +255,10 @@ def _judge_and_save(
     )
     folder.write_json("scorecard.json", card.as_json())
     rows = [json.dumps(s, ensure_ascii=False) for s in samples(questions, base, tuned)]
-    (folder.path / "samples.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_whole(folder.path / "samples.jsonl", "\n".join(rows) + "\n")
     report = report_of(task, card, base, tuned, trained)
-    (folder.path / "report.html").write_text(page(report), encoding="utf-8")
+    write_whole(folder.path / "report.html", page(report))
+    clear_best(folder.checkpoints)
     show_outcome(card, questions, base, tuned, task.out)
     show_unusual(trained, task.out)
     line(task.out, "run", str(folder.path))

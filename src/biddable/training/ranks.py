@@ -1,0 +1,157 @@
+"""Ranks: processes, started by torchrun, that share the rows of each step.
+
+Each holds the whole model and forms the gradient of its own rows; the sums are added over all ranks
+and divided once by the trained tokens of all, so the update is that of one process. Collectives go
+through torch.distributed, gloo on CPUs and NCCL on CUDA; what is not a tensor travels as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from biddable.chat.encode import Example
+from biddable.data.findings import BiddableError
+from biddable.engine.precision import Weights
+
+# The first rank judges the base while the others wait. A rank that dies does not wait for this:
+# torchrun ends the others.
+LONGEST_WAIT = timedelta(hours=6)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among all: its index from 0, and how many there are."""
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes, logs and judges."""
+        return self.index == 0
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def joined_ranks() -> Iterator[Ranks]:
+    """The ranks that torchrun started, by its environment; without it, this process alone."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield ALONE
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    try:
+        yield Ranks(dist.get_rank(), count)
+    finally:
+        dist.destroy_process_group()
+
+
+def add_gradients(ranks: Ranks, weights: Weights) -> None:
+    """Replaces the gradient of each master by the sum over the ranks.
+
+    Raises:
+        BiddableError: `rank_lost`.
+    """
+    if ranks.count == 1:
+        return
+    with _all_there():
+        for master in weights.masters:
+            # A rank without rows takes part with zeros.
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        works = [dist.all_reduce(m.grad, async_op=True) for m in weights.masters]
+        for work in works:
+            work.wait()
+
+
+def add_up(ranks: Ranks, *values: float) -> list[float]:
+    """Each value summed over the ranks, in fp64.
+
+    Raises:
+        BiddableError: `rank_lost`.
+    """
+    if ranks.count == 1:
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64)
+    with _all_there():
+        dist.all_reduce(total)
+    return total.tolist()
+
+
+def highest(ranks: Ranks, value: int) -> int:
+    """The highest value that any rank gave.
+
+    Raises:
+        BiddableError: `rank_lost`.
+    """
+    if ranks.count == 1:
+        return value
+    found = torch.tensor([value])
+    with _all_there():
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return int(found)
+
+
+def told(ranks: Ranks, value: Callable[[], Any]) -> Any:
+    """What the first rank's `value` gives, as JSON has it; the others do not call theirs.
+
+    Raises:
+        BiddableError: `rank_lost`.
+    """
+    if ranks.count == 1:
+        return value()
+    text = list(json.dumps(value()).encode()) if ranks.first else []
+    with _all_there():
+        size = torch.tensor([len(text)])
+        dist.broadcast(size, 0)
+        sent = torch.tensor(text or [0] * int(size), dtype=torch.uint8)
+        dist.broadcast(sent, 0)
+    return json.loads(bytes(sent.tolist()))
+
+
+def mean_loss(
+    ranks: Ranks, loss: Callable[[Sequence[Example]], float], examples: Sequence[Example]
+) -> float:
+    """The loss per trained token of all examples, each rank having measured some.
+
+    Args:
+        loss: the same of some examples, on this rank.
+
+    Raises:
+        BiddableError: `rank_lost`.
+    """
+    if ranks.count == 1:
+        return loss(examples)
+    mine = examples[ranks.index :: ranks.count]
+    weight = float(sum(sum(e.weights) for e in mine))
+    total, weights = add_up(ranks, loss(mine) * weight if mine else 0.0, weight)
+    return total / weights
+
+
+@contextmanager
+def _all_there() -> Iterator[None]:
+    """Turns the backend's error, when another rank has gone, into one that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise BiddableError(
+            f"another rank has gone, or could not follow: {str(error).split('. ')[0]}",
+            code="rank_lost",
+            fix="see what it said; `--resume auto` goes on from the last checkpoint, and torchrun "
+            "--max-restarts does so by itself",
+        ) from error

@@ -1,0 +1,113 @@
+"""Trains a tiny model on some numbers of ranks: `python tests/rank_fit.py FOLDER 1 2 3`.
+
+Writes FOLDER/N with the log, the checkpoints and the weights that N gloo ranks came to in 10 steps.
+The ranks are forks of this process, which has imported everything and computed nothing. A+B means
+that the last of A ranks gets a signal in step 1, and that B ranks then go on.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is loaded: a fork of a process with threads would hang.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import random
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM  # noqa: F401
+
+from biddable.chat.encode import Example
+from biddable.engine.precision import Weights
+from biddable.models.aside import write_tensors
+from biddable.training.checkpoint import Progress, has_checkpoint, load_checkpoint
+from biddable.training.evaluate import held_out_loss
+from biddable.training.interrupt import Interrupt
+from biddable.training.log import json_log, silent
+from biddable.training.loop import Parts, fit, make_optimizer
+from biddable.training.ranks import joined_ranks, mean_loss
+from biddable.training.settings import Settings
+from tiny import VOCABULARY, tiny
+
+# Fewer rows than three ranks in every step, so that at least one rank has none.
+SETTINGS = Settings(steps=10, batch_size=2, lr=1e-3, save_every=5, seed=3)
+
+
+def examples() -> list[Example]:
+    """Eleven ragged rows with float weights; seven share a prefix of 20 tokens."""
+    draw = random.Random(5)
+    common = [draw.randrange(3, VOCABULARY) for _ in range(20)]
+    made = []
+    for n in range(11):
+        prompt = (common if n < 7 else []) + [
+            draw.randrange(3, VOCABULARY) for _ in range(draw.randrange(2, 9))
+        ]
+        answer = [draw.randrange(3, VOCABULARY) for _ in range(draw.randrange(1, 12))]
+        weights = [0.0] * len(prompt) + [draw.choice([1.0, 0.25, 2.0]) for _ in answer]
+        made.append(Example(prompt + answer, weights))
+    return made
+
+
+def train(folder: Path, *, signalled: bool) -> None:
+    """Trains on the ranks of the environment; with a signal that only the last of them gets."""
+    with joined_ranks() as ranks:
+        weights = Weights(tiny("llama", ours=True, dtype=torch.float32), torch.float32)
+        rows = examples()
+        parts = Parts(
+            weights=weights,
+            optimizer=make_optimizer(weights, SETTINGS),
+            examples=rows[:8],
+            evaluate=lambda: mean_loss(ranks, lambda e: held_out_loss(weights.model, e, 99), rows),
+            log=json_log(folder / "log.jsonl") if ranks.first else silent,
+            folder=folder / "checkpoints",
+            batch_tokens=40,
+            ranks=ranks,
+        )
+        progress, interrupt = Progress(), Interrupt()
+        if has_checkpoint(parts.folder):
+            progress, _ = load_checkpoint(parts.folder, weights, parts.optimizer)
+        if signalled and ranks.index == ranks.count - 1:
+            interrupt.exit_code = 143
+        progress = fit(parts, SETTINGS, progress, interrupt)
+        assert interrupt.exit_code == (143 if signalled else 0)
+        assert progress.step == (1 if signalled else SETTINGS.steps)
+        if ranks.first and not signalled:
+            write_tensors(dict(weights.named()), folder / "weights.safetensors")
+
+
+def on_ranks(count: int, work: Callable[[], None]) -> None:
+    """Runs a function in `count` forks that know each other; raises unless all end well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    children = []
+    for rank in range(count):
+        child = os.fork()
+        if child:
+            children.append(child)
+            continue
+        code = 1
+        try:
+            names = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "MASTER_PORT": port}
+            os.environ.update({k: str(v) for k, v in names.items()}, MASTER_ADDR="127.0.0.1")
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert not any(codes), codes
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    for name in sys.argv[2:]:
+        place = root / name
+        place.mkdir()
+        counts = [int(n) for n in name.split("+")]
+        for i, count in enumerate(counts):
+            on_ranks(count, partial(train, place, signalled=i < len(counts) - 1))

@@ -1,0 +1,95 @@
+"""Several ranks come to the weights of one; rows are shared out whole and evenly."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import biddable
+from biddable.engine.plan import plan_step
+from biddable.engine.shares import share_rows
+from tiny import Row
+
+HERE = Path(__file__).parent
+PYTHONPATH = os.pathsep.join([str(Path(biddable.__file__).parent.parent), str(HERE)])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, str(HERE / "rank_fit.py"), str(folder), "1", "2", "3", "2+1", "2+3"]
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("name", ["2", "3", "2+1", "2+3"])
+def test_ranks_come_to_the_weights_of_one_process(runs: Path, name: str) -> None:
+    one = load_file(runs / "1" / "weights.safetensors")
+    many = load_file(runs / name / "weights.safetensors")
+    assert one.keys() == many.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(many[key], value, rtol=1e-6, atol=1e-6, msg=key)
+
+
+@pytest.mark.parametrize("name", ["2", "3"])
+def test_one_log_counts_all_ranks(runs: Path, name: str) -> None:
+    def steps(run: str) -> list[dict[str, float]]:
+        events = map(json.loads, (runs / run / "log.jsonl").read_text().splitlines())
+        return [e for e in events if e["event"] == "step"]
+
+    assert [e["step"] for e in steps(name)] == list(range(1, 11))
+    for one, many in zip(steps("1"), steps(name), strict=True):
+        assert many["trained_tokens"] == one["trained_tokens"]
+        assert many["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert many["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+def row(prefix: int, suffix: int, own: int) -> Row:
+    """A row that shares `prefix` tokens with others and then has `suffix` of its own."""
+    ids = [7] * prefix + [100 + own] * suffix + [1]
+    return Row(ids, [0.0] * (len(ids) - 1) + [1.0])
+
+
+def test_a_prefix_group_stays_together_where_that_balances() -> None:
+    rows = [row(100, 10, n) for n in range(4)] + [row(0, 60, n) for n in (4, 5)]
+    assert sorted(share_rows(rows, 2)) == [[0, 1, 2, 3], [4, 5]]
+
+
+def test_a_group_larger_than_a_fair_share_is_cut() -> None:
+    shares = share_rows([row(20, 50, n) for n in range(8)], 4)
+    assert [len(s) for s in shares] == [2, 2, 2, 2]
+
+
+def test_more_ranks_than_rows_leave_some_without() -> None:
+    assert sorted(map(len, share_rows([row(0, 5, 1), row(0, 5, 2)], 3))) == [0, 1, 1]
+    assert share_rows([row(0, 5, 1)], 1) == [[0]]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 0, 20, 40]), st.integers(1, 60)), min_size=1, max_size=24
+    ),
+    st.integers(1, 5),
+)
+def test_each_row_goes_to_one_rank_and_no_rank_gets_more_than_its_part(
+    sizes: list[tuple[int, int]], ranks: int
+) -> None:
+    rows = [row(prefix, suffix, n) for n, (prefix, suffix) in enumerate(sizes)]
+    shares = share_rows(rows, ranks)
+    assert sorted(i for share in shares for i in share) == list(range(len(rows)))
+    tokens = [plan_step([rows[i] for i in share], 10_000).tokens for share in shares]
+    whole = plan_step(rows, 10_000)
+    largest = max(len(e.input_ids) for e in rows)
+    # A list schedule ends at most one unit after the fair end; a cut group pays its prefix again.
+    assert max(tokens) <= whole.tokens / ranks + sum(map(len, whole.prefixes)) + 2 * largest + 60
