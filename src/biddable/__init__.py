@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from biddable.verbs.chat import chat
     from biddable.verbs.check import check
     from biddable.verbs.compare import compare
+    from biddable.verbs.pretrain import pretrain
     from biddable.verbs.train import train
 
 __version__ = "0.1.0"
@@ -28,6 +29,7 @@ __all__ = [
     "compare",
     "encode",
     "encode_prompt",
+    "pretrain",
     "train",
 ]
 
@@ -43,6 +45,7 @@ _HOME = {
     "train": "verbs.train",
     "chat": "verbs.chat",
     "compare": "verbs.compare",
+    "pretrain": "verbs.pretrain",
 }
 
 

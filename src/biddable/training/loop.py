@@ -25,7 +25,7 @@ from biddable.training.checkpoint import Aside, Progress, save_checkpoint, save_
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
-from biddable.training.settings import Settings
+from biddable.training.settings import FitSettings
 
 BEST = "best"
 
@@ -42,6 +42,7 @@ class Parts:
         log: takes each event.
         folder: where checkpoints and the best weights go.
         batch_tokens: tokens per micro-batch.
+        every: steps between evaluations; 0 follows from the length of an epoch.
     """
 
     weights: Weights
@@ -51,9 +52,10 @@ class Parts:
     log: Log
     folder: Path
     batch_tokens: int
+    every: int = 0
 
 
-def make_optimizer(weights: Weights, settings: Settings) -> torch.optim.AdamW:
+def make_optimizer(weights: Weights, settings: FitSettings) -> torch.optim.AdamW:
     """Fused AdamW over the fp32 masters; only matrices decay."""
     matrices = [m for m in weights.masters if m.ndim >= 2]
     vectors = [m for m in weights.masters if m.ndim < 2]
@@ -65,7 +67,7 @@ def make_optimizer(weights: Weights, settings: Settings) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
 
 
-def fit(parts: Parts, settings: Settings, progress: Progress, interrupt: Interrupt) -> Progress:
+def fit(parts: Parts, settings: FitSettings, progress: Progress, interrupt: Interrupt) -> Progress:
     """Trains from `progress` to the last step, or to the step in which an interrupt came.
 
     After an evaluation with the lowest held-out loss so far, the weights are kept in
@@ -76,7 +78,7 @@ def fit(parts: Parts, settings: Settings, progress: Progress, interrupt: Interru
     """
     rows = len(parts.examples)
     total = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
-    every = evaluation_interval(total, math.ceil(rows / settings.batch_size))
+    every = parts.every or evaluation_interval(total, math.ceil(rows / settings.batch_size))
     while progress.step < total:
         progress = _train_step(parts, settings, progress, total)
         if progress.step % every == 0 or progress.step == total:
@@ -94,7 +96,7 @@ def evaluation_interval(total: int, epoch: int) -> int:
     return max(1, math.ceil(epoch / 2), math.ceil(total / 20))
 
 
-def _train_step(parts: Parts, settings: Settings, progress: Progress, total: int) -> Progress:
+def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: int) -> Progress:
     start = time.perf_counter()
     step = progress.step + 1
     rows = rows_of_step(step, len(parts.examples), settings.batch_size, settings.seed)

@@ -192,7 +192,7 @@ def _run(task: _Task, interrupt: Interrupt, resumed: bool) -> Trained:
         batch_tokens=budget,
     )
     base = _base_judgement(task, weights)
-    progress = _resume(task, parts) if resumed else Progress()
+    progress = resume_progress(folder, parts, out) if resumed else Progress()
     with screen:
         if not resumed:
             parts.log({"event": "eval", "step": 0, "held_out_loss": base.mean_loss()})
@@ -228,13 +228,13 @@ def _base_judgement(task: _Task, weights: Weights) -> Judgement:
     return base
 
 
-def _resume(task: _Task, parts: Parts) -> Progress:
+def resume_progress(folder: RunFolder, parts: Parts, out: Console) -> Progress:
     """The progress of the newest sound checkpoint; the log is cut back to it."""
-    progress, damaged = load_checkpoint(task.folder.checkpoints, parts.weights, parts.optimizer)
+    progress, damaged = load_checkpoint(folder.checkpoints, parts.weights, parts.optimizer)
     for name in damaged:
-        line(task.out, "damaged", f"checkpoint {name} is passed over")
-    cut_log(task.folder.log, progress.step)
-    line(task.out, "resume", f"from step {progress.step}")
+        line(out, "damaged", f"checkpoint {name} is passed over")
+    cut_log(folder.log, progress.step)
+    line(out, "resume", f"from step {progress.step}")
     return progress
 
 
