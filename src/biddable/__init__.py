@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from biddable.verbs.chat import chat
     from biddable.verbs.check import check
     from biddable.verbs.compare import compare
+    from biddable.verbs.convert import convert
     from biddable.verbs.pretrain import pretrain
     from biddable.verbs.train import train
 
@@ -27,6 +28,7 @@ __all__ = [
     "chat",
     "check",
     "compare",
+    "convert",
     "encode",
     "encode_prompt",
     "pretrain",
@@ -45,6 +47,7 @@ _HOME = {
     "train": "verbs.train",
     "chat": "verbs.chat",
     "compare": "verbs.compare",
+    "convert": "verbs.convert",
     "pretrain": "verbs.pretrain",
 }
 
