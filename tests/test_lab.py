@@ -1,4 +1,4 @@
-"""The lab: what it shows is what training does; what reaches it is bounded; it works by keyboard."""
+"""The lab: it shows what training does; what reaches it is bounded; it works by keyboard."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_ids_and_weights_are_those_of_training(template: str, loss_on: Any, lab:
 def test_the_masked_mean_is_that_of_plain_transformers(base: str, lab: Lab) -> None:
     from transformers import AutoModelForCausalLM
 
-    (one,) = show(lab, {"messages": CHAT})["examples"]
+    (one,) = show(lab, {"messages": CHAT[:3]})["examples"]
     ids = torch.tensor([[i for t in one["tokens"] for i in t["ids"]]])
     weights = torch.tensor([t["weight"] for t in one["tokens"] for _ in t["ids"]])[1:]
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_the_masked_mean_is_that_of_plain_transformers(base: str, lab: Lab) -> N
     found = one["loss"]
     assert found["mean"] == pytest.approx(float((losses * weights).sum() / weights.sum()), rel=1e-4)
     assert [r["loss"] for r in found["rows"]] == pytest.approx(losses[weights > 0].tolist(), 1e-4)
-    assert "".join(r["text"] for r in found["rows"]).count("Colour") == 2
+    assert "".join(r["text"] for r in found["rows"]).count("Colour") == 1
 
 
 def test_the_render_is_cut_by_role_and_loses_nothing(lab: Lab) -> None:
@@ -101,7 +101,9 @@ def test_without_weights_the_loss_is_left_out_and_own_templates_are_offered() ->
     assert "own" not in describe(bare)["templates"]
     own = tokenizer("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}")
     assert describe(Lab("x", own))["templates"][0] == "own"
-    assert show(Lab("x", own), {"messages": CHAT, "template": "own"})["render"][-1]["text"] == "</s>"
+    assert (
+        show(Lab("x", own), {"messages": CHAT, "template": "own"})["render"][-1]["text"] == "</s>"
+    )
 
 
 def many(count: int) -> list[dict[str, str]]:
@@ -188,7 +190,9 @@ def test_in_a_browser_by_keyboard_in_light_and_dark(address: str, tmp_path: Path
     try:
         page.send("Page.navigate", url=address)
         page.wait("document.querySelectorAll('.formula').length === 1")
-        trained = "[...document.querySelectorAll('.token.trained')].map(t => t.textContent).join('')"
+        trained = (
+            "[...document.querySelectorAll('.token.trained')].map(t => t.textContent).join('')"
+        )
         assert page.value(trained).startswith("Four.")
         # The exercise: its box by Space, then Tab to the tokens, arrows between them.
         page.value("document.getElementById('exercise').focus()")

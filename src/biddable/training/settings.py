@@ -69,17 +69,17 @@ class Settings(FitSettings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainSettings(FitSettings):
-    """What `pretrain` can be told; the shape is that of a model of about 6 million parameters."""
+    """What `pretrain` can be told; the shape is that of a model of about 5 million parameters."""
 
     minutes: float = _option(3.0, "time to train; a few steps are timed to choose --steps")
     tokenizer: str = _option("", "hub id, folder, tokenizer.json or .tiktoken; else one is trained")
     vocab: int = _option(4096, "tokens of the tokenizer that is trained")
     shape: str = _option("llama", "architecture of the model", choices=("llama", "gpt2"))
     width: int = _option(256, "width of the model")
-    layers: int = _option(6, "layers")
+    layers: int = _option(5, "layers")
     heads: int = _option(4, "attention heads")
     context: int = _option(256, "tokens that the model sees at once, and of a training row")
-    batch_size: int = _option(8, "rows of --context tokens per optimizer step")
+    batch_size: int = _option(4, "rows of --context tokens per optimizer step")
     lr: float = _option(3e-3, "peak learning rate")
     weight_decay: float = _option(0.1, "AdamW weight decay of matrices")
 

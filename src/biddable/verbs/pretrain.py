@@ -168,12 +168,9 @@ def _show(
     line(out, "text", f"{len(texts)} texts of {size:,} characters")
     rows, held_out = len(corpus.train), sum(len(e.input_ids) - 1 for e in corpus.held_out)
     line(out, "tokens", f"{rows:,} rows of {settings.context} to train on, {held_out:,} held out")
+    parameters = sum(m.numel() for m in weights.masters)
     shape = f"{settings.layers} layers of width {settings.width}"
-    line(out, "model", f"{settings.shape}, {_parameters(weights):,} parameters, {shape}")
-
-
-def _parameters(weights: Weights) -> int:
-    return sum(m.numel() for m in weights.masters)
+    line(out, "model", f"{settings.shape}, {parameters:,} parameters, {shape}")
 
 
 def _steps(settings: PretrainSettings, weights: Weights, corpus: Corpus, budget: int) -> int:
@@ -194,7 +191,7 @@ def _steps(settings: PretrainSettings, weights: Weights, corpus: Corpus, budget:
 
 def _run(task: _Task, interrupt: Interrupt, resumed: bool) -> Pretrained:
     settings, weights, folder, out = task.settings, task.weights, task.folder, task.out
-    parameters = _parameters(weights)
+    parameters = sum(m.numel() for m in weights.masters)
     line(out, "plan", f"{settings.steps} steps of {settings.batch_size} rows")
     screen = Screen(settings.steps, out)
     parts = Parts(
@@ -214,14 +211,11 @@ def _run(task: _Task, interrupt: Interrupt, resumed: bool) -> Pretrained:
         line(out, "interrupted", f"saved; go on with: biddable pretrain --resume {folder.path}")
         return Pretrained(folder.path, progress, parameters, None, interrupt.exit_code)
     load_best(parts, progress)
-    result = Pretrained(folder.path, progress, parameters, _bits(task, progress))
+    # Comparable between tokenizers, which nats a token are not.
+    bits = progress.best_loss / math.log(2) / task.corpus.bytes_per_token
+    result = Pretrained(folder.path, progress, parameters, bits)
     _save(task, result)
     return result
-
-
-def _bits(task: _Task, progress: Progress) -> float:
-    """Held-out loss in bits per byte: comparable between tokenizers, which nats a token are not."""
-    return progress.best_loss / math.log(2) / task.corpus.bytes_per_token
 
 
 def _save(task: _Task, result: Pretrained) -> None:
@@ -295,12 +289,7 @@ pipeline_tag: text-generation
 tags: [biddable]
 ---
 
-# A small base model
-
 A {task.settings.shape}-shaped model of {result.parameters:,} parameters, trained from scratch with
-biddable {__version__} on {result.progress.tokens:,} tokens of plain text. It continues text and
-follows no instructions.
-
-Held-out loss: {result.bits_per_byte:.3f} bits per byte ({result.progress.best_loss:.3f} nats per
-token).
+biddable {__version__} on {result.progress.tokens:,} tokens of plain text. It goes on with a text
+and follows no instructions. Held-out loss: {result.bits_per_byte:.3f} bits per byte.
 """
