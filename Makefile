@@ -22,7 +22,7 @@ demo: setup
 
 SCRATCH := runs/scratch
 CHAPTER := examples/chapter/sft.jsonl
-ASK := -s "You answer questions in one short line." -p "What is two plus two?" --max-new-tokens 80
+ASK := -s "You answer questions in one short line." -p "What is two plus two?" -t 0 --max-new-tokens 80
 
 # Starts anew each time: what an earlier run left in runs/scratch goes.
 scratch: setup

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import time
@@ -50,6 +51,7 @@ class Browser:
         os.write(self._to, json.dumps(message).encode() + b"\0")
         while True:
             while b"\0" not in self._rest:
+                assert select.select([self._from], [], [], 120)[0], f"no answer to {method}"
                 part = os.read(self._from, 1 << 16)
                 assert part, "the browser has gone"
                 self._rest += part
