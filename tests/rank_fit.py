@@ -63,6 +63,7 @@ def train(folder: Path, *, signalled: bool) -> None:
             optimizer=make_optimizer(weights, SETTINGS),
             examples=rows[:8],
             evaluate=lambda: mean_loss(ranks, lambda e: held_out_loss(weights.model, e, 99), rows),
+            answer=lambda: "",
             log=json_log(folder / "log.jsonl") if ranks.first else silent,
             folder=folder / "checkpoints",
             batch_tokens=40,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import biddable
 
-ROOMS = ["data", "chat", "models", "engine", "training", "judging", "verbs", "cli"]
+ROOMS = ["data", "chat", "models", "engine", "training", "judging", "lab", "verbs", "cli"]
 ROOT = Path(biddable.__file__).parent
 
 

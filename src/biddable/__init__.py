@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from biddable.verbs.chat import chat
     from biddable.verbs.check import check
     from biddable.verbs.compare import compare
+    from biddable.verbs.convert import convert
+    from biddable.verbs.pretrain import pretrain
     from biddable.verbs.train import train
 
 __version__ = "0.1.0"
@@ -26,8 +28,10 @@ __all__ = [
     "chat",
     "check",
     "compare",
+    "convert",
     "encode",
     "encode_prompt",
+    "pretrain",
     "train",
 ]
 
@@ -43,6 +47,8 @@ _HOME = {
     "train": "verbs.train",
     "chat": "verbs.chat",
     "compare": "verbs.compare",
+    "convert": "verbs.convert",
+    "pretrain": "verbs.pretrain",
 }
 
 

@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 
 from biddable import __version__
-from biddable.cli import chat, check, compare, train
+from biddable.cli import chat, check, compare, convert, lab, pretrain, train
 from biddable.data.findings import BiddableError, Finding
 
 _EPILOG = """\
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"biddable {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in (check, train, chat, compare):
+    for verb in (check, train, chat, compare, pretrain, convert, lab):
         verb.add_parser(verbs)
     return parser
 

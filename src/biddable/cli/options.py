@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from biddable.training.settings import Settings, read_config, with_values
+from biddable.training.settings import FitSettings, Settings, read_config, with_values
 
 # What reads and encodes; `check` has these, `train` all.
 DATA_OPTIONS = (
@@ -16,10 +16,13 @@ DATA_OPTIONS = (
 )  # fmt: skip
 
 
-def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
+def add_settings(
+    parser: argparse.ArgumentParser, names: Iterable[str], kind: type[FitSettings] = Settings
+) -> None:
     """Adds an option for each named field; `--max_length` is taken for `--max-length`."""
     wanted = set(names)
-    for f in fields(Settings):
+    # The verb's own options stand before those that the loop has for all.
+    for f in sorted(fields(kind), key=lambda f: f.name not in kind.__annotations__):
         if f.name not in wanted:
             continue
         flags = [f"--{f.name.replace('_', '-')}"]
@@ -36,16 +39,16 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
         parser.add_argument(*flags, help=f.metadata["help"] + shown, metavar=metavar, **given)
 
 
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+def settings_of(args: argparse.Namespace, kind: type[FitSettings] = Settings) -> dict[str, Any]:
     """The settings that were given, on the command line or, behind it, in --config.
 
     Raises:
         BiddableError: the config file cannot be used, or a value is out of range.
     """
-    names = {f.name for f in fields(Settings)}
+    names = {f.name for f in fields(kind)}
     given = {k: v for k, v in vars(args).items() if k in names and v not in (None, [])}
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
-    config = read_config(args.config) if getattr(args, "config", "") else {}
+    config = read_config(args.config, kind) if getattr(args, "config", "") else {}
     merged = {**config, **values}
-    with_values(Settings(), merged)
+    with_values(kind(), merged)
     return merged

@@ -49,6 +49,17 @@ def load_model(base: Base, device: torch.device, dtype: torch.dtype = torch.floa
     return model.to(device).eval()
 
 
+def new_model(config: Any, device: torch.device, seed: int) -> Any:
+    """A model of a configuration with random fp32 weights and our attention function."""
+    from transformers import AutoModelForCausalLM
+
+    register()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=NAME)
+    return model.to(device).eval()
+
+
 def choose_device(name: str) -> torch.device:
     """`auto` takes CUDA, else Apple's GPU, else the CPU.
 

@@ -68,31 +68,37 @@ def page(report: Report, *, redact: bool = False) -> str:
     """
     parts = [
         _verdict(report),
-        _section("Scorecard", _scorecard(report, redact)),
-        _section("Loss", loss_curve(report.events)),
-        _section("Rates", rates(report.card.metrics)),
-        "" if redact else _section("Answers", _answers(report)),
-        "" if redact else _section("One prompt, asked at each evaluation", _watched(report)),
-        "" if redact else _section("Tokens: the mask, and the loss of each", _masks(report)),
-        _section("Unusual rows", _unusual(report)),
-        _section("Lengths", lengths(report.lengths, report.limit)),
-        _section("Rows left out", _listed(report.dropped)),
-        _section("Settings", _facts(report.facts)),
+        section("Scorecard", _scorecard(report, redact)),
+        section("Loss", loss_curve(report.events)),
+        section("Rates", rates(report.card.metrics)),
+        "" if redact else section("Answers", _answers(report)),
+        "" if redact else section("One prompt, asked at each evaluation", _watched(report)),
+        "" if redact else section("Tokens: the mask, and the loss of each", _masks(report)),
+        section("Unusual rows", _unusual(report)),
+        section("Lengths", lengths(report.lengths, report.limit)),
+        section("Rows left out", _listed(report.dropped)),
+        section("Settings", facts_list(report.facts)),
     ]
+    return document(report.title, "".join(parts))
+
+
+def document(title: str, body: str) -> str:
+    """A whole page around some HTML; the title is text."""
     here = files("biddable.judging")
     style = here.joinpath("report.css").read_text(encoding="utf-8")
     script = here.joinpath("report.js").read_text(encoding="utf-8")
-    title = escape(report.title)
+    title = escape(title)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f'<link rel="icon" href="data:,"><title>{title}</title><style>{style}</style></head>\n'
-        f"<body><h1>{title}</h1>\n{''.join(parts)}<script>{script}</script></body></html>\n"
+        f"<body><h1>{title}</h1>\n{body}<script>{script}</script></body></html>\n"
     )
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """A heading and some HTML under it; nothing where there is none."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>\n" if content else ""
 
 
@@ -221,6 +227,7 @@ def _listed(sentences: Sequence[str]) -> str:
     )
 
 
-def _facts(facts: Mapping[str, str]) -> str:
+def facts_list(facts: Mapping[str, str]) -> str:
+    """Names and values as HTML."""
     rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
     return f"<dl>{rows}</dl>" if rows else ""

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from biddable.models.support import check_supported
 
 PACKAGED = "smollm2"
 _MANIFEST = "biddable-base.json"
+# Weights, tokenizer and template; safetensors and JSON only.
+_WANTED = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ def resolve_base(name: str) -> Base:
     elif Path(name).exists():
         raise _not_found(name, "it is a file, but not a .gguf file")
     else:
-        base = Base(name, _from_hub(name))
+        base = Base(name, from_hub(name, _WANTED))
     check_supported(load_config(base), name)
     return base
 
@@ -97,14 +100,17 @@ def _model_folder(folder: Path) -> Path:
     raise _not_found(str(folder), "the folder holds no config.json")
 
 
-def _from_hub(name: str) -> Path:
-    """Downloads weights, tokenizer and template of a hub id; safetensors and JSON only."""
+def from_hub(name: str, wanted: Sequence[str]) -> Path:
+    """Downloads the files of a hub id that match one of the patterns.
+
+    Raises:
+        BiddableError: `base_not_found`.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return Path(snapshot_download(name, allow_patterns=list(wanted)))
     except HFValidationError as error:
         raise _not_found(name, "it is neither a folder here nor a hub id") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -16,7 +16,7 @@ def save_model(
     tensors: Mapping[str, Tensor],
     tokenizer: Any,
     *,
-    chat_template: str,
+    chat_template: str | None,
     stop_ids: Sequence[int],
     card: str,
     folder: Path,

@@ -27,7 +27,7 @@ from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log
 from biddable.training.ranks import ALONE, Ranks, add_gradients, add_up, highest
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
-from biddable.training.settings import Settings
+from biddable.training.settings import FitSettings
 
 # Evaluations in a row above the best one after which held-out loss is said to have turned up.
 RISING = 2
@@ -48,6 +48,7 @@ class Parts:
         log: takes each event.
         folder: where checkpoints and the best weights go.
         batch_tokens: tokens per micro-batch.
+        every: steps between evaluations; 0 follows from the length of an epoch.
         ranks: those that share the rows of each step; only the first of them saves.
     """
 
@@ -59,10 +60,11 @@ class Parts:
     log: Log
     folder: Path
     batch_tokens: int
+    every: int = 0
     ranks: Ranks = ALONE
 
 
-def make_optimizer(weights: Weights, settings: Settings) -> torch.optim.AdamW:
+def make_optimizer(weights: Weights, settings: FitSettings) -> torch.optim.AdamW:
     """Fused AdamW over the fp32 masters; only matrices decay."""
     matrices = [m for m in weights.masters if m.ndim >= 2]
     vectors = [m for m in weights.masters if m.ndim < 2]
@@ -74,7 +76,7 @@ def make_optimizer(weights: Weights, settings: Settings) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
 
 
-def fit(parts: Parts, settings: Settings, progress: Progress, interrupt: Interrupt) -> Progress:
+def fit(parts: Parts, settings: FitSettings, progress: Progress, interrupt: Interrupt) -> Progress:
     """Trains from `progress` until it is finished, or to the step in which an interrupt came.
 
     After an evaluation with the lowest held-out loss so far, the weights are kept beside the
@@ -85,7 +87,7 @@ def fit(parts: Parts, settings: Settings, progress: Progress, interrupt: Interru
     """
     rows = len(parts.examples)
     total = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
-    every = evaluation_interval(total, math.ceil(rows / settings.batch_size))
+    every = parts.every or evaluation_interval(total, math.ceil(rows / settings.batch_size))
     saved = time.monotonic()
     while not finished(progress, settings, rows):
         progress = _train_step(parts, settings, progress, total)
@@ -104,7 +106,7 @@ def fit(parts: Parts, settings: Settings, progress: Progress, interrupt: Interru
     return progress
 
 
-def finished(progress: Progress, settings: Settings, rows: int) -> bool:
+def finished(progress: Progress, settings: FitSettings, rows: int) -> bool:
     """Whether all steps are done, or held-out loss has not improved for `early_stop` evaluations.
 
     A function of what a checkpoint holds, so that a resumed run ends where the whole one does.
@@ -118,7 +120,7 @@ def _save_is_due(step: int, every: int, saved: float) -> bool:
     return step % every == 0 if every else time.monotonic() - saved > SECONDS_BETWEEN_SAVES
 
 
-def _save(parts: Parts, settings: Settings, progress: Progress) -> None:
+def _save(parts: Parts, settings: FitSettings, progress: Progress) -> None:
     if not parts.ranks.first:
         return
     # Logged before too: that line has the log flushed, so that no checkpoint is ahead of it.
@@ -136,7 +138,7 @@ def evaluation_interval(total: int, epoch: int) -> int:
     return max(1, math.ceil(epoch / 2), math.ceil(total / 20))
 
 
-def _train_step(parts: Parts, settings: Settings, progress: Progress, total: int) -> Progress:
+def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: int) -> Progress:
     start = time.perf_counter()
     step = progress.step + 1
     rows = rows_of_step(step, len(parts.examples), settings.batch_size, settings.seed)

@@ -1,4 +1,4 @@
-"""The settings of a training run: one frozen record, from which command line and config.toml come.
+"""The settings of a run: one frozen record a verb, from which command line and config.toml come.
 
 Every default is measured; docs/defaults.md says on what.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 
@@ -26,10 +26,36 @@ def _option(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """What `train` can be told; each field is an option of the same name."""
+class FitSettings:
+    """What the loop is told, whatever it trains on; each field is an option of the same name."""
 
-    data: tuple[str, ...] = _option((), "files or folders with the training rows")
+    data: tuple[str, ...] = _option((), "files or folders to train on")
+    out: str = _option("", "run folder; by default runs/NAME with a free number")
+    epochs: float = _option(3.0, "passes over the training rows")
+    steps: int = _option(0, "optimizer steps; 0 follows from epochs")
+    batch_size: int = _option(8, "rows per optimizer step")
+    batch_tokens: int = _option(0, "tokens per micro-batch; 0 chooses")
+    lr: float = _option(1e-4, "peak learning rate")
+    warmup: float = _option(0.1, "share of the steps in which the learning rate rises")
+    weight_decay: float = _option(0.0, "AdamW weight decay of matrices")
+    clip: float = _option(1.0, "largest gradient norm; 0 turns clipping off")
+    beta1: float = _option(0.9, "AdamW beta1")
+    beta2: float = _option(0.99, "AdamW beta2")
+    eps: float = _option(1e-8, "AdamW eps")
+    precision: str = _option("auto", "compute precision", choices=("auto", "fp32", "bf16"))
+    device: str = _option("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
+    seed: int = _option(0, "seed of the split and of the order of rows")
+    early_stop: int = _option(
+        0, "stop after N evaluations without a lower held-out loss; 0 never stops early"
+    )
+    save_every: int = _option(0, "steps between checkpoints; 0 saves every ten minutes")
+    keep: int = _option(2, "checkpoints to keep")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings(FitSettings):
+    """What `train` can be told."""
+
     base: str = _option("smollm2", "hub id, Hugging Face folder, .gguf file, or smollm2")
     template: str = _option("", "plain, chatml, llama2, llama3 or a Jinja file; else the base's")
     header: str = _option(
@@ -40,39 +66,39 @@ class Settings:
     system: str = _option("", "system prompt for rows without one: TEXT or @FILE")
     group_by: str = _option("", "column whose equal values stay on one side of the split")
     eval: str = _option("", "file with held-out rows, instead of a tenth of the data")
-    out: str = _option("", "run folder; by default runs/NAME with a free number")
-    epochs: float = _option(3.0, "passes over the training rows")
-    steps: int = _option(0, "optimizer steps; 0 follows from epochs")
-    batch_size: int = _option(8, "rows per optimizer step")
-    batch_tokens: int = _option(0, "tokens per micro-batch; 0 chooses")
     max_length: int = _option(0, "longest row in tokens; 0 takes the base's context")
     too_long: str = _option("drop", "what happens to longer rows", choices=("drop", "error"))
-    lr: float = _option(1e-4, "peak learning rate")
-    warmup: float = _option(0.1, "share of the steps in which the learning rate rises")
-    weight_decay: float = _option(0.0, "AdamW weight decay of matrices")
-    clip: float = _option(1.0, "largest gradient norm; 0 turns clipping off")
-    beta1: float = _option(0.9, "AdamW beta1")
-    beta2: float = _option(0.99, "AdamW beta2")
-    eps: float = _option(1e-8, "AdamW eps")
-    precision: str = _option("auto", "compute precision", choices=("auto", "fp32", "bf16"))
-    device: str = _option("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
     loss_on: str = _option(
         "assistant", "which messages are trained", choices=("assistant", "last", "all")
     )
-    seed: int = _option(0, "seed of the split and of the order of rows")
-    early_stop: int = _option(
-        0, "stop after N evaluations without a lower held-out loss; 0 never stops early"
-    )
-    save_every: int = _option(0, "steps between checkpoints; 0 saves every ten minutes")
-    keep: int = _option(2, "checkpoints to keep")
     answers: int = _option(32, "held-out prompts that base and tuned answer at the end")
     report_to: str = _option(
         "none", "also hand every step and evaluation to this tracker", choices=("none", *TRACKERS)
     )
 
 
-def read_config(path: str) -> dict[str, Any]:
-    """The settings in a TOML file, checked by name and type.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainSettings(FitSettings):
+    """What `pretrain` can be told; the shape is that of a model of about 5 million parameters."""
+
+    minutes: float = _option(3.0, "time to train; a few steps are timed to choose --steps")
+    tokenizer: str = _option("", "hub id, folder, tokenizer.json or .tiktoken; else one is trained")
+    vocab: int = _option(4096, "tokens of the tokenizer that is trained")
+    shape: str = _option("llama", "architecture of the model", choices=("llama", "gpt2"))
+    width: int = _option(256, "width of the model")
+    layers: int = _option(5, "layers")
+    heads: int = _option(4, "attention heads")
+    context: int = _option(256, "tokens that the model sees at once, and of a training row")
+    batch_size: int = _option(4, "rows of --context tokens per optimizer step")
+    lr: float = _option(3e-3, "peak learning rate")
+    weight_decay: float = _option(0.1, "AdamW weight decay of matrices")
+
+
+Given = TypeVar("Given", bound=FitSettings)
+
+
+def read_config(path: str, kind: type[FitSettings] = Settings) -> dict[str, Any]:
+    """The settings in a TOML file, checked by name and type against those of a verb.
 
     Raises:
         BiddableError: the file is missing, is no TOML, or has an unknown or ill-typed key.
@@ -83,7 +109,7 @@ def read_config(path: str) -> dict[str, Any]:
         raise _bad_config(path, f"it cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _bad_config(path, f"it is not TOML: {error}") from error
-    known = {f.name: type(f.default) for f in fields(Settings)}
+    known = {f.name: type(f.default) for f in fields(kind)}
     checked: dict[str, Any] = {}
     for name, value in given.items():
         if name not in known:
@@ -94,27 +120,27 @@ def read_config(path: str) -> dict[str, Any]:
     return checked
 
 
-def write_config(settings: Settings, path: Path) -> None:
+def write_config(settings: FitSettings, path: Path) -> None:
     """Writes the settings as TOML that `train --config` reads back to the same settings."""
     given = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
     write_whole(path, tomli_w.dumps(given))
 
 
-def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
+def with_values(settings: Given, values: Mapping[str, Any]) -> Given:
     """The settings with some values replaced, and the ranges checked.
 
     Raises:
         BiddableError: there is no such setting, or a value is out of range.
     """
-    unknown = [name for name in values if name not in {f.name for f in fields(Settings)}]
+    unknown = [name for name in values if name not in {f.name for f in fields(settings)}]
     if unknown:
         raise BiddableError(
             f"there is no option {unknown[0]}",
             code="option",
-            fix=f"the options are {', '.join(f.name for f in fields(Settings))}",
+            fix=f"the options are {', '.join(f.name for f in fields(settings))}",
         )
     changed = replace(settings, **values)
-    for f in fields(Settings):
+    for f in fields(settings):
         value, choices = getattr(changed, f.name), f.metadata["choices"]
         if choices and value not in choices:
             raise _bad_value(f.name, value, f"one of {', '.join(choices)}")

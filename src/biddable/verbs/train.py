@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from biddable import __version__
 from biddable.chat.encode import Example, stop_token_ids
@@ -32,7 +33,7 @@ from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log, Screen, console, counting, each, json_log, silent
 from biddable.training.loop import Parts, finished, fit, load_best, make_optimizer
 from biddable.training.ranks import joined_ranks, mean_loss, told
-from biddable.training.run_folder import Lock, cut_log
+from biddable.training.run_folder import Lock, RunFolder, cut_log
 from biddable.training.schedule import total_steps
 from biddable.training.settings import Settings, write_config
 from biddable.training.trackers import tracker, tracker_package
@@ -148,7 +149,7 @@ def _run(task: Task, interrupt: Interrupt, sent: Log) -> Trained:
     screen = Screen(steps, out)
     parts = _parts(task, weights, each(json_log(folder.log), screen, sent))
     base = _base_judgement(task, weights) if task.ranks.first else None
-    progress = _resume(task, parts) if resumed else Progress()
+    progress = resume_progress(folder, parts, out) if resumed else Progress()
     with screen:
         if base and not progress.step:
             parts.log(task.first_event(base))
@@ -226,16 +227,16 @@ def _base_judgement(task: Task, weights: Weights) -> Judgement:
     return base
 
 
-def _resume(task: Task, parts: Parts) -> Progress:
+def resume_progress(folder: RunFolder, parts: Parts, out: Console) -> Progress:
     """The progress of the newest sound checkpoint, or of none; the log is cut back to it."""
     progress = Progress()
     if has_checkpoint(parts.folder):
         progress, damaged = load_checkpoint(parts.folder, parts.weights, parts.optimizer)
         for name in damaged:
-            line(task.out, "damaged", f"checkpoint {name} is passed over")
-    if task.ranks.first:
-        cut_log(task.folder.log, progress.step or -1)
-    line(task.out, "resume", f"from step {progress.step}")
+            line(out, "damaged", f"checkpoint {name} is passed over")
+    if parts.ranks.first:
+        cut_log(folder.log, progress.step or -1)
+    line(out, "resume", f"from step {progress.step}")
     return progress
 
 

