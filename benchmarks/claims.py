@@ -80,19 +80,20 @@ def train(
     def log(event: Any) -> None:
         if event["event"] == "eval":
             curve.append((event["step"], event["held_out_loss"]))
-        else:
+        elif event["event"] == "step":
             losses.append(event["loss"])
 
     with tempfile.TemporaryDirectory() as folder:
         parts = Parts(
-            weights,
-            make_optimizer(weights, settings),
-            examples,
-            lambda: held_out_loss(weights.model, held_out, BUDGET),
-            log,
-            Path(folder),
-            BUDGET,
-            bench.every,
+            weights=weights,
+            optimizer=make_optimizer(weights, settings),
+            examples=examples,
+            evaluate=lambda: held_out_loss(weights.model, held_out, BUDGET),
+            answer=lambda: "",
+            log=log,
+            folder=Path(folder),
+            batch_tokens=BUDGET,
+            every=bench.every,
         )
         progress = fit(parts, settings, Progress(), Interrupt())
         load_best(parts, progress)

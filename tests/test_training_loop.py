@@ -17,7 +17,7 @@ from biddable.engine.precision import Weights
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Screen, each
-from biddable.training.loop import Parts, finished, fit, make_optimizer
+from biddable.training.loop import Parts, evaluation_interval, finished, fit, make_optimizer
 from biddable.training.settings import Settings
 from tiny import tiny
 
@@ -43,6 +43,7 @@ def run(
         log=each(events.append, screen),
         folder=folder,
         batch_tokens=100,
+        every=1,
     )
     with screen:
         done = fit(parts, settings, Progress(), Interrupt())
@@ -51,6 +52,16 @@ def run(
 
 def steps(events: list[Mapping[str, Any]], kind: str) -> list[int]:
     return [e["step"] for e in events if e["event"] == kind]
+
+
+@pytest.mark.parametrize(
+    ("total", "epoch", "held_out", "every"),
+    [(36, 12, 12, 6), (36, 12, 32, 12), (1000, 10, 1, 50), (1, 1, 500, 1)],
+)
+def test_evaluations_are_as_many_as_they_are_cheap(
+    total: int, epoch: int, held_out: int, every: int
+) -> None:
+    assert evaluation_interval(total, epoch, 8, held_out) == every
 
 
 def test_every_evaluation_answers_the_prompt_again(tmp_path: Path) -> None:

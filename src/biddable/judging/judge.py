@@ -134,7 +134,10 @@ def judge(
         train_examples: some of those trained on, to tell learning from memorising.
         max_new_tokens: the limit of an answer; 0 takes a quarter more than the longest reference.
     """
-    losses = _losses(model, examples)
+    # Side by side, an example and its prompt with another answer share the prompt's pass.
+    pairs = list(zip(examples, swapped(examples), strict=False))
+    both = _losses(model, [e for pair in pairs for e in pair] or examples)
+    losses, others = (both[::2], both[1::2]) if pairs else (both, [])
     answers = generate(
         model,
         [q.prompt for q in questions],
@@ -144,7 +147,7 @@ def judge(
     text = text_of(tokenizer)
     return Judgement(
         losses=[sums for sums, _ in losses],
-        swapped_losses=[sums for sums, _ in _losses(model, swapped(examples))],
+        swapped_losses=[sums for sums, _ in others],
         train_losses=[sums for sums, _ in _losses(model, train_examples)],
         general=[sums for sums, _ in _losses(model, _general(model, tokenizer))],
         token_losses=[tokens for _, tokens in losses[:MOST_SHOWN]],

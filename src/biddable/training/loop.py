@@ -48,7 +48,7 @@ class Parts:
         log: takes each event.
         folder: where checkpoints and the best weights go.
         batch_tokens: tokens per micro-batch.
-        every: steps between evaluations; 0 follows from the length of an epoch.
+        every: steps between evaluations; 0 evaluates at the end only.
         ranks: those that share the rows of each step; only the first of them saves.
     """
 
@@ -87,7 +87,7 @@ def fit(parts: Parts, settings: FitSettings, progress: Progress, interrupt: Inte
     """
     rows = len(parts.examples)
     total = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
-    every = parts.every or evaluation_interval(total, math.ceil(rows / settings.batch_size))
+    every = parts.every or total
     saved = time.monotonic()
     while not finished(progress, settings, rows):
         progress = _train_step(parts, settings, progress, total)
@@ -133,9 +133,19 @@ def _save(parts: Parts, settings: FitSettings, progress: Progress) -> None:
     parts.log({"event": "saved", "step": progress.step, "seconds": seconds})
 
 
-def evaluation_interval(total: int, epoch: int) -> int:
-    """Steps between evaluations: twice an epoch, at most 20 in a run."""
-    return max(1, math.ceil(epoch / 2), math.ceil(total / 20))
+def evaluation_interval(total: int, epoch: int, batch_size: int, held_out: int) -> int:
+    """Steps between evaluations: twice an epoch, at most 20 in a run.
+
+    Once an epoch where twice would take more than a sixth of the training time: a forward costs a
+    third of a step's share for a row.
+
+    Args:
+        total, epoch: steps of the run and of an epoch.
+        held_out: rows that an evaluation feeds.
+    """
+    half = math.ceil(epoch / 2)
+    often = held_out / 3 <= half * batch_size / 6
+    return max(1, half if often else epoch, math.ceil(total / 20))
 
 
 def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: int) -> Progress:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,14 @@ from biddable.training.checkpoint import (
 from biddable.training.evaluate import held_out_loss
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log, Screen, console, counting, each, json_log, silent
-from biddable.training.loop import Parts, finished, fit, load_best, make_optimizer
+from biddable.training.loop import (
+    Parts,
+    evaluation_interval,
+    finished,
+    fit,
+    load_best,
+    make_optimizer,
+)
 from biddable.training.ranks import joined_ranks, mean_loss, told
 from biddable.training.run_folder import Lock, RunFolder, cut_log
 from biddable.training.schedule import total_steps
@@ -170,6 +178,8 @@ def _run(task: Task, interrupt: Interrupt, sent: Log) -> Trained:
 def _parts(task: Task, weights: Weights, log: Log) -> Parts:
     """What the loop works with; of several ranks only the first logs."""
     budget, held_out = task.settings.batch_tokens, task.prepared.held_out.examples
+    rows, size = len(task.prepared.train.examples), task.settings.batch_size
+    steps = total_steps(rows, size, task.settings.epochs, task.settings.steps)
 
     def loss(some: Sequence[Example]) -> float:
         return held_out_loss(weights.model, some, budget)
@@ -183,6 +193,7 @@ def _parts(task: Task, weights: Weights, log: Log) -> Parts:
         log=log if task.ranks.first else silent,
         folder=task.folder.checkpoints,
         batch_tokens=budget,
+        every=evaluation_interval(steps, ceil(rows / size), size, len(held_out)),
         ranks=task.ranks,
     )
 
