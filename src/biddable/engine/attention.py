@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from biddable.engine.decode import Rows, attend_rows
 from biddable.engine.masked import masked_attention
+from biddable.engine.varlen import Piece, fits_varlen, varlen_attention
 
 NAME = "biddable"
 # Segments up to the first length share a flash call with their neighbours, up to the second.
@@ -136,14 +137,23 @@ def attend(
             query, key, value, scale, layout.tiles, _renumber(spans), *pairs
         )
         return out.transpose(1, 2), None
+    pieces = [Piece(a, b, _pair(layout, g, layer)) for a, b, g in spans]
+    if softcap is None and fits_varlen(query):
+        return varlen_attention(query, key, value, pieces, scale, window).transpose(1, 2), None
     parts = []
-    for start, stop, g in spans:
-        q, k, v = (t[:, :, start:stop] for t in (query, key, value))
-        if g >= 0:
-            k = torch.cat([layout.prefixes[g].keys[layer], k], 2)
-            v = torch.cat([layout.prefixes[g].values[layer], v], 2)
+    for piece in pieces:
+        q, k, v = (t[:, :, piece.start : piece.stop] for t in (query, key, value))
+        if piece.prefix is not None:
+            k, v = torch.cat([piece.prefix[0], k], 2), torch.cat([piece.prefix[1], v], 2)
         parts.append(masked_attention(q, k, v, scale, window=window, softcap=softcap))
     return torch.cat(parts, 2).transpose(1, 2), None
+
+
+def _pair(layout: Layout, prefix: int, layer: int) -> tuple[Tensor, Tensor] | None:
+    """Keys and values of a layer of the prefix that a segment continues."""
+    if prefix < 0:
+        return None
+    return layout.prefixes[prefix].keys[layer], layout.prefixes[prefix].values[layer]
 
 
 def _tiles(lengths: Sequence[int], like: Tensor) -> list[Tile]:
