@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def varlen_attention(
     pieces: Sequence[Piece],
     scale: float,
     window: int | None = None,
-    kernel: Callable[..., Tensor] = varlen_attn,
+    kernel: Callable[..., Any] = varlen_attn,
 ) -> Tensor:
     """Causal attention of each piece to its prefix and itself.
 
@@ -79,4 +80,5 @@ def varlen_attention(
         scale=scale, window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )  # fmt: skip
-    return out.transpose(0, 1)[None]
+    found: Tensor = out.transpose(0, 1)[None]
+    return found
