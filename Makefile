@@ -42,11 +42,18 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup
-	$(BIN)/python -m benchmarks.run
+# make bench NAMES="W1 W4" GSM8K=gsm8k_train.jsonl CLINC150=clinc150_train.csv
+bench: setup .venv-peer/ready
+	$(BIN)/python -m benchmarks.run $(NAMES) --peer .venv-peer/bin/python \
+		--gsm8k "$(GSM8K)" --clinc150 "$(CLINC150)"
+
+.venv-peer/ready: benchmarks/peer-requirements.txt
+	test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
+	.venv-peer/bin/python -m pip install -q -r benchmarks/peer-requirements.txt
+	touch .venv-peer/ready
 
 crash: setup
 	PYTHONPATH=tests $(BIN)/python tests/crash.py
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-peer

@@ -141,9 +141,14 @@ SHAPES = {
 }
 
 
+NEEDED = {"W1": "gsm8k", "W2": "clinc150", "W3": "gsm8k", "trajectory": "gsm8k"}
+
+
 def make(name: str, files: dict[str, str], folder: Path) -> Workload:
     """The workload of that name, from the data files given."""
-    shape = SHAPES[name]
+    shape, needed = SHAPES[name], NEEDED.get(name, "")
+    if needed and not files[needed]:
+        raise SystemExit(f"{name} needs --{needed} FILE")
     base, steps = resolve_base("smollm2"), shape.counted + shape.warm
     count = shape.batch * steps
     where: Any = base.folder
