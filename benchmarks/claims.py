@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from scipy import stats
 
-from biddable.chat.encode import Example, encode
-from biddable.chat.template import Template
 from biddable.data.conversation import Conversation
+from biddable.dialogue.encode import Example, encode
+from biddable.dialogue.template import Template
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import Weights, choose_device, load_model
 from biddable.judging.judge import Judgement, ask, judge

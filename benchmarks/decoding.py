@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from biddable.chat.encode import stop_token_ids
-from biddable.chat.template import Template
 from biddable.data.readers import read
+from biddable.dialogue.encode import stop_token_ids
+from biddable.dialogue.template import Template
 from biddable.engine.precision import choose_device, load_model
 from biddable.judging.generate import generate
 from biddable.judging.judge import answer_limit, ask

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from biddable.chat.dataset import encode_all
-from biddable.chat.template import Template
 from biddable.data.conversation import Conversation, Message
+from biddable.dialogue.dataset import encode_all
+from biddable.dialogue.template import Template
 from biddable.models.base import Base, load_tokenizer, resolve_base
 from biddable.training.schedule import learning_rate, rows_of_step
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM  # noqa: F401
 
-from biddable.chat.encode import Example
+from biddable.dialogue.encode import Example
 from biddable.engine.precision import Weights
 from biddable.models.aside import write_tensors
 from biddable.training.checkpoint import Progress, has_checkpoint, load_checkpoint

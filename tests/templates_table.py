@@ -13,9 +13,9 @@ from pathlib import Path
 
 import real_templates
 from biddable import BiddableError, Conversation, Template
-from biddable.chat.dataset import encode_all
-from biddable.chat.encode import make_encoder
 from biddable.data.findings import Finding
+from biddable.dialogue.dataset import encode_all
+from biddable.dialogue.encode import make_encoder
 
 REASONS = {
     "S": "the template itself raises an error for it (most often: no system messages)",

@@ -8,9 +8,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from biddable import BiddableError, Conversation, Message, Template, encode
-from biddable.chat.dataset import encode_all, length_that_keeps
-from biddable.chat.encode import make_encoder
-from biddable.chat.parallel import encode_each
+from biddable.dialogue.dataset import encode_all, length_that_keeps
+from biddable.dialogue.encode import make_encoder
+from biddable.dialogue.parallel import encode_each
 from chat_tokenizers import byte_level, wrapped
 
 CHATML = Template.frame("chatml")

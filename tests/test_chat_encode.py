@@ -17,7 +17,7 @@ from biddable import (
     encode,
     encode_prompt,
 )
-from biddable.chat.encode import LossOn, check_stop, encode_many, make_encoder, stop_token_ids
+from biddable.dialogue.encode import LossOn, check_stop, encode_many, make_encoder, stop_token_ids
 from chat_tokenizers import byte_level, sentencepiece, smollm2, tokenizers, wrapped
 
 CHATML = Template.frame("chatml")

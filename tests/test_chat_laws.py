@@ -18,7 +18,7 @@ from biddable import (
     encode,
     encode_prompt,
 )
-from biddable.chat.encode import make_encoder, stop_token_ids
+from biddable.dialogue.encode import make_encoder, stop_token_ids
 from chat_tokenizers import SPECIALS, tokenizers
 
 BOS_CHATML = (

@@ -12,8 +12,8 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
 from biddable import Conversation, Example, Message, Template, encode
-from biddable.chat.encode import make_encoder
-from biddable.chat.preview import example_text, page, tokens_of, worst_first
+from biddable.dialogue.encode import make_encoder
+from biddable.dialogue.preview import example_text, page, tokens_of, worst_first
 from chat_tokenizers import byte_level, wrapped
 
 CHATML = Template.frame("chatml")

@@ -13,8 +13,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 import chat_oracle
 import real_templates
 from biddable import BiddableError, Conversation, Example, Message, Template, encode
-from biddable.chat.encode import make_encoder, plan
-from biddable.chat.turns import Turn
+from biddable.dialogue.encode import make_encoder, plan
+from biddable.dialogue.turns import Turn
 from templates_table import letter, written
 
 CALL = [

@@ -11,7 +11,7 @@ import pytest
 
 import biddable
 from biddable import BiddableError
-from biddable.chat.sandbox import render
+from biddable.dialogue.sandbox import render
 
 ESCAPES = {
     "class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",

@@ -11,7 +11,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from biddable import BiddableError, Message, Template
-from biddable.chat.frames import FRAMES
+from biddable.dialogue.frames import FRAMES
 from chat_tokenizers import byte_level, wrapped
 
 TALK = [

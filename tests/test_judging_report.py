@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from biddable.chat.encode import Example
-from biddable.chat.preview import Token
+from biddable.dialogue.encode import Example
+from biddable.dialogue.preview import Token
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.report import Report, page
 from biddable.judging.scorecard import score

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from biddable.chat.encode import encode
-from biddable.chat.template import Template
 from biddable.data.conversation import Conversation, Message
+from biddable.dialogue.encode import encode
+from biddable.dialogue.template import Template
 from biddable.judging.format import given_format
 from biddable.judging.judge import Judgement, Question, answer_limit, ask, judge, swapped
 from biddable.judging.scorecard import score

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from biddable.chat.encode import encode
-from biddable.chat.template import Template
 from biddable.cli.main import main
 from biddable.data.conversation import Conversation, Message
 from biddable.data.findings import BiddableError
+from biddable.dialogue.encode import encode
+from biddable.dialogue.template import Template
 from biddable.engine.precision import load_model
 from biddable.lab.api import MOST_CHARACTERS, MOST_MESSAGES, Lab, describe, show
 from biddable.models.base import load_tokenizer, resolve_base

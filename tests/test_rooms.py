@@ -9,7 +9,7 @@ from pathlib import Path
 
 import biddable
 
-ROOMS = ["data", "chat", "models", "engine", "training", "judging", "lab", "verbs", "cli"]
+ROOMS = ["data", "dialogue", "models", "engine", "training", "judging", "lab", "verbs", "cli"]
 ROOT = Path(biddable.__file__).parent
 
 
@@ -39,7 +39,7 @@ def test_every_folder_is_a_known_room() -> None:
 def test_the_text_rooms_load_no_torch() -> None:
     modules = [
         f"biddable.{room}.{path.stem}"
-        for room in ("data", "chat")
+        for room in ("data", "dialogue")
         for path in sorted((ROOT / room).glob("*.py"))
         if path.stem != "__init__"
     ]
@@ -50,3 +50,10 @@ def test_the_text_rooms_load_no_torch() -> None:
 def test_the_package_loads_neither_torch_nor_transformers() -> None:
     code = "import sys, biddable; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_room_hides_a_public_name() -> None:
+    """`from biddable import X` gives a room once it is imported, whatever __getattr__ says."""
+    import biddable
+
+    assert not set(ROOMS) & set(biddable.__all__)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from biddable.chat.encode import Example
+from biddable.dialogue.encode import Example
 from biddable.engine.precision import Weights
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt

@@ -9,10 +9,10 @@ from typing import Literal
 
 import pytest
 
-from biddable.chat.encode import encode_prompt
-from biddable.chat.template import Template
 from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError
+from biddable.dialogue.encode import encode_prompt
+from biddable.dialogue.template import Template
 from biddable.verbs.chat import Speaker, answer_once, chat, load_speaker, make_speaker, talk
 from letters import letters, tiny_folder
 from tiny import tiny

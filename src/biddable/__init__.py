@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from biddable.chat.encode import Example, encode, encode_prompt
-    from biddable.chat.template import Template
     from biddable.data.conversation import Conversation, Message
     from biddable.data.findings import BiddableError
+    from biddable.dialogue.encode import Example, encode, encode_prompt
+    from biddable.dialogue.template import Template
     from biddable.verbs.chat import chat
     from biddable.verbs.check import check
     from biddable.verbs.compare import compare
@@ -39,10 +39,10 @@ _HOME = {
     "BiddableError": "data.findings",
     "Conversation": "data.conversation",
     "Message": "data.conversation",
-    "Template": "chat.template",
-    "Example": "chat.encode",
-    "encode": "chat.encode",
-    "encode_prompt": "chat.encode",
+    "Template": "dialogue.template",
+    "Example": "dialogue.encode",
+    "encode": "dialogue.encode",
+    "encode_prompt": "dialogue.encode",
     "check": "verbs.check",
     "train": "verbs.train",
     "chat": "verbs.chat",

@@ -1,4 +1,4 @@
-"""The records that every reader makes and the chat room renders."""
+"""The records that every reader makes and the dialogue room renders."""
 
 from __future__ import annotations
 

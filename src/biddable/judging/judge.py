@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
-from biddable.chat.encode import Example, encode_prompt, stop_token_ids
-from biddable.chat.template import Template
 from biddable.data.conversation import Conversation
+from biddable.dialogue.encode import Example, encode_prompt, stop_token_ids
+from biddable.dialogue.template import Template
 from biddable.engine.plan import first_trained
 from biddable.judging.general import GENERAL_TEXT
 from biddable.judging.generate import BATCH_TOKENS, generate

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from biddable.chat.frames import FRAMES
-from biddable.chat.template import Template
 from biddable.data.conversation import Conversation, Message
 from biddable.data.findings import BiddableError
+from biddable.dialogue.frames import FRAMES
+from biddable.dialogue.template import Template
 
 # The plain frame's names of the roles, and others that no training text had.
 RENAMED = (("'System: '", "'Rules: '"), ("'User: '", "'Client: '"), ("'Assistant: '", "'Clerk: '"))

@@ -8,9 +8,9 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from biddable.chat.encode import Example
-from biddable.chat.preview import Token, heading, visible
 from biddable.data.findings import place
+from biddable.dialogue.encode import Example
+from biddable.dialogue.preview import Token, heading, visible
 from biddable.judging.answers import answer_table
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.pictures import lengths, loss_curve, rates

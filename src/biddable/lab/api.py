@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from biddable.chat.encode import Encoder, Example, encode_many, make_encoder
-from biddable.chat.frames import FRAMES
-from biddable.chat.preview import Token, tokens_of, visible
-from biddable.chat.template import Template
-from biddable.chat.turns import located
 from biddable.data.conversation import Conversation, Message
 from biddable.data.findings import BiddableError
+from biddable.dialogue.encode import Encoder, Example, encode_many, make_encoder
+from biddable.dialogue.frames import FRAMES
+from biddable.dialogue.preview import Token, tokens_of, visible
+from biddable.dialogue.template import Template
+from biddable.dialogue.turns import located
 from biddable.engine.plan import plan_step
 from biddable.engine.step import example_losses
 

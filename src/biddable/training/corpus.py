@@ -10,9 +10,9 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from biddable.chat.encode import Example
-from biddable.chat.tokens import Piece, encode_batch, make_codec
 from biddable.data.findings import BiddableError
+from biddable.dialogue.encode import Example
+from biddable.dialogue.tokens import Piece, encode_batch, make_codec
 
 # The end of each text is held out: a twentieth of it, and of all texts together no more than this
 # many characters, which give the loss per byte to about 1 %.

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from biddable.chat.preview import visible
+from biddable.dialogue.preview import visible
 from biddable.models.aside import crash_point, flush
 
 # Characters of a text among the lines of figures.

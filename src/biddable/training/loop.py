@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biddable.chat.encode import Example
 from biddable.data.findings import BiddableError, place
+from biddable.dialogue.encode import Example
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import Weights
 from biddable.engine.shares import share_rows

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from biddable.chat.encode import Example
 from biddable.data.findings import BiddableError
+from biddable.dialogue.encode import Example
 from biddable.engine.precision import Weights
 
 # The first rank judges the base while the others wait. A rank that dies does not wait for this:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from rich.console import Console
 
-from biddable.chat.encode import Example
+from biddable.dialogue.encode import Example
 from biddable.engine.memory import choose_batch_tokens, free_bytes, needs_of, peak_of
 from biddable.engine.memory import refuse_too_much as refuse
 from biddable.engine.plan import plan_step

@@ -7,10 +7,10 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TextIO, TypedDict, Unpack
 
-from biddable.chat.encode import encode_prompt, stop_token_ids
-from biddable.chat.template import Template
 from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError
+from biddable.dialogue.encode import encode_prompt, stop_token_ids
+from biddable.dialogue.template import Template
 from biddable.engine.precision import choose_device, load_model
 from biddable.judging.sampler import make_sampler
 from biddable.judging.stream import stream

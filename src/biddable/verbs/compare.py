@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biddable.chat.dataset import encode_all
-from biddable.chat.encode import Example
-from biddable.chat.template import Template
 from biddable.data.columns import parse_map
 from biddable.data.conversation import Conversation
 from biddable.data.findings import BiddableError
 from biddable.data.readers import read
+from biddable.dialogue.dataset import encode_all
+from biddable.dialogue.encode import Example
+from biddable.dialogue.template import Template
 from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.judging.format import Format, given_format
 from biddable.judging.judge import Judgement, Question, ask, judge

@@ -9,9 +9,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from biddable.chat.dataset import Encoded, encode_all
-from biddable.chat.encode import Example
-from biddable.chat.template import Template
 from biddable.data.columns import parse_map
 from biddable.data.conversation import Conversation
 from biddable.data.duplicates import Duplicates, find
@@ -19,6 +16,9 @@ from biddable.data.findings import BiddableError, Finding
 from biddable.data.quality import inspect, leak
 from biddable.data.readers import ReadResult, read
 from biddable.data.split import split
+from biddable.dialogue.dataset import Encoded, encode_all
+from biddable.dialogue.encode import Example
+from biddable.dialogue.template import Template
 from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
 from biddable.training.settings import Settings
 

@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from biddable import __version__
-from biddable.chat.tokens import Piece, encode_batch, make_codec
 from biddable.data.findings import BiddableError
 from biddable.data.texts import PlainText, read_texts
+from biddable.dialogue.tokens import Piece, encode_batch, make_codec
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import Weights, choose_device, choose_dtype, new_model

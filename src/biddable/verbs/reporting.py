@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from biddable.chat.encode import Example, make_encoder
-from biddable.chat.preview import Token, tokens_of
-from biddable.chat.template import Template
 from biddable.data.conversation import Conversation
+from biddable.dialogue.encode import Example, make_encoder
+from biddable.dialogue.preview import Token, tokens_of
+from biddable.dialogue.template import Template
 from biddable.judging.judge import MOST_SHOWN
 
 PACKAGES = ("biddable", "torch", "transformers", "tokenizers")

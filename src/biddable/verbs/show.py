@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from biddable.chat.encode import Example
-from biddable.chat.preview import example_text, page, worst_first
 from biddable.data.findings import Finding
+from biddable.dialogue.encode import Example
+from biddable.dialogue.preview import example_text, page, worst_first
 from biddable.verbs.prepare import Prepared, summary
 
 MOST_SHOWN = 20

@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from biddable.chat.encode import stop_token_ids
 from biddable.data.findings import place
+from biddable.dialogue.encode import stop_token_ids
 from biddable.judging.generate import generate
 from biddable.judging.judge import Judgement, Question, answer_limit, judge
 from biddable.judging.report import Report

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from biddable import __version__
-from biddable.chat.encode import Example, stop_token_ids
+from biddable.dialogue.encode import Example, stop_token_ids
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
 from biddable.judging.judge import Judgement, ask

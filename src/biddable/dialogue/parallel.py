@@ -17,12 +17,12 @@ from dataclasses import asdict
 from queue import SimpleQueue
 from typing import IO, Any
 
-from biddable.chat.encode import Encoder, Example, LossOn, encode_many
-from biddable.chat.template import Template
-from biddable.chat.tokens import make_codec
-from biddable.chat.turns import Rules
 from biddable.data.conversation import Conversation, Message
 from biddable.data.findings import BiddableError
+from biddable.dialogue.encode import Encoder, Example, LossOn, encode_many
+from biddable.dialogue.template import Template
+from biddable.dialogue.tokens import make_codec
+from biddable.dialogue.turns import Rules
 
 BATCH = 512
 # Below this a worker's start costs more than it saves.
@@ -88,7 +88,7 @@ def encode_in_workers(
 
 def start_worker(encoder: Encoder, loss_on: LossOn) -> Worker:
     worker = subprocess.Popen(
-        [sys.executable, "-c", "from biddable.chat.parallel import work; work()"],
+        [sys.executable, "-c", "from biddable.dialogue.parallel import work; work()"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from biddable.chat.spans import THINKING, Chat
+from biddable.dialogue.spans import THINKING, Chat
 
 
 def argument_forms(chat: Chat) -> list[Chat]:

@@ -19,9 +19,9 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from biddable.chat import budget as bounds
-from biddable.chat.budget import BUDGET, Budget, budget_of
 from biddable.data.findings import BiddableError
+from biddable.dialogue import budget as bounds
+from biddable.dialogue.budget import BUDGET, Budget, budget_of
 
 LONGEST_TEMPLATE = 1_000_000
 # Cannot be written in a template.

@@ -7,8 +7,8 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from biddable.chat.turns import Rules, located, piece_of, probes_after, tail_of_next
 from biddable.data.findings import BiddableError
+from biddable.dialogue.turns import Rules, located, piece_of, probes_after, tail_of_next
 
 QUESTION = {"role": "user", "content": "Q?"}
 ANSWER = {"role": "assistant", "content": "A!"}

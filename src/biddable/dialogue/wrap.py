@@ -8,8 +8,8 @@ from typing import Any
 
 from jinja2 import nodes
 
-from biddable.chat import sandbox
 from biddable.data.findings import BiddableError
+from biddable.dialogue import sandbox
 
 # Some templates read a content only as a list of typed parts; this makes parts of plain text.
 # Each prelude ends in a block tag and a newline, which Jinja drops together (trim_blocks), so that

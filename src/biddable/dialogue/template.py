@@ -13,16 +13,16 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from biddable.chat import sandbox
-from biddable.chat.frames import FRAMES
-from biddable.chat.wrap import (
+from biddable.data.conversation import Message
+from biddable.data.findings import BiddableError
+from biddable.dialogue import sandbox
+from biddable.dialogue.frames import FRAMES
+from biddable.dialogue.wrap import (
     READ_AS_PARTS,
     frozen_date,
     with_arguments,
     with_generation_prompt,
 )
-from biddable.data.conversation import Message
-from biddable.data.findings import BiddableError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

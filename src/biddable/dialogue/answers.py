@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from biddable.chat.spans import Leaf, Located
-from biddable.chat.tokens import Piece
 from biddable.data.conversation import Conversation
 from biddable.data.findings import BiddableError
+from biddable.dialogue.spans import Leaf, Located
+from biddable.dialogue.tokens import Piece
 
 EMPTY_THINKING = re.compile(r"(<think>\s*</think>|<\|channel>thought\s*<channel\|>)\s*\Z")
 THINKING_OPENS = re.compile(r"\s*(<think>|<\|channel>thought)")

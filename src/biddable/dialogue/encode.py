@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from biddable.chat.answers import empty_answer, nested_too_deep, placed
-from biddable.chat.ends import find_ends
-from biddable.chat.template import Template, adds_bos
-from biddable.chat.tokens import (
+from biddable.data.conversation import Conversation, Message
+from biddable.data.findings import BiddableError
+from biddable.dialogue.answers import empty_answer, nested_too_deep, placed
+from biddable.dialogue.ends import find_ends
+from biddable.dialogue.template import Template, adds_bos
+from biddable.dialogue.tokens import (
     Piece,
     check_text,
     continuation_batch,
@@ -24,9 +26,7 @@ from biddable.chat.tokens import (
     ids,
     make_codec,
 )
-from biddable.chat.turns import Rules, Turn, piece_of, prompt_of, turn_of
-from biddable.data.conversation import Conversation, Message
-from biddable.data.findings import BiddableError
+from biddable.dialogue.turns import Rules, Turn, piece_of, prompt_of, turn_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

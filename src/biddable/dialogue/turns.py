@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from biddable.chat.answers import (
+from biddable.data.findings import BiddableError
+from biddable.dialogue.answers import (
     answer_start,
     check_answer,
     empty_answer,
     opened_answer,
     text_lost,
 )
-from biddable.chat.forms import answer_forms, argument_forms
-from biddable.chat.spans import Chat, Leaf, Located, leaves, locate
-from biddable.chat.template import Template, render_dicts
-from biddable.chat.tokens import Codec, Piece
-from biddable.data.findings import BiddableError
+from biddable.dialogue.forms import answer_forms, argument_forms
+from biddable.dialogue.spans import Chat, Leaf, Located, leaves, locate
+from biddable.dialogue.template import Template, render_dicts
+from biddable.dialogue.tokens import Codec, Piece
 
 Tools = Sequence[Mapping[str, Any]]
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from biddable.chat.encode import Encoder, Example, LossOn, make_encoder
-from biddable.chat.parallel import encode_each
-from biddable.chat.template import Template
 from biddable.data.conversation import Conversation
 from biddable.data.findings import BiddableError, Finding
+from biddable.dialogue.encode import Encoder, Example, LossOn, make_encoder
+from biddable.dialogue.parallel import encode_each
+from biddable.dialogue.template import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

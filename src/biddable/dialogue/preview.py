@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from biddable.chat.encode import Encoder, Example, make_encoder
-from biddable.chat.template import Template
 from biddable.data.findings import place
+from biddable.dialogue.encode import Encoder, Example, make_encoder
+from biddable.dialogue.template import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
