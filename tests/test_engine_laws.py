@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,6 +53,13 @@ def worst_difference(model: object, grads: dict[str, torch.Tensor]) -> float:
         for n, p in model.named_parameters()  # type: ignore[attr-defined]
         if n in grads
     )
+
+
+def test_the_documented_table_names_every_supported_architecture() -> None:
+    table = (Path(__file__).parents[1] / "docs" / "performance.md").read_text(encoding="utf-8")
+    named = {name for row in table.splitlines() if row.startswith("| ") for name in
+             row.split("|")[1].replace(",", " ").split()}  # fmt: skip
+    assert set(SUPPORTED) <= named
 
 
 def test_every_supported_architecture_is_under_the_laws() -> None:
