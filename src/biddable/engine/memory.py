@@ -29,7 +29,7 @@ _CPU_ACTIVATIONS = 2 * 2**30
 _FEWEST, _MOST = 256, 16_384
 _PROBE = 32
 # What a heap of large blocks holds beyond what is in use, as measured on benchmarks' workloads.
-_HOLES = 1.1
+_HOLES = 1.2
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
