@@ -80,7 +80,7 @@ def test_too_much_is_refused_with_a_budget_that_fits(monkeypatch: pytest.MonkeyP
     fits = int(str(refused.value.finding.fix).split("--batch-tokens ")[1].split()[0])
     refuse_too_much(NEEDS, NEEDS.peak(fits, 100, several=False), fits, CPU)
     with pytest.raises(BiddableError):
-        refuse_too_much(NEEDS, NEEDS.peak(fits + 200, 100, several=False), fits + 200, CPU)
+        refuse_too_much(NEEDS, NEEDS.peak(fits + 100, 100, several=False), fits + 100, CPU)
 
 
 def test_free_memory_is_never_more_than_the_machine_has() -> None:

@@ -10,6 +10,7 @@ import ctypes
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def refuse_too_much(needs: Needs, peak: int, batch_tokens: int, device: torch.de
     if peak <= free:
         return
     over = peak - free
-    fits = batch_tokens - -(-over // needs.token)  # holes leave some room besides
+    fits = batch_tokens - ceil(over / (_HOLES * needs.token)) - 1  # for rounding
     if fits >= _FEWEST:
         fix = f"--batch-tokens {fits} fits, if no single row is longer than that"
     else:
