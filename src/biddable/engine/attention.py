@@ -130,13 +130,7 @@ def attend(
     reach = max(stop - start + _prefix_length(layout, g) for start, stop, g in spans)
     window = sliding_window if sliding_window is not None and sliding_window < reach else None
     if softcap is None and window is None and query.device.type == "cpu":
-        used = [layout.prefixes[g] for g in _used(spans)]
-        pairs = [t for p in used for t in (p.keys[layer], p.values[layer])]
-        layout.tiles = layout.tiles or _tiles(layout.lengths, query)
-        out = _Flash.apply(  # type: ignore[no-untyped-call]
-            query, key, value, scale, layout.tiles, _renumber(spans), *pairs
-        )
-        return out.transpose(1, 2), None
+        return _flash_of(layout, layer, spans, (query, key, value), scale).transpose(1, 2), None
     pieces = [Piece(a, b, _pair(layout, g, layer)) for a, b, g in spans]
     if softcap is None and fits_varlen(query):
         return varlen_attention(query, key, value, pieces, scale, window).transpose(1, 2), None
@@ -147,6 +141,21 @@ def attend(
             k, v = torch.cat([piece.prefix[0], k], 2), torch.cat([piece.prefix[1], v], 2)
         parts.append(masked_attention(q, k, v, scale, window=window, softcap=softcap))
     return torch.cat(parts, 2).transpose(1, 2), None
+
+
+def _flash_of(
+    layout: Layout,
+    layer: int,
+    spans: list[tuple[int, int, int]],
+    qkv: tuple[Tensor, Tensor, Tensor],
+    scale: float,
+) -> Tensor:
+    """(1, H, T, E): the flash calls of a pass on a CPU."""
+    used = [layout.prefixes[g] for g in _used(spans)]
+    pairs = [t for p in used for t in (p.keys[layer], p.values[layer])]
+    layout.tiles = layout.tiles or _tiles(layout.lengths, qkv[0])
+    out: Tensor = _Flash.apply(*qkv, scale, layout.tiles, _renumber(spans), *pairs)  # type: ignore[no-untyped-call]
+    return out
 
 
 def _pair(layout: Layout, prefix: int, layer: int) -> tuple[Tensor, Tensor] | None:

@@ -30,9 +30,3 @@ def held_out_loss(model: Any, examples: Sequence[Trainable], batch_tokens: int) 
     found = token_losses(model, examples, batch_tokens)
     total = sum(float((losses.double() * weights).sum()) for losses, weights in found)
     return total / sum(float(weights.sum()) for _, weights in found)
-
-
-def row_losses(model: Any, examples: Sequence[Trainable], batch_tokens: int) -> list[float]:
-    """The loss per trained token of each example, in order."""
-    found = token_losses(model, examples, batch_tokens)
-    return [float((losses * weights).sum() / weights.sum()) for losses, weights in found]
