@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
@@ -84,12 +83,6 @@ class Browser:
     def type(self, text: str) -> None:
         """Types a text where the focus is."""
         self.send("Input.insertText", text=text)
-
-    def picture(self, path: Path) -> bytes:
-        """A PNG of the page."""
-        png = base64.b64decode(self.send("Page.captureScreenshot")["data"])
-        path.write_bytes(png)
-        return png
 
     def complaints(self) -> list[str]:
         """What the console, the log and uncaught errors said so far."""
