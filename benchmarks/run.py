@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.workloads import make
+from biddable.cli.main import waiting
 
 HERE = Path(__file__).parent
 # TRL's settings worth trying: dtype, rows of a device batch, and `free` for flattened batches.
@@ -38,9 +39,9 @@ SETTINGS = {
 REPETITIONS = {"W1": 3, "W2": 2, "W3": 2, "W4": 3, "trajectory": 1}
 # Others are given up when their first step takes this much longer than the best one's.
 HOPELESS = 2.0
-# Waiting threads sleep on both sides, which costs little alone and keeps other work on the machine
-# from slowing one side more than the other.
-ENVIRONMENT = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2"}
+# Threads wait as each side's own users have it: ours as the command sets it, the peer's as PyTorch
+# does.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "2"}
 
 
 def run(command: list[str], steps: int = 0, limit: float = float("inf")) -> list[dict[str, Any]]:
@@ -52,10 +53,15 @@ def run(command: list[str], steps: int = 0, limit: float = float("inf")) -> list
     """
     start = time.perf_counter()
     lines: list[dict[str, Any]] = []
+    settings = waiting() if command[0] == sys.executable else {}
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=ENVIRONMENT
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**ENVIRONMENT, **settings},
         ) as process,
     ):
         assert process.stdout is not None
