@@ -17,6 +17,7 @@ from torch import Tensor
 
 from biddable.engine.attention import Layout, Prefix
 from biddable.engine.decode import Rows
+from biddable.engine.embedding import embed
 from biddable.engine.loss import head_of, loss_sum, row_losses
 from biddable.engine.plan import Segment, StepPlan, Trainable
 
@@ -144,8 +145,9 @@ def _float(device: torch.device) -> torch.dtype:
 
 def feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout | Rows) -> Tensor:
     """(T, D) hidden states after the last norm; checks that attention ran once a layer, ours."""
+    embeddings = embed(model.get_input_embeddings(), input_ids)
     out = model.base_model(
-        input_ids=input_ids, position_ids=position_ids, use_cache=False, layout=layout
+        inputs_embeds=embeddings, position_ids=position_ids, use_cache=False, layout=layout
     )
     if sorted(layout.layers) != list(range(model.config.num_hidden_layers)):
         raise RuntimeError(
