@@ -3,8 +3,8 @@
     python benchmarks/verdicts.py OUT [--cases demo zero ...] [--gsm8k FILE] [--clinc150 FILE]
 
 Each case trains the default base into OUT/CASE and prints a row: what the verdict should be, what
-it was, and its evidence. gsm8k is JSONL with question and answer, clinc150 CSV with text
-and intent.
+it was, and its evidence. Where few-shot is a rival worth asking, `compare` judges the run once more
+with it. gsm8k is JSONL with question and answer, clinc150 CSV with text and intent.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+from biddable.judging.verdict import Verdict
+from biddable.training.settings import Settings
+from biddable.verbs.compare import compare
 from biddable.verbs.train import train
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "tool-library"
@@ -28,7 +31,11 @@ EXPECTED = {
     "gsm8k": {"format_only"},
     "clinc150": {"learnt"},
     "clinc150_shuffled": {"format_only", "no_change", "worse"},
+    "perfect_prompt": {"learnt"},
 }
+# Examples in the prompt of the rival, and what the advice must then say.
+SHOTS = {"clinc150": (5, ""), "perfect_prompt": (3, "the tuning was not needed")}
+ALWAYS = "Thank you. Your message has been passed on."
 
 
 def demo(name: str) -> list[dict[str, Any]]:
@@ -74,10 +81,21 @@ def rows_of(case: str, args: argparse.Namespace) -> tuple[list[dict[str, Any]], 
         return rows[:200] + [{**r, "held": True} for r in rows[200:]], {}
     if case == "shuffled":
         return shuffled(demo("train.jsonl")) + held, {}
+    if case == "perfect_prompt":
+        held = [{**r, "assistant": ALWAYS} for r in held]
+        return [{**r, "assistant": ALWAYS} for r in demo("train.jsonl")[:48]] + held, {"steps": 12}
     if case == "memorised":
         return demo("train.jsonl")[:10] + held, {"epochs": 50.0, "warmup": 0.02}
     rate = {"zero": {"lr": 0.0, "steps": 2}, "broken": {"lr": 1e-2, "steps": 12}}.get(case, {})
     return demo("train.jsonl") + held, rate
+
+
+def told(case: str, verdict: Verdict, advice: str = "") -> None:
+    """A row of the table."""
+    good = verdict.outcome in EXPECTED[case] and advice in verdict.advice
+    mark = "ok" if good else "WRONG"
+    words = f"{verdict.sentence} {verdict.advice}".strip()
+    print(f"| {case} | {mark} | {words} | {verdict.evidence} |", flush=True)
 
 
 def main() -> None:
@@ -104,9 +122,13 @@ def main() -> None:
         )  # fmt: skip
         if done.scorecard is None:
             raise SystemExit("interrupted")
-        verdict = done.scorecard.verdict
-        good = "ok" if verdict.outcome in EXPECTED[case] else "WRONG"
-        print(f"| {case} | {good} | {verdict.sentence} | {verdict.evidence} |", flush=True)
+        told(case, done.scorecard.verdict)
+        if case in SHOTS:
+            again = compare(Settings().base, str(args.out / case), few_shot=SHOTS[case][0])
+            told(case, again.verdict, SHOTS[case][1])
+            shown = ("accuracy", "exact_match", "follows_format", "stops_by_itself")
+            card = again.as_json()
+            print(json.dumps({name: card[name] for name in shown if name in card}), flush=True)
 
 
 if __name__ == "__main__":
