@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 # What FlashAttention-2 takes; other shapes go the plain way.
 _WIDEST = 256
@@ -36,6 +35,13 @@ def fits_varlen(query: Tensor) -> bool:
     return query.device.type == "cuda" and half and width % 8 == 0 and width <= _WIDEST
 
 
+def _varlen_attn(*tensors_and_sizes: Any, **settings: Any) -> Any:
+    # Not at the top: it loads torch's compiler, two seconds that only a CUDA device makes good.
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn(*tensors_and_sizes, **settings)
+
+
 def varlen_attention(
     query: Tensor,
     key: Tensor,
@@ -43,7 +49,7 @@ def varlen_attention(
     pieces: Sequence[Piece],
     scale: float,
     window: int | None = None,
-    kernel: Callable[..., Any] = varlen_attn,
+    kernel: Callable[..., Any] = _varlen_attn,
 ) -> Tensor:
     """Causal attention of each piece to its prefix and itself.
 
@@ -56,6 +62,26 @@ def varlen_attention(
     Returns:
         (1, H, T, E).
     """
+    keys, values, lengths = _side_by_side(key, value, pieces)
+    most_q, most_k = (max(side) for side in zip(*lengths, strict=True))
+    ends_q, ends_k = (
+        torch.tensor([0, *accumulate(side)], dtype=torch.int32, device=query.device)
+        for side in zip(*lengths, strict=True)
+    )
+    rows, columns, contents = (t[0].transpose(0, 1).contiguous() for t in (query, keys, values))
+    out = kernel(
+        rows, columns, contents, ends_q, ends_k, most_q, most_k,
+        scale=scale, window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )  # fmt: skip
+    found: Tensor = out.transpose(0, 1)[None]
+    return found
+
+
+def _side_by_side(
+    key: Tensor, value: Tensor, pieces: Sequence[Piece]
+) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+    """Keys and values, each piece's after those of its prefix; (queries, keys) of each piece."""
     keys: list[Tensor] = []
     values: list[Tensor] = []
     lengths: list[tuple[int, int]] = []
@@ -67,18 +93,4 @@ def varlen_attention(
             parts.append(mine[:, :, own])
         before = piece.prefix[0].shape[2] if piece.prefix is not None else 0
         lengths.append((piece.stop - piece.start, before + piece.stop - piece.start))
-    most_q, most_k = (max(side) for side in zip(*lengths, strict=True))
-    ends_q, ends_k = (
-        torch.tensor([0, *accumulate(side)], dtype=torch.int32, device=query.device)
-        for side in zip(*lengths, strict=True)
-    )
-    rows, columns, contents = (
-        t[0].transpose(0, 1).contiguous() for t in (query, torch.cat(keys, 2), torch.cat(values, 2))
-    )
-    out = kernel(
-        rows, columns, contents, ends_q, ends_k, most_q, most_k,
-        scale=scale, window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )  # fmt: skip
-    found: Tensor = out.transpose(0, 1)[None]
-    return found
+    return torch.cat(keys, 2), torch.cat(values, 2), lengths
