@@ -35,13 +35,6 @@ def fits_varlen(query: Tensor) -> bool:
     return query.device.type == "cuda" and half and width % 8 == 0 and width <= _WIDEST
 
 
-def _varlen_attn(*tensors_and_sizes: Any, **settings: Any) -> Any:
-    # Not at the top: it loads torch's compiler, two seconds that only a CUDA device makes good.
-    from torch.nn.attention.varlen import varlen_attn
-
-    return varlen_attn(*tensors_and_sizes, **settings)
-
-
 def varlen_attention(
     query: Tensor,
     key: Tensor,
@@ -49,7 +42,7 @@ def varlen_attention(
     pieces: Sequence[Piece],
     scale: float,
     window: int | None = None,
-    kernel: Callable[..., Any] = _varlen_attn,
+    kernel: Callable[..., Any] | None = None,
 ) -> Tensor:
     """Causal attention of each piece to its prefix and itself.
 
@@ -57,11 +50,14 @@ def varlen_attention(
         query: (1, H, T, E); key, value: (1, K, T, E), heads never repeated.
         pieces: in order, together all T rows.
         window: a query sees the last `window` positions, itself included.
-        kernel: varlen_attn, or another of its contract.
+        kernel: another of varlen_attn's contract, for tests.
 
     Returns:
         (1, H, T, E).
     """
+    if kernel is None:
+        # Not at the top: it loads torch's compiler, two seconds that only a CUDA device makes good.
+        from torch.nn.attention.varlen import varlen_attn as kernel
     keys, values, lengths = _side_by_side(key, value, pieces)
     most_q, most_k = (max(side) for side in zip(*lengths, strict=True))
     ends_q, ends_k = (
