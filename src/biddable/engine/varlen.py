@@ -57,7 +57,9 @@ def varlen_attention(
     """
     if kernel is None:
         # Not at the top: it loads torch's compiler, two seconds that only a CUDA device makes good.
-        from torch.nn.attention.varlen import varlen_attn as kernel
+        from torch.nn.attention.varlen import varlen_attn
+
+        kernel = varlen_attn
     keys, values, lengths = _side_by_side(key, value, pieces)
     most_q, most_k = (max(side) for side in zip(*lengths, strict=True))
     ends_q, ends_k = (
