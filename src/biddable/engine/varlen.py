@@ -67,7 +67,7 @@ def varlen_attention(
         for side in zip(*lengths, strict=True)
     )
     rows, columns, contents = (t[0].transpose(0, 1).contiguous() for t in (query, keys, values))
-    out = kernel(
+    out: Any = kernel(
         rows, columns, contents, ends_q, ends_k, most_q, most_k,
         scale=scale, window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
