@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from biddable.data.findings import BiddableError
-from biddable.data.formats import Draft, message_list
+from biddable.data.formats import Drafts, Fields, Format, message_list
 
 FIELDS = ("system", "user", "assistant", "group", "weight", "messages", "tools")
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
@@ -72,12 +72,14 @@ def mapped_fields(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[st
     return {field: _value(row, source) for field, source in mapping.items()}
 
 
-def mapped_drafts(fields: Mapping[str, Any]) -> list[Draft]:
-    """The one conversation of a mapped row; `system`, `group` and the like stay with the row."""
+def _drafts(fields: Fields) -> Drafts:
     if "messages" in fields:
-        return [Draft(message_list(fields["messages"], "messages"))]
-    said = [("user", fields.get("user")), ("assistant", fields.get("assistant"))]
-    return [Draft([{"role": r, "content": c} for r, c in said if r in fields])]
+        return message_list("messages", fields)
+    return [[{"role": r, "content": fields[r]} for r in ("user", "assistant") if r in fields]]
+
+
+# The row's fields by their mapped names; `system`, `group` and the like stay with the row.
+MAPPED = Format("columns named by --map", frozenset(), frozenset(FIELDS), _drafts)
 
 
 def _value(row: Mapping[str, Any], source: str) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 
 from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError
+from biddable.data.messages import check_value, checked_text, weight_of
 from biddable.data.rows import kind, parsed
-from biddable.data.turns import check_text, check_value, weight_of
 
 Fields = Mapping[str, Any]
 
@@ -25,30 +25,24 @@ def with_system(fields: Fields, messages: list[Message], default: str | None) ->
     own = fields.get("system")
     if own in (None, ""):
         return [Message("system", default), *messages] if default and not has_one else messages
-    if not isinstance(own, str):
-        raise BiddableError(
-            f"'system' is {kind(own)}, not text.",
-            fix="Put it in quotes, as a JSON string.",
-            code="content_not_text",
-        )
+    own = checked_text(own, "'system'")
     if has_one:
         raise BiddableError(
             "The row has a system prompt of its own and a system message.",
             fix="Keep one of the two.",
             code="two_system_prompts",
         )
-    check_text(own)
     return [Message("system", own), *messages]
 
 
-def weighted(fields: Fields, messages: Sequence[Message]) -> list[Message]:
+def weighted(fields: Fields, messages: list[Message]) -> list[Message]:
     """The messages with the row's weight on each answer that has none of its own.
 
     Raises:
         BiddableError: it is not a number of 0 or more.
     """
     if fields.get("weight") in (None, ""):
-        return list(messages)
+        return messages
     weight = weight_of(fields["weight"])
     return [
         replace(m, weight=weight) if m.role == "assistant" and m.weight is None else m
@@ -56,7 +50,7 @@ def weighted(fields: Fields, messages: Sequence[Message]) -> list[Message]:
     ]
 
 
-def tools_of(fields: Fields) -> tuple[dict[str, Any], ...]:
+def tools_of(fields: Fields) -> Sequence[dict[str, Any]]:
     """The row's tool schemas, also where they are stored as JSON text.
 
     Raises:
@@ -76,6 +70,7 @@ def tools_of(fields: Fields) -> tuple[dict[str, Any], ...]:
     return tuple(value)
 
 
-def group_name(value: object) -> str:
-    """A group's value as text, so that 7 of a JSON file and "7" of a table are one group."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+def group_of(*values: object) -> str | None:
+    """The first value that is one, as text: 7 of a JSON file and "7" of a table are one group."""
+    own = next((value for value in values if value not in (None, "")), None)
+    return own if own is None or isinstance(own, str) else json.dumps(own, default=str)

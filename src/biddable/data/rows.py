@@ -7,17 +7,27 @@ from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
-    """One row as stored: a JSON value, or the cells of a table by column name.
+    """One row as stored.
 
     Args:
-        file: the source's name as it was given.
-        line: the 1-based line that the row starts on; the record's number in Parquet and `hf:`.
-        value: a dict for a good row, any JSON value otherwise.
+        line: the 1-based line that it starts on; the record's number in Parquet and `hf:`.
+        value: a dict for a good row (of a table: cells by column), any JSON value otherwise, a
+            BiddableError where the row cannot be read.
     """
 
-    file: str
     line: int
     value: Any
+
+
+KINDS = {
+    type(None): "null",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def parsed(text: str) -> Any:
@@ -30,16 +40,7 @@ def parsed(text: str) -> Any:
 
 def kind(value: object) -> str:
     """What a JSON value is, in words."""
-    words = {
-        type(None): "null",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        str: "text",
-        list: "a list",
-        dict: "an object",
-    }
-    return words.get(type(value), f"a {type(value).__name__}")
+    return KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 def shown(value: object) -> str:
