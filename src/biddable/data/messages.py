@@ -150,7 +150,7 @@ def _weight(value: object, role: str) -> float | None:
     )
 
 
-def weight_of(value: object) -> float:
+def weight_of(value: object, turn: int | None = None) -> float:
     """A weight as a float: finite and not negative; text of a table cell is read as a number.
 
     Raises:
@@ -165,6 +165,7 @@ def weight_of(value: object) -> float:
             f"The weight {shown(value)} is not a number of 0 or more.",
             fix="Use 0 for context, 1 for an ordinary answer. Negative weights are not supported.",
             code="weight_invalid",
+            turn=turn,
         )
     return number
 

@@ -181,7 +181,7 @@ def _format(reading: _Reading, row: Row, fields: Fields) -> Format:
     if keys not in reading.shapes:
         reading.shapes[keys] = _shape(reading, keys)
     form, names, unused = reading.shapes[keys]
-    if isinstance(form, BiddableError):
+    if not isinstance(form, Format):
         raise form
     fields.update({low: fields[key] for key, low in names.items()})
     reading.formats[form.name] += 1

@@ -45,5 +45,9 @@ def kind(value: object) -> str:
 
 def shown(value: object) -> str:
     """A value short enough for a message."""
-    text = repr(value) if isinstance(value, str | int | float) else kind(value)
+    return shortened(repr(value) if isinstance(value, str | int | float) else kind(value))
+
+
+def shortened(text: str) -> str:
+    """A text of at most 60 characters."""
     return text if len(text) <= 60 else text[:57] + "..."

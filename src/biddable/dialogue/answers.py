@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from biddable.data.conversation import Conversation
@@ -123,12 +124,5 @@ def nested_too_deep() -> BiddableError:
 
 def placed(error: BiddableError, conversation: Conversation) -> BiddableError:
     """The error with the file and line of its conversation."""
-    found = error.finding
-    return BiddableError(
-        found.message,
-        fix=found.fix,
-        code=found.code,
-        file=conversation.file,
-        line=conversation.line,
-        turn=found.turn,
-    )
+    found = replace(error.finding, file=conversation.file, line=conversation.line)
+    return BiddableError.of(found)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from biddable.data.findings import BiddableError
-from biddable.dialogue.turns import Rules, located, piece_of, probes_after, tail_of_next
+from biddable.dialogue.turns import Rules, last_token, located, piece_of, tails
 
 QUESTION = {"role": "user", "content": "Q?"}
 ANSWER = {"role": "assistant", "content": "A!"}
@@ -38,13 +38,12 @@ def find_ends(rules: Rules, eos: str) -> Rules:
 def with_end(rules: Rules, answer: Mapping[str, Any], eos: str) -> Rules:
     """The rules with the end of one answer, where it has one that they do not know yet."""
     try:
-        found = located(rules, [QUESTION, answer], (), prompt=False)
-        own = found.of_message(1)
+        found = located(rules, [QUESTION, answer], prompt=False)
     except BiddableError:
-        own = []
-    if not own:
         return rules
-    last = max(span.end for span in own)
+    if not found.of_message(1):
+        return rules
+    last = found.last_end(1)
     piece = piece_of(rules.codec, found)
     tail = [span for span in piece.owned if span[0] >= last]
     texts = [piece.text[start:end] for start, end in tail]
@@ -70,11 +69,4 @@ def run(tokens: Sequence[tuple[int, int]]) -> int:
 
 def end_from_next(rules: Rules, answer: Mapping[str, Any]) -> str:
     """The control token with which the message after an answer begins; empty if there is none."""
-    for following in probes_after(answer):
-        try:
-            tail = tail_of_next(rules, [QUESTION, answer], following, ())
-        except BiddableError:
-            continue
-        if tail is not None:
-            return tail.text[slice(*tail.owned[-1])]
-    return ""
+    return next(map(last_token, tails(rules, [QUESTION, answer])), "")

@@ -17,6 +17,7 @@ from functools import lru_cache
 from tokenizers import Tokenizer
 
 from biddable.data.findings import BiddableError
+from biddable.data.messages import checked_text
 
 # Where the private-use characters that stand for control tokens may begin; the first place with
 # none of the text's own characters is taken.
@@ -140,16 +141,9 @@ def check_text(piece: Piece) -> None:
     """Refuses a text that no tokenizer can take.
 
     Raises:
-        BiddableError: `invalid_unicode` or `template_refused`.
+        BiddableError: `invalid_text` or `template_refused`.
     """
-    try:
-        piece.text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BiddableError(
-            f"A text holds half a character, {piece.text[error.start]!a}.",
-            fix="Write the character whole, or take it out.",
-            code="invalid_unicode",
-        ) from None
+    checked_text(piece.text)
     free_base([piece])
 
 
