@@ -42,11 +42,7 @@ def parse_map(text: str) -> dict[str, str]:
 
 
 def check_map(mapping: Mapping[str, str]) -> None:
-    """Refuses a mapping that cannot give conversations.
-
-    Raises:
-        BiddableError: an unknown field, or neither messages nor user and assistant.
-    """
+    """Refuses a mapping with an unknown field, or with neither messages nor assistant."""
     for field in mapping:
         if field not in FIELDS:
             near = difflib.get_close_matches(field, FIELDS, 1)
@@ -64,11 +60,7 @@ def check_map(mapping: Mapping[str, str]) -> None:
 
 
 def mapped_fields(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of one row by their mapped names.
-
-    Raises:
-        BiddableError: a column is not in the row.
-    """
+    """The fields of one row by their mapped names; a column that is not there is refused."""
     return {field: _value(row, source) for field, source in mapping.items()}
 
 

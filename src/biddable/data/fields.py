@@ -16,11 +16,7 @@ Fields = Mapping[str, Any]
 
 
 def with_system(fields: Fields, messages: list[Message], default: str | None) -> list[Message]:
-    """The messages behind the row's own system prompt, or the run's where there is none.
-
-    Raises:
-        BiddableError: the prompt is no text, or the row has two.
-    """
+    """The messages behind the row's own system prompt, or the run's where there is none."""
     has_one = messages[0].role == "system"
     own = fields.get("system")
     if own in (None, ""):
@@ -36,11 +32,7 @@ def with_system(fields: Fields, messages: list[Message], default: str | None) ->
 
 
 def weighted(fields: Fields, messages: list[Message]) -> list[Message]:
-    """The messages with the row's weight on each answer that has none of its own.
-
-    Raises:
-        BiddableError: it is not a number of 0 or more.
-    """
+    """The messages with the row's weight on each answer that has none of its own."""
     if fields.get("weight") in (None, ""):
         return messages
     weight = weight_of(fields["weight"])
@@ -51,11 +43,7 @@ def weighted(fields: Fields, messages: list[Message]) -> list[Message]:
 
 
 def tools_of(fields: Fields) -> Sequence[dict[str, Any]]:
-    """The row's tool schemas, also where they are stored as JSON text.
-
-    Raises:
-        BiddableError: they are not a list of objects.
-    """
+    """The row's tool schemas, also where they are stored as JSON text."""
     value = fields.get("tools")
     value = parsed(value) if isinstance(value, str) and value else value
     if value in (None, "", []):

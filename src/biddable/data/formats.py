@@ -62,11 +62,7 @@ GUANACO = re.compile(r"(?:\A|\n?)### (Human|Assistant):[ \n]?")
 
 
 def message_list(key: str, row: Fields) -> Drafts:
-    """The list of raw messages under a key, also where it is stored as JSON text.
-
-    Raises:
-        BiddableError: the value is something else.
-    """
+    """The list of raw messages under a key, also where it is stored as JSON text."""
     value = row[key]
     value = parsed(value) if isinstance(value, str) else value
     if isinstance(value, list):
@@ -230,11 +226,8 @@ LAST_FORMATS = (
 
 
 def detect(keys: frozenset[str]) -> Format:
-    """The format that rows with these keys have.
-
-    Raises:
-        BiddableError: none fits, or two fit and neither reads the other's keys.
-    """
+    """The format that rows with these keys have; none, or two of which neither reads the other's
+    keys, are refused."""
     if FLAT.needs <= keys:
         return FLAT
     fits = [form for form in FORMATS if form.needs <= keys]

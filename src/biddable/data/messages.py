@@ -151,11 +151,8 @@ def _weight(value: object, role: str) -> float | None:
 
 
 def weight_of(value: object, turn: int | None = None) -> float:
-    """A weight as a float: finite and not negative; text of a table cell is read as a number.
-
-    Raises:
-        BiddableError: it is anything else.
-    """
+    """A finite number of 0 or more as a float, also from the text of a table's cell; all else is
+    refused."""
     try:
         number = float(value) if isinstance(value, int | float | str) else math.nan
     except (ValueError, OverflowError):
@@ -219,11 +216,7 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def checked_text(value: object, what: str = "The text") -> str:
-    """A value that is a text which a tokenizer can encode.
-
-    Raises:
-        BiddableError: it is no text, or holds half of a surrogate pair.
-    """
+    """A value that is a text which a tokenizer can encode; all else is refused."""
     if not isinstance(value, str):
         raise BiddableError(
             f"{what} is {kind(value)}, not text.",
@@ -242,11 +235,7 @@ def checked_text(value: object, what: str = "The text") -> str:
 
 
 def check_value(value: object) -> None:
-    """Checks the texts in a nested JSON value, and its depth, without recursion.
-
-    Raises:
-        BiddableError: a text cannot be encoded, or the value is nested too deeply.
-    """
+    """Refuses a nested JSON value with a text that is none, or too deep; without recursion."""
     todo: list[tuple[object, int]] = [(value, 0)]
     while todo:
         item, depth = todo.pop()

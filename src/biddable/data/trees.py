@@ -17,11 +17,7 @@ Fields = dict[str, Any]
 
 
 def tree_path(row: Fields) -> list[list[Fields]]:
-    """The best path of one tree; none where it holds no answer.
-
-    Raises:
-        BiddableError: there is no tree.
-    """
+    """The best path of one tree; none where it holds no answer."""
     if not isinstance(row["prompt"], dict):
         raise BiddableError(
             f"'prompt' is {kind(row['prompt'])}, not the first message of a tree.",

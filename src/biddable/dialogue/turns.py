@@ -10,6 +10,7 @@ from biddable.data.findings import BiddableError
 from biddable.dialogue.answers import (
     answer_start,
     check_answer,
+    check_texts,
     empty_answer,
     opened_answer,
     text_lost,
@@ -67,7 +68,10 @@ def prompt_of(rules: Rules, chat: Chat) -> tuple[Located, Chat]:
     """
 
     def prompt(form: Chat) -> tuple[Located, Chat]:
-        return kept(located(rules, form, prompt=True)), form
+        found = located(rules, form, prompt=True)
+        # Thinking of former answers may go.
+        check_texts(found, ("content", "call"))
+        return found, form
 
     return first_made(prompt, argument_forms(chat))
 
@@ -75,9 +79,8 @@ def prompt_of(rules: Rules, chat: Chat) -> tuple[Located, Chat]:
 def first_made(make: Callable[[Form], Made], forms: Sequence[Form]) -> Made:
     """What is made of the first form that a template takes.
 
-    Raises:
-        BiddableError: it takes none; an error of ours is told before one of the template's own,
-            which may be about a form nobody gave it.
+    Where it takes none, an error of ours is told before one of the template's own, which may be
+    about a form nobody gave it.
     """
     errors = []
     for form in forms:
@@ -98,17 +101,6 @@ def located(rules: Rules, chat: Chat, *, prompt: bool, since: int = -1) -> Locat
     whole = [*chat, {"tools": rules.tools}]
     found = leaves(whole, rules.codec.pattern)
     return locate(render, whole, [leaf for leaf in found if leaf.message >= since])
-
-
-def kept(found: Located) -> Located:
-    """Passes a prompt in which every message's text came back once; old thinking may go."""
-    for leaf in found.lost:
-        if leaf.kind in ("content", "call"):
-            raise text_lost(leaf)
-    for leaf in found.repeated:
-        if leaf.kind == "content":
-            raise text_lost(leaf, "prints it more than once")
-    return found
 
 
 def piece_of(codec: Codec, found: Located) -> Piece:

@@ -26,11 +26,7 @@ READ_AS_PARTS = (
 
 
 def with_arguments(text: str, args: Mapping[str, Any]) -> str:
-    """Sets variables before the template runs.
-
-    Raises:
-        BiddableError: `template_refused`, a name that is no Jinja name or a value that is no JSON.
-    """
+    """Sets variables, JSON values by Jinja name, before the template runs."""
     lines = []
     for name, value in args.items():
         if not name.isidentifier():

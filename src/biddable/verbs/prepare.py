@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,10 @@ class Prepared:
             return
         first, more = errors[0], len(errors) - 1
         fix = first.fix + (f" ({more} more: `biddable check` lists them.)" if more else "")
-        raise BiddableError.of(replace(first, fix=fix))
+        raise BiddableError(
+            first.message, fix=fix, code=first.code,
+            file=first.file, line=first.line, turn=first.turn,
+        )  # fmt: skip
 
 
 def prepare(settings: Settings, tell: Tell = None, today: date | None = None) -> Prepared:
