@@ -77,7 +77,7 @@ def file_rows(name: str, hashes: dict[str, str]) -> Iterator[Row]:
     Raises:
         BiddableError: no such file, no permission, empty, or a kind of file that holds no rows.
     """
-    with _opened(name, hashes) as stored:
+    with open_source(name, hashes) as stored:
         head = _head(stored, 4096)
         if not head:
             raise BiddableError(
@@ -100,7 +100,12 @@ def file_rows(name: str, hashes: dict[str, str]) -> Iterator[Row]:
 
 
 @contextmanager
-def _opened(name: str, hashes: dict[str, str]) -> Iterator[io.BufferedIOBase]:
+def open_source(name: str, hashes: dict[str, str]) -> Iterator[io.BufferedIOBase]:
+    """Opens a file, or standard input for `-`, and notes its sha256 under its name.
+
+    Raises:
+        BiddableError: there is no such file, or it cannot be read.
+    """
     with ExitStack() as stack:
         stored: io.BufferedIOBase
         try:
@@ -116,12 +121,14 @@ def _opened(name: str, hashes: dict[str, str]) -> Iterator[io.BufferedIOBase]:
                 "There is no such file.",
                 fix=f"Check the path; it is looked up from {Path.cwd()}.",
                 code="missing_file",
+                file=name,
             ) from None
         except (OSError, ValueError) as error:
             raise BiddableError(
                 f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",
                 fix="Check that it is a file and that you may read it.",
                 code="unreadable_file",
+                file=name,
             ) from None
         yield stored
 

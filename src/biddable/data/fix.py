@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from biddable.data.duplicates import digest
 from biddable.data.findings import BiddableError
 
 
-def write_fixed(conversations: Sequence[Conversation], path: str) -> dict[str, int]:
+def write_fixed(conversations: Iterable[Conversation], path: str) -> dict[str, int]:
     """Writes the rows that could be read, repaired, as OpenAI messages; says what was changed.
 
     Repairs: rows that repeat an earlier one are left out, and so is what follows the last answer
@@ -55,7 +55,7 @@ def write_fixed(conversations: Sequence[Conversation], path: str) -> dict[str, i
 
 
 def _repaired(
-    conversations: Sequence[Conversation], counts: Counter[str]
+    conversations: Iterable[Conversation], counts: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """The rows to write, which `read` reads back as the same conversations."""
     seen: set[bytes] = set()

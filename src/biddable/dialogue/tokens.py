@@ -66,15 +66,10 @@ def make_codec(source: str, extra: Iterable[str] = ()) -> Codec:
     extra = tuple(extra)
     added = described["added_tokens"]
     control = {t["content"]: t["id"] for t in added if t["special"] or t["content"] in extra}
-    codec = Codec(
-        source,
-        control,
-        any_of(control),
-        adds_prefix=False,
-    )
+    codec = Codec(source, control, any_of(control), adds_prefix=False, extra=extra)
     anchor, word = ids(codec, Piece("\n")), ids(codec, Piece("x"))
     prefix = ids(codec, Piece("\nx"))[len(anchor) :] != word
-    return replace(codec, adds_prefix=prefix, extra=extra)
+    return replace(codec, adds_prefix=prefix)
 
 
 def any_of(texts: Iterable[str]) -> re.Pattern[str]:
