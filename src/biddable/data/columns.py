@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from biddable.data.findings import BiddableError
 from biddable.data.formats import Drafts, Fields, Format, message_list
+from biddable.data.rows import suggestion
 
 FIELDS = ("system", "user", "assistant", "group", "weight", "messages", "tools")
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
@@ -45,10 +45,9 @@ def check_map(mapping: Mapping[str, str]) -> None:
     """Refuses a mapping with an unknown field, or with neither messages nor assistant."""
     for field in mapping:
         if field not in FIELDS:
-            near = difflib.get_close_matches(field, FIELDS, 1)
             raise BiddableError(
                 f"--map knows no field {field!r}.",
-                fix=f"Did you mean {near[0]!r}?" if near else f"Use {', '.join(FIELDS)}.",
+                fix=suggestion(field, FIELDS, f"Use {', '.join(FIELDS)}."),
                 code="invalid_map",
             )
     if "messages" not in mapping and "assistant" not in mapping:
@@ -59,7 +58,7 @@ def check_map(mapping: Mapping[str, str]) -> None:
         )
 
 
-def mapped_fields(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
+def mapped_fields(row: Fields, mapping: Mapping[str, str]) -> Fields:
     """The fields of one row by their mapped names; a column that is not there is refused."""
     return {field: _value(row, source) for field, source in mapping.items()}
 
@@ -74,27 +73,23 @@ def _drafts(fields: Fields) -> Drafts:
 MAPPED = Format("columns named by --map", frozenset(), frozenset(FIELDS), _drafts)
 
 
-def _value(row: Mapping[str, Any], source: str) -> Any:
+def _value(row: Fields, source: str) -> Any:
     if source in row:
         return _text(row[source])
     quoted = len(source) > 1 and source[0] == source[-1] and source[0] in "\"'"
-    if quoted:
-        body = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), source[1:-1])
-        return _filled(row, body)
-    if PLACEHOLDER.search(source):
-        return _filled(row, source)
-    raise missing_column(source, row)
+    if not quoted and not PLACEHOLDER.search(source):
+        raise missing_column(source, row)
 
-
-def _filled(row: Mapping[str, Any], text: str) -> str:
     def fill(match: re.Match[str]) -> str:
         if match[0] in ("{{", "}}"):
             return match[0][0]
         if match[1] not in row:
             raise missing_column(match[1], row)
-        return str(_text(row[match[1]]) if row[match[1]] is not None else "")
+        return "" if row[match[1]] is None else str(_text(row[match[1]]))
 
-    return PLACEHOLDER.sub(fill, text)
+    if quoted:
+        source = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), source[1:-1])
+    return PLACEHOLDER.sub(fill, source)
 
 
 def _text(value: Any) -> Any:
@@ -105,9 +100,8 @@ def _text(value: Any) -> Any:
 def missing_column(name: str, columns: Iterable[str]) -> BiddableError:
     """The error for a column that the data does not have."""
     names = [str(column) for column in columns]
-    near = difflib.get_close_matches(name, names, 1)
     return BiddableError(
         f"There is no column {name!r}; the columns are {', '.join(names[:12]) or 'none'}.",
-        fix=f"Did you mean {near[0]!r}?" if near else "Name one of them; put a text in quotes.",
+        fix=suggestion(name, names, "Name one of them; put a text in quotes."),
         code="missing_column",
     )

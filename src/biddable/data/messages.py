@@ -5,7 +5,6 @@ The finding codes follow OpenAI's fine-tuning cookbook where it has a name for t
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any
 
 from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError
-from biddable.data.rows import kind, parsed, shown
+from biddable.data.rows import kind, parsed, shown, suggestion
 
 WRITTEN_ROLES = {
     "system": ("system", "developer"),
@@ -100,10 +99,10 @@ def _role(written: object) -> str:
     role = ROLES.get(written) if isinstance(written, str) else None
     if role is not None:
         return role
-    near = difflib.get_close_matches(str(written)[:40].strip().lower(), ROLES, 1)
+    likely = str(written)[:40].strip().lower()
     raise BiddableError(
         f"The role {shown(written)} is not known.",
-        fix=f"Did you mean {near[0]!r}?" if near else "Use system, user, assistant or tool.",
+        fix=suggestion(likely, ROLES, "Use system, user, assistant or tool."),
         code="unrecognized_role",
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 
@@ -46,6 +48,12 @@ def kind(value: object) -> str:
 def shown(value: object) -> str:
     """A value short enough for a message."""
     return shortened(repr(value) if isinstance(value, str | int | float) else kind(value))
+
+
+def suggestion(written: str, known: Iterable[str], otherwise: str) -> str:
+    """The fix for a name that is not known: the one that was likely meant, or what else to do."""
+    near = difflib.get_close_matches(written, list(known), 1)
+    return f"Did you mean {near[0]!r}?" if near else otherwise
 
 
 def shortened(text: str) -> str:

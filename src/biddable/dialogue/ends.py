@@ -8,21 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 from biddable.data.findings import BiddableError
+from biddable.dialogue.template import ANSWER, QUESTION
 from biddable.dialogue.turns import Rules, last_token, located, piece_of, tails
 
-QUESTION = {"role": "user", "content": "Q?"}
-ANSWER = {"role": "assistant", "content": "A!"}
-CALL = {
-    "role": "assistant",
-    "content": "",
-    "tool_calls": [
-        {
-            "type": "function",
-            "id": "abcdefghi",
-            "function": {"name": "look_up", "arguments": {"word": "value"}},
-        }
-    ],
-}
+FUNCTION = {"name": "look_up", "arguments": {"word": "value"}}
+CALLS = [{"type": "function", "id": "abcdefghi", "function": FUNCTION}]
+CALL = {"role": "assistant", "content": "", "tool_calls": CALLS}
 
 
 def find_ends(rules: Rules, eos: str) -> Rules:
@@ -51,10 +42,11 @@ def with_end(rules: Rules, answer: Mapping[str, Any], eos: str) -> Rules:
         return rules
     if answer is CALL:
         # The template closes the parts of a call with tokens of their own before it ends the turn.
-        end = (eos if eos in texts else texts[-1]) if tail else end_from_next(rules, answer)
+        end = (eos if eos in texts else texts[-1]) if tail else ""
     else:
         end = eos if eos in texts[: run(tail)] else texts[0] if tail else ""
-        end = end or end_from_next(rules, answer)
+    # Else the control token with which the message after the answer begins.
+    end = end or next(map(last_token, tails(rules, [QUESTION, answer])), "")
     if end:
         return replace(rules, ends=(*rules.ends, end))
     closing = piece.text[last:]
@@ -65,8 +57,3 @@ def run(tokens: Sequence[tuple[int, int]]) -> int:
     """How many control tokens follow each other from the first with no text between them."""
     breaks = (n for n, (a, b) in enumerate(pairwise(tokens), 1) if a[1] != b[0])
     return next(breaks, len(tokens))
-
-
-def end_from_next(rules: Rules, answer: Mapping[str, Any]) -> str:
-    """The control token with which the message after an answer begins; empty if there is none."""
-    return next(map(last_token, tails(rules, [QUESTION, answer])), "")

@@ -17,7 +17,7 @@ from biddable.dialogue.answers import (
 )
 from biddable.dialogue.forms import answer_forms, argument_forms
 from biddable.dialogue.spans import Chat, Located, leaves, locate
-from biddable.dialogue.template import Template, render_dicts
+from biddable.dialogue.template import QUESTION, Template, render_dicts
 from biddable.dialogue.tokens import Codec, Piece
 
 Form = TypeVar("Form")
@@ -235,11 +235,11 @@ def last_token(piece: Piece) -> str:
     return piece.text[slice(*piece.owned[-1])]
 
 
-def probe_after(message: Mapping[str, Any]) -> dict[str, Any]:
+def probe_after(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """A message that may follow an answer, to see what a template writes before it."""
     calls = message.get("tool_calls")
     if not calls:
-        return {"role": "user", "content": "Q?"}
+        return QUESTION
     call = calls[0]
     name = call.get("function", call).get("name", "")
     return {"role": "tool", "content": "R", "name": name, "tool_call_id": call.get("id", "")}
