@@ -221,7 +221,7 @@ def _conversation(
                 _note(reading, reading.unknown, key, row)
     messages = weighted(fields, with_system(fields, messages, reading.system))
     own = row.value[reading.group_by] if reading.group_by is not None else fields.get("group")
-    group = group_of(own, fields.get(form.group))
+    group = group_of(own, fields.get(form.group) if form.group else None)
     return Conversation(messages, reading.file, row.line, group, tools_of(fields))
 
 
