@@ -379,7 +379,7 @@ def test_message_weights_count(tokenizer: Any) -> None:
 @pytest.mark.parametrize("weight", [-1.0, math.nan, math.inf])
 def test_a_weight_that_is_no_weight_is_refused(tokenizer: Any, weight: float) -> None:
     messages = [Message("user", "One?"), Message("assistant", "First.", weight=weight)]
-    assert code_of(Conversation(messages, "f.jsonl", 7), tokenizer, CHATML) == "invalid_weight"
+    assert code_of(Conversation(messages, "f.jsonl", 7), tokenizer, CHATML) == "weight_invalid"
 
 
 def test_a_conversation_with_nothing_to_train_is_refused(tokenizer: Any) -> None:

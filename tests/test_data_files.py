@@ -103,6 +103,7 @@ BAD_ROWS: list[tuple[Any, str, int | None]] = [
         None,
     ),
     ({"chosen": "no transcript"}, "data_type", None),
+    ({"message_tree_id": "t", "prompt": "no tree"}, "data_type", None),
     ({"instruction": "i", "instances": {}}, "data_type", None),
     ({"instruction": "i", "output": "o", "history": [["one"]]}, "data_type", None),
 ]

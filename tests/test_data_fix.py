@@ -70,7 +70,7 @@ def test_bad_rows_duplicates_and_trailing_turns_are_left_out(tmp_path: Path) -> 
     source.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"messages": messages}]))
     before = source.read_bytes()
     target = tmp_path / "fixed.jsonl"
-    counts = write_fixed(read([str(source)]).conversations, str(target), [str(source)])
+    counts = write_fixed(read([str(source)]).conversations, str(target))
     assert counts == {"written": 2, "duplicates_removed": 1, "trailing_messages_removed": 1}
     assert source.read_bytes() == before
     result = read([str(target)])

@@ -284,6 +284,25 @@ def test_tool_calls_weights_tools_and_names_reach_the_messages(tmp_path: Path) -
     assert result.conversations[0].tools[0]["function"]["name"] == "add"
 
 
+@pytest.mark.parametrize("rank", [None, "", "first", [1], 10**400])
+def test_a_rank_that_is_no_number_comes_last(tmp_path: Path, rank: Any) -> None:
+    replies = [node("odd", "assistant", rank), node("ranked", "assistant", 3)]
+    row = {"message_tree_id": "t", "prompt": node("root", "prompter", replies=replies)}
+    assert only(tmp_path, row) == flat([("root", "ranked")])
+
+
+def test_tool_calls_of_a_message_without_content_are_kept(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    row = {
+        "messages": [
+            {"role": "user", "content": "u"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+        ]
+    }
+    [conversation] = read_rows(tmp_path, [row]).conversations
+    assert conversation.messages[1] == Message("assistant", "", None, {"tool_calls": [call]})
+
+
 def test_a_sharegpt_function_call_becomes_a_tool_call(tmp_path: Path) -> None:
     row = {
         "conversations": [

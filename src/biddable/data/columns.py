@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from biddable.data.findings import BiddableError
-from biddable.data.formats import Draft, message_list
+from biddable.data.formats import Drafts, Fields, Format, message_list
+from biddable.data.rows import suggestion
 
 FIELDS = ("system", "user", "assistant", "group", "weight", "messages", "tools")
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
@@ -42,17 +42,12 @@ def parse_map(text: str) -> dict[str, str]:
 
 
 def check_map(mapping: Mapping[str, str]) -> None:
-    """Refuses a mapping that cannot give conversations.
-
-    Raises:
-        BiddableError: an unknown field, or neither messages nor user and assistant.
-    """
+    """Refuses a mapping with an unknown field, or with neither messages nor assistant."""
     for field in mapping:
         if field not in FIELDS:
-            near = difflib.get_close_matches(field, FIELDS, 1)
             raise BiddableError(
                 f"--map knows no field {field!r}.",
-                fix=f"Did you mean {near[0]!r}?" if near else f"Use {', '.join(FIELDS)}.",
+                fix=suggestion(field, FIELDS, f"Use {', '.join(FIELDS)}."),
                 code="invalid_map",
             )
     if "messages" not in mapping and "assistant" not in mapping:
@@ -63,44 +58,38 @@ def check_map(mapping: Mapping[str, str]) -> None:
         )
 
 
-def mapped_fields(row: Mapping[str, Any], mapping: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of one row by their mapped names.
-
-    Raises:
-        BiddableError: a column is not in the row.
-    """
+def mapped_fields(row: Fields, mapping: Mapping[str, str]) -> Fields:
+    """The fields of one row by their mapped names; a column that is not there is refused."""
     return {field: _value(row, source) for field, source in mapping.items()}
 
 
-def mapped_drafts(fields: Mapping[str, Any]) -> list[Draft]:
-    """The one conversation of a mapped row; `system`, `group` and the like stay with the row."""
+def _drafts(fields: Fields) -> Drafts:
     if "messages" in fields:
-        return [Draft(message_list(fields["messages"], "messages"))]
-    said = [("user", fields.get("user")), ("assistant", fields.get("assistant"))]
-    return [Draft([{"role": r, "content": c} for r, c in said if r in fields])]
+        return message_list("messages", fields)
+    return [[{"role": r, "content": fields[r]} for r in ("user", "assistant") if r in fields]]
 
 
-def _value(row: Mapping[str, Any], source: str) -> Any:
+# The row's fields by their mapped names; `system`, `group` and the like stay with the row.
+MAPPED = Format("columns named by --map", frozenset(), frozenset(FIELDS), _drafts)
+
+
+def _value(row: Fields, source: str) -> Any:
     if source in row:
         return _text(row[source])
     quoted = len(source) > 1 and source[0] == source[-1] and source[0] in "\"'"
-    if quoted:
-        body = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), source[1:-1])
-        return _filled(row, body)
-    if PLACEHOLDER.search(source):
-        return _filled(row, source)
-    raise missing_column(source, row)
+    if not quoted and not PLACEHOLDER.search(source):
+        raise missing_column(source, row)
 
-
-def _filled(row: Mapping[str, Any], text: str) -> str:
     def fill(match: re.Match[str]) -> str:
         if match[0] in ("{{", "}}"):
             return match[0][0]
         if match[1] not in row:
             raise missing_column(match[1], row)
-        return str(_text(row[match[1]]) if row[match[1]] is not None else "")
+        return "" if row[match[1]] is None else str(_text(row[match[1]]))
 
-    return PLACEHOLDER.sub(fill, text)
+    if quoted:
+        source = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), source[1:-1])
+    return PLACEHOLDER.sub(fill, source)
 
 
 def _text(value: Any) -> Any:
@@ -111,9 +100,8 @@ def _text(value: Any) -> Any:
 def missing_column(name: str, columns: Iterable[str]) -> BiddableError:
     """The error for a column that the data does not have."""
     names = [str(column) for column in columns]
-    near = difflib.get_close_matches(name, names, 1)
     return BiddableError(
         f"There is no column {name!r}; the columns are {', '.join(names[:12]) or 'none'}.",
-        fix=f"Did you mean {near[0]!r}?" if near else "Name one of them; put a text in quotes.",
+        fix=suggestion(name, names, "Name one of them; put a text in quotes."),
         code="missing_column",
     )

@@ -121,7 +121,7 @@ def near_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
     for one, other in _candidates(signatures(triples, ends)):
         if root(parents, one) != root(parents, other) and _alike(triples, ends, one, other):
             unite(parents, one, other)
-    return groups_by(root(parents, index) for index in range(len(parents)))
+    return [cluster for cluster in clusters(parents) if len(cluster) > 1]
 
 
 def root(parents: list[int], index: int) -> int:
@@ -136,6 +136,14 @@ def unite(parents: list[int], one: int, other: int) -> None:
     """Joins two trees of a union-find forest under the smaller index."""
     low, high = sorted((root(parents, one), root(parents, other)))
     parents[high] = low
+
+
+def clusters(parents: list[int]) -> list[list[int]]:
+    """The trees of a union-find forest, single ones too, in the order of their first members."""
+    found: dict[int, list[int]] = {}
+    for index in range(len(parents)):
+        found.setdefault(root(parents, index), []).append(index)
+    return list(found.values())
 
 
 def _words(conversation: Conversation) -> list[bytes]:

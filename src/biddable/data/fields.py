@@ -9,46 +9,32 @@ from typing import Any
 
 from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError
+from biddable.data.messages import check_value, checked_text, weight_of
 from biddable.data.rows import kind, parsed
-from biddable.data.turns import check_text, check_value, weight_of
 
 Fields = Mapping[str, Any]
 
 
 def with_system(fields: Fields, messages: list[Message], default: str | None) -> list[Message]:
-    """The messages behind the row's own system prompt, or the run's where there is none.
-
-    Raises:
-        BiddableError: the prompt is no text, or the row has two.
-    """
+    """The messages behind the row's own system prompt, or the run's where there is none."""
     has_one = messages[0].role == "system"
     own = fields.get("system")
     if own in (None, ""):
         return [Message("system", default), *messages] if default and not has_one else messages
-    if not isinstance(own, str):
-        raise BiddableError(
-            f"'system' is {kind(own)}, not text.",
-            fix="Put it in quotes, as a JSON string.",
-            code="content_not_text",
-        )
+    own = checked_text(own, "'system'")
     if has_one:
         raise BiddableError(
             "The row has a system prompt of its own and a system message.",
             fix="Keep one of the two.",
             code="two_system_prompts",
         )
-    check_text(own)
     return [Message("system", own), *messages]
 
 
-def weighted(fields: Fields, messages: Sequence[Message]) -> list[Message]:
-    """The messages with the row's weight on each answer that has none of its own.
-
-    Raises:
-        BiddableError: it is not a number of 0 or more.
-    """
+def weighted(fields: Fields, messages: list[Message]) -> list[Message]:
+    """The messages with the row's weight on each answer that has none of its own."""
     if fields.get("weight") in (None, ""):
-        return list(messages)
+        return messages
     weight = weight_of(fields["weight"])
     return [
         replace(m, weight=weight) if m.role == "assistant" and m.weight is None else m
@@ -56,12 +42,8 @@ def weighted(fields: Fields, messages: Sequence[Message]) -> list[Message]:
     ]
 
 
-def tools_of(fields: Fields) -> tuple[dict[str, Any], ...]:
-    """The row's tool schemas, also where they are stored as JSON text.
-
-    Raises:
-        BiddableError: they are not a list of objects.
-    """
+def tools_of(fields: Fields) -> Sequence[dict[str, Any]]:
+    """The row's tool schemas, also where they are stored as JSON text."""
     value = fields.get("tools")
     value = parsed(value) if isinstance(value, str) and value else value
     if value in (None, "", []):
@@ -76,6 +58,7 @@ def tools_of(fields: Fields) -> tuple[dict[str, Any], ...]:
     return tuple(value)
 
 
-def group_name(value: object) -> str:
-    """A group's value as text, so that 7 of a JSON file and "7" of a table are one group."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+def group_of(*values: object) -> str | None:
+    """The first value that is one, as text: 7 of a JSON file and "7" of a table are one group."""
+    own = next((value for value in values if value not in (None, "")), None)
+    return own if own is None or isinstance(own, str) else json.dumps(own, default=str)

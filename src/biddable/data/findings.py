@@ -46,7 +46,10 @@ class Finding:
 
 
 class BiddableError(ValueError):
-    """An error that is the input's fault, with the finding that says what, where and the remedy."""
+    """An error that is the input's fault, with the finding that says what, where and the remedy.
+
+    Whoever finds the fault need not know its place: the caller who does adds it with `of`.
+    """
 
     def __init__(
         self,
@@ -60,6 +63,18 @@ class BiddableError(ValueError):
     ) -> None:
         self.finding = Finding(code, "error", message, fix, file, line, turn)
         super().__init__(str(self.finding))
+
+    @classmethod
+    def of(cls, found: Finding) -> BiddableError:
+        """The error for a finding."""
+        return cls(
+            found.message,
+            fix=found.fix,
+            code=found.code,
+            file=found.file,
+            line=found.line,
+            turn=found.turn,
+        )
 
 
 def place(file: str, line: int, turn: int | None = None) -> str:

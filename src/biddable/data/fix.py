@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +14,33 @@ from biddable.data.duplicates import digest
 from biddable.data.findings import BiddableError
 
 
-def write_fixed(
-    conversations: Sequence[Conversation], path: str, sources: Iterable[str] = ()
-) -> dict[str, int]:
+def write_fixed(conversations: Iterable[Conversation], path: str) -> dict[str, int]:
     """Writes the rows that could be read, repaired, as OpenAI messages; says what was changed.
 
     Repairs: rows that repeat an earlier one are left out, and so is what follows the last answer
     of a row, since it is never learnt. Rows with errors are not among `conversations` to begin
     with. The file appears under its name only when it is complete.
 
-    Args:
-        conversations: as read.
-        path: the file to write.
-        sources: the files that were read, none of which may be the target.
-
     Returns:
         Counts: `written`, `duplicates_removed`, `trailing_messages_removed`.
 
     Raises:
-        BiddableError: the file exists, is a source, or cannot be written.
+        BiddableError: the file exists, which it does where it is a source, or cannot be written.
     """
     target = Path(path)
-    if target.exists() or any(_same(target, source) for source in sources):
+    if target.exists():
         raise BiddableError(
             "The file exists already.",
             fix="Give --fix the name of a new file; nothing is ever overwritten.",
             code="output_exists",
             file=path,
         )
-    counts: Counter[str] = Counter(written=0, duplicates_removed=0, trailing_messages_removed=0)
-    seen: set[bytes] = set()
+    counts = Counter(written=0, duplicates_removed=0, trailing_messages_removed=0)
     part = target.with_name(f".{target.name}.part")
     try:
         with part.open("x", encoding="utf-8", newline="\n") as stream:
-            for conversation in conversations:
-                repaired = _without_trailing(conversation)
-                counts["trailing_messages_removed"] += len(conversation.messages) - len(
-                    repaired.messages
-                )
-                key = digest(repaired.messages)
-                counts["duplicates_removed" if key in seen else "written"] += 1
-                if key not in seen:
-                    stream.write(json.dumps(as_row(repaired), ensure_ascii=False) + "\n")
-                seen.add(key)
+            for row in _repaired(conversations, counts):
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
         part.rename(target)
@@ -71,23 +54,26 @@ def write_fixed(
     return dict(counts)
 
 
-def _same(target: Path, source: str) -> bool:
-    return target.exists() and Path(source).exists() and target.samefile(source)
-
-
-def _without_trailing(conversation: Conversation) -> Conversation:
-    answers = [k for k, m in enumerate(conversation.messages) if m.role == "assistant"]
-    return replace(conversation, messages=conversation.messages[: answers[-1] + 1])
-
-
-def as_row(conversation: Conversation) -> dict[str, Any]:
-    """A conversation as a row of OpenAI messages, which `read` reads back as the same."""
-    row: dict[str, Any] = {"messages": [_message(message) for message in conversation.messages]}
-    if conversation.tools:
-        row["tools"] = list(conversation.tools)
-    if conversation.group is not None:
-        row["group"] = conversation.group
-    return row
+def _repaired(
+    conversations: Iterable[Conversation], counts: Counter[str]
+) -> Iterator[dict[str, Any]]:
+    """The rows to write, which `read` reads back as the same conversations."""
+    seen: set[bytes] = set()
+    for conversation in conversations:
+        messages = conversation.messages
+        end = max(k for k, m in enumerate(messages, 1) if m.role == "assistant")
+        counts["trailing_messages_removed"] += len(messages) - end
+        key = digest(messages[:end])
+        counts["duplicates_removed" if key in seen else "written"] += 1
+        if key in seen:
+            continue
+        seen.add(key)
+        row: dict[str, Any] = {"messages": [_message(message) for message in messages[:end]]}
+        if conversation.tools:
+            row["tools"] = list(conversation.tools)
+        if conversation.group is not None:
+            row["group"] = conversation.group
+        yield row
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -1,27 +1,25 @@
 """What a row is, told by its keys: one small reader a format, each giving raw messages.
 
 Shapes that come out of other tools' documentation: OpenAI chat, ShareGPT, Alpaca, Dolly, HH-RLHF,
-Self-Instruct, InstructGPT demonstrations, TRL prompt/completion, and plain pairs of columns.
+Self-Instruct, OpenAssistant, InstructGPT demonstrations, TRL prompt/completion, and plain pairs of
+columns.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from biddable.data.findings import BiddableError
+from biddable.data.messages import ROLES
 from biddable.data.rows import kind, parsed
-from biddable.data.turns import ROLES
+from biddable.data.trees import tree_path
 
 Fields = dict[str, Any]
-
-
-class Draft(NamedTuple):
-    """Raw messages of one conversation, not yet checked, and what else its row says of it."""
-
-    messages: list[Any]
-    group: str | None = None
+# The raw messages of each conversation of a row, not yet checked.
+Drafts = list[list[Any]]
 
 
 class Format(NamedTuple):
@@ -32,12 +30,14 @@ class Format(NamedTuple):
         needs: the keys by which it is known.
         uses: other keys that it reads.
         build: its reader.
+        group: the key whose value is the group of a row that names none.
     """
 
     name: str
     needs: frozenset[str]
     uses: frozenset[str]
-    build: Callable[[Fields], list[Draft]]
+    build: Callable[[Fields], Drafts]
+    group: str = ""
 
 
 # Keys that any row may carry.
@@ -52,30 +52,21 @@ PAIR_NAMES = {
     ("prompt", "completion"): "prompt/completion",
     ("prompt", "demonstration"): "InstructGPT demonstrations",
     ("instruction", "output"): "Alpaca",
+    ("instruction", "response"): "Dolly",
 }
 CITATION = re.compile(r"\[\d+\]")
 NO_INPUT = ("", "<noinput>")
-SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ \n]?")
+SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+TRANSCRIPT = re.compile(r"(?:\A|\n\n)(Human|Assistant):[ \n]?")
 GUANACO = re.compile(r"(?:\A|\n?)### (Human|Assistant):[ \n]?")
 
 
-def _messages(row: Fields) -> list[Draft]:
-    return [Draft(message_list(row["messages"], "messages"))]
-
-
-def _sharegpt(row: Fields) -> list[Draft]:
-    return [Draft(message_list(row["conversations"], "conversations"))]
-
-
-def message_list(value: object, key: str) -> list[Any]:
-    """A list of raw messages, also where it is stored as JSON text.
-
-    Raises:
-        BiddableError: the value under this key is something else.
-    """
+def message_list(key: str, row: Fields) -> Drafts:
+    """The list of raw messages under a key, also where it is stored as JSON text."""
+    value = row[key]
     value = parsed(value) if isinstance(value, str) else value
     if isinstance(value, list):
-        return value
+        return [value]
     raise BiddableError(
         f"{key!r} is {kind(value)}, not a list of messages.",
         fix='Write it as [{"role": "user", "content": ...}, ...].',
@@ -83,53 +74,35 @@ def message_list(value: object, key: str) -> list[Any]:
     )
 
 
-def _pair_format(question: str, answer: str) -> Format:
-    """The format of rows with one column asked and one answered."""
-
-    def build(row: Fields) -> list[Draft]:
-        return [Draft(_pair(row, row[question], row[answer]))]
-
-    name = PAIR_NAMES.get((question, answer), f"{question}/{answer}")
-    uses = frozenset(("context", "input", "history")) - {question}
-    return Format(name, frozenset((question, answer)), uses, build)
-
-
-def _dolly(row: Fields) -> list[Draft]:
-    """Dolly's contexts come from Wikipedia with citation marks, which mean nothing here."""
-    context = row.get("context")
-    if isinstance(context, str):
-        row = {**row, "context": CITATION.sub("", context)}
-    return [Draft(_pair(row, row["instruction"], row["response"]))]
-
-
-def _pair(row: Fields, question: Any, answer: Any) -> list[Any]:
+def _pair(question: str, answer: str, row: Fields) -> Drafts:
     """User and assistant, or the two lists of messages of a conversational prompt/completion."""
-    answers = answer if isinstance(answer, list) else [_said("assistant", answer)]
-    if isinstance(question, list):
+    asked, answered = row[question], row[answer]
+    answers = answered if isinstance(answered, list) else [_said("assistant", answered)]
+    if isinstance(asked, list):
         # What the assistant said in the prompt is context.
-        return [*({**m, "weight": 0} if _is_answer(m) else m for m in question), *answers]
-    history = [
-        message
-        for asked, answered in _history(row.get("history"))
-        for message in (_said("user", asked), _said("assistant", answered))
-    ]
-    return [*history, _said("user", _with_input(row, question)), *answers]
+        return [[*map(_as_context, asked), *answers]]
+    context = row.get("context")
+    if (question, answer) == ("instruction", "response") and isinstance(context, str):
+        # Dolly's contexts come from Wikipedia with citation marks, which mean nothing here.
+        row = {**row, "context": CITATION.sub("", context)}
+    return [[*_history(row.get("history")), _said("user", _with_input(row, asked)), *answers]]
 
 
-def _with_input(row: Fields, question: Any) -> Any:
+def _with_input(row: Fields, asked: Any) -> Any:
     given = [row.get(key) for key in ("context", "input")]
     texts = [text for text in given if isinstance(text, str) and text.strip() not in NO_INPUT]
-    if not texts or not isinstance(question, str) or question in texts:
-        return question
-    return "\n".join([question, *texts])
+    if not texts or not isinstance(asked, str) or asked in texts:
+        return asked
+    return "\n".join([asked, *texts])
 
 
-def _history(value: object) -> list[Any]:
+def _history(value: object) -> list[Fields]:
     value = parsed(value) if isinstance(value, str) and value else value
     if not value:
         return []
     if isinstance(value, list) and all(isinstance(p, list) and len(p) == 2 for p in value):
-        return value
+        roles = ("user", "assistant")
+        return [_said(*said) for pair in value for said in zip(roles, pair, strict=True)]
     raise BiddableError(
         "'history' is not a list of [question, answer] pairs.",
         fix='Write it as [["question", "answer"], ...].',
@@ -137,18 +110,20 @@ def _history(value: object) -> list[Any]:
     )
 
 
+def _said(role: str, content: Any) -> Fields:
+    return {"role": role, "content": content}
+
+
 def _is_answer(message: object) -> bool:
-    if not isinstance(message, dict):
-        return False
-    role = message.get("role", message.get("from"))
+    role = message.get("role", message.get("from")) if isinstance(message, dict) else None
     return isinstance(role, str) and ROLES.get(role) == "assistant"
 
 
-def _said(role: str, content: Any, weight: float | None = None) -> Fields:
-    return {"role": role, "content": content, "weight": weight}
+def _as_context(message: Any) -> Any:
+    return {**message, "weight": 0} if _is_answer(message) else message
 
 
-def _chosen(row: Fields) -> list[Draft]:
+def _chosen(row: Fields) -> Drafts:
     """HH-RLHF and other preference rows: the chosen side; only its last answer was chosen."""
     chosen, prompt = row["chosen"], row.get("prompt")
     if isinstance(chosen, list):
@@ -156,8 +131,8 @@ def _chosen(row: Fields) -> list[Draft]:
         messages = chosen if chosen[: len(given)] == given else given + chosen
         if isinstance(prompt, str) and len(messages) == 1:
             messages = [_said("user", prompt), *messages]
-    elif isinstance(chosen, str) and SPEAKER.match(chosen):
-        messages = _transcript(chosen, SPEAKER)
+    elif isinstance(chosen, str) and TRANSCRIPT.match(chosen):
+        messages = _transcript(chosen, TRANSCRIPT)
     elif isinstance(prompt, str):
         messages = [_said("user", prompt), _said("assistant", chosen)]
     else:
@@ -166,24 +141,17 @@ def _chosen(row: Fields) -> list[Draft]:
             fix='Begin it with "\\n\\nHuman: ", or add the prompt.',
             code="data_type",
         )
-    return [Draft(_only_last(messages))]
+    last = max((k for k, m in enumerate(messages) if _is_answer(m)), default=0)
+    return [[*map(_as_context, messages[:last]), *messages[last:]]]
 
 
 def _transcript(text: str, speaker: re.Pattern[str]) -> list[Any]:
     pieces = speaker.split(text)
-    roles = {"Human": "user", "Assistant": "assistant"}
     pairs = zip(pieces[1::2], pieces[2::2], strict=True)
-    return [_said(roles[who], said.strip()) for who, said in pairs]
+    return [_said(SPEAKERS[who], said.strip()) for who, said in pairs]
 
 
-def _only_last(messages: list[Any]) -> list[Any]:
-    last = max((k for k, m in enumerate(messages) if _is_answer(m)), default=-1)
-    return [
-        {**m, "weight": 0} if _is_answer(m) and k != last else m for k, m in enumerate(messages)
-    ]
-
-
-def _self_instruct(row: Fields) -> list[Draft]:
+def _self_instruct(row: Fields) -> Drafts:
     """One conversation an instance; the instances of a task stay on one side of a split."""
     instances = row["instances"]
     if not isinstance(instances, list) or not all(isinstance(i, dict) for i in instances):
@@ -192,33 +160,26 @@ def _self_instruct(row: Fields) -> list[Draft]:
             fix='Write it as [{"input": ..., "output": ...}, ...].',
             code="data_type",
         )
-    group = row.get("id")
+    asked = row["instruction"]
     return [
-        Draft(
-            [
-                _said("user", _with_input(instance, row["instruction"])),
-                _said("assistant", instance.get("output")),
-            ],
-            group if isinstance(group, str) else None,
-        )
-        for instance in instances
+        [_said("user", _with_input(one, asked)), _said("assistant", one.get("output"))]
+        for one in instances
     ]
 
 
-def _mail(row: Fields) -> list[Draft]:
-    answers = (row[key] for key in ("reply", "answer", "response", "resolution") if key in row)
+def _mail(answer: str, row: Fields) -> Drafts:
     parts = [text for text in (row["subject"], row["body"]) if isinstance(text, str) and text]
-    return [Draft([_said("user", "\n\n".join(parts)), _said("assistant", next(answers))])]
+    return [[_said("user", "\n\n".join(parts)), _said("assistant", row[answer])]]
 
 
-def _text(row: Fields) -> list[Draft]:
+def _text(row: Fields) -> Drafts:
     text = row["text"]
     if isinstance(text, str) and text.lstrip().startswith("### Human:"):
-        return [Draft(_transcript(text.lstrip(), GUANACO))]
-    if isinstance(text, str) and SPEAKER.match(text):
-        return [Draft(_transcript(text, SPEAKER))]
+        return [_transcript(text.lstrip(), GUANACO)]
+    if isinstance(text, str) and TRANSCRIPT.match(text):
+        return [_transcript(text, TRANSCRIPT)]
     if len(row) > 1:
-        _refuse_unknown(frozenset(row))
+        raise _unknown(frozenset(row))
     raise BiddableError(
         "A row with nothing but 'text' does not say which part is the answer.",
         fix="Give question and answer their own columns, or train on plain text: pretrain.",
@@ -226,36 +187,53 @@ def _text(row: Fields) -> list[Draft]:
     )
 
 
-def _format(name: str, needs: str, uses: str, build: Callable[[Fields], list[Draft]]) -> Format:
-    return Format(name, frozenset(needs.split()), frozenset(uses.split()), build)
+def _later(row: Fields) -> Drafts:
+    """Nothing yet: a flat row is one message, put together with the others of its file."""
+    return []
+
+
+def _format(
+    name: str, needs: str, uses: str, build: Callable[[Fields], Drafts], group: str = ""
+) -> Format:
+    return Format(name, frozenset(needs.split()), frozenset(uses.split()), build, group)
+
+
+def _pair_format(question: str, answer: str) -> Format:
+    name = PAIR_NAMES.get((question, answer), f"{question}/{answer}")
+    build = partial(_pair, question, answer)
+    return _format(name, f"{question} {answer}", "context input history", build)
 
 
 FORMATS: tuple[Format, ...] = (
-    _format("OpenAI messages", "messages", "", _messages),
-    _format("ShareGPT", "conversations", "", _sharegpt),
+    _format("OpenAI messages", "messages", "", partial(message_list, "messages")),
+    _format("ShareGPT", "conversations", "", partial(message_list, "conversations")),
     _format("HH-RLHF (chosen)", "chosen", "prompt rejected", _chosen),
-    _format("Self-Instruct", "instruction instances", "id name", _self_instruct),
+    _format("Self-Instruct", "instruction instances", "id name", _self_instruct, "id"),
     *(
-        _format("mail (subject, body)", f"subject body {answer}", "", _mail)
+        _format("mail (subject, body)", f"subject body {answer}", "", partial(_mail, answer))
         for answer in ("reply", "answer", "response", "resolution")
     ),
-    _format("Dolly", "instruction response", "context", _dolly),
     *(_pair_format(question, answer) for question in QUESTIONS for answer in ANSWERS),
 )
-TEXT = _format("text with ### Human and ### Assistant", "text", "", _text)
+_FLAT_KEYS, _TREE_KEYS = "message_id parent_id text role", "message_tree_id prompt"
+_OASST = "OpenAssistant {} (best path)"
+FLAT = _format(_OASST.format("messages"), _FLAT_KEYS, "", _later, "message_tree_id")
+# What a row is that has none of the formats above.
+LAST_FORMATS = (
+    _format(_OASST.format("trees"), _TREE_KEYS, "tree_state", tree_path, "message_tree_id"),
+    _format("text with ### Human and ### Assistant", "text", "", _text),
+)
 
 
 def detect(keys: frozenset[str]) -> Format:
-    """The format that rows with these keys have.
-
-    Raises:
-        BiddableError: none fits, or two fit and neither reads the other's keys.
-    """
+    """The format that rows with these keys have; none, or two of which neither reads the other's
+    keys, are refused."""
+    if FLAT.needs <= keys:
+        return FLAT
     fits = [form for form in FORMATS if form.needs <= keys]
-    if not fits and "text" in keys:
-        return TEXT
+    fits = fits or [form for form in LAST_FORMATS if form.needs <= keys][:1]
     if not fits:
-        _refuse_unknown(keys)
+        raise _unknown(keys)
     first = fits[0]
     for other in fits[1:]:
         if not other.needs <= first.needs | first.uses:
@@ -267,16 +245,15 @@ def detect(keys: frozenset[str]) -> Format:
     return first
 
 
-def _refuse_unknown(keys: frozenset[str]) -> None:
+def _unknown(keys: frozenset[str]) -> BiddableError:
     names = ", ".join(sorted(keys)[:12]) or "none"
-    asked = keys & set(QUESTIONS)
-    if asked:
-        raise BiddableError(
+    if keys & set(QUESTIONS):
+        return BiddableError(
             f"The row has no assistant text; its keys are {names}.",
             fix='Add "assistant" with the answer, or say where it is: --map assistant=COLUMN.',
             code="example_missing_assistant_message",
         )
-    raise BiddableError(
+    return BiddableError(
         f"The keys of the row fit no known format: {names}.",
         fix="Use user and assistant, or messages, or name the columns: "
         "--map user=COLUMN,assistant=COLUMN.",

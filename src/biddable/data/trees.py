@@ -9,67 +9,60 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from biddable.data.findings import Finding
-from biddable.data.formats import Draft, Fields, Format
-from biddable.data.rows import Row
+from biddable.data.findings import BiddableError
+from biddable.data.rows import Row, kind
 
 UNRANKED = 1 << 30
+Fields = dict[str, Any]
 
 
-def tree_drafts(row: Fields) -> list[Draft]:
+def tree_path(row: Fields) -> list[list[Fields]]:
     """The best path of one tree; none where it holds no answer."""
-    prompt = row["prompt"]
-    replies = {id(prompt): _listed(prompt.get("replies")) if isinstance(prompt, dict) else []}
-    return _draft(prompt, row.get("message_tree_id"), replies)
+    if not isinstance(row["prompt"], dict):
+        raise BiddableError(
+            f"'prompt' is {kind(row['prompt'])}, not the first message of a tree.",
+            fix="Keep message_tree_id for trees, or add the answer.",
+            code="data_type",
+        )
+    return _path(row["prompt"], {})
 
 
-def flat_drafts(rows: Sequence[Row]) -> Iterator[tuple[Row, list[Draft]] | Finding]:
-    """The best path of each tree among the rows, in the order of the trees' first messages."""
+def flat_paths(rows: Sequence[Row]) -> Iterator[tuple[Row, list[list[Fields]] | None]]:
+    """The best path of each tree at the row of its first message.
+
+    None at a message whose parent is not among the rows.
+    """
     by_parent: dict[str, list[Fields]] = {}
     known = {row.value["message_id"] for row in rows if _is_id(row.value["message_id"])}
     for row in rows:
-        parent = row.value["parent_id"]
-        if _is_id(parent):
-            by_parent.setdefault(parent, []).append(row.value)
+        if _is_id(row.value["parent_id"]):
+            by_parent.setdefault(row.value["parent_id"], []).append(row.value)
     for row in rows:
         parent = row.value["parent_id"]
-        if _is_id(parent) and parent not in known:
-            yield Finding(
-                "missing_parent",
-                "warning",
-                f"The message answers {parent[:40]!r}, which is not in the data; it is left out.",
-                "Keep whole trees in one file.",
-                row.file,
-                row.line,
-            )
-        elif not _is_id(parent):
-            yield row, _draft(row.value, row.value.get("message_tree_id"), by_parent)
+        if not _is_id(parent):
+            yield row, _path(row.value, by_parent)
+        elif parent not in known:
+            yield row, None
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _draft(root: Any, tree_id: object, replies: dict[Any, list[Fields]]) -> list[Draft]:
-    path: list[Any] = []
+def _path(root: Any, by_parent: dict[str, list[Fields]]) -> list[list[Fields]]:
+    path: list[Fields] = []
     node, seen = root, set()
     while isinstance(node, dict) and _kept(node) and id(node) not in seen:
         seen.add(id(node))
         path.append({"role": node.get("role"), "content": node.get("text")})
-        below = _listed(node.get("replies")) or replies.get(_key(node), [])
-        node = min((n for n in below if _kept(n)), key=_rank, default=None)
+        below, key = node.get("replies"), node.get("message_id")
+        if not isinstance(below, list) or not below:
+            below = by_parent.get(key, []) if isinstance(key, str) else []
+        kept = [reply for reply in below if isinstance(reply, dict) and _kept(reply)]
+        node = min(kept, key=_rank, default=None)
     while path and path[-1]["role"] != "assistant":
         path.pop()
-    return [Draft(path, tree_id if isinstance(tree_id, str) else None)] if path else []
+    return [path] if path else []
 
 
-def _key(node: Fields) -> Any:
-    key = node.get("message_id")
-    return key if _is_id(key) else id(node)
-
-
-def _listed(value: object) -> list[Fields]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _kept(node: Fields) -> bool:
@@ -78,18 +71,7 @@ def _kept(node: Fields) -> bool:
 
 
 def _rank(node: Fields) -> float:
-    rank = node.get("rank")
     try:
-        return float(rank) if isinstance(rank, int | float | str) and rank != "" else UNRANKED
-    except ValueError:
+        return float(node["rank"])
+    except (KeyError, TypeError, ValueError, OverflowError):
         return UNRANKED
-
-
-TREE = Format(
-    "OpenAssistant trees (best path)",
-    frozenset(("message_tree_id", "prompt")),
-    frozenset(("tree_state",)),
-    tree_drafts,
-)
-FLAT_KEYS = frozenset(("message_id", "parent_id", "text", "role"))
-FLAT_NAME = "OpenAssistant messages (best path)"

@@ -3,142 +3,134 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from biddable.data.findings import Finding
+from biddable.data.findings import BiddableError
 from biddable.data.rows import Row
 
 # No conversation for a small model has a row of this size (4 million tokens), and a parser fed
 # with a longer one can need a gigabyte.
 MOST_ROW_BYTES = 1 << 24
+# An array has to be held in memory as a whole, lines do not.
+MOST_ARRAY_BYTES = 200_000_000
 # An array's element is parsed from a window of the text, so that one monstrous element cannot
 # take all memory; the window grows only for elements that need it.
 WINDOWS = (1 << 13, 1 << 17, 1 << 21, MOST_ROW_BYTES)
 BLANK = re.compile(r"[ \t\r\n]*")
 
 
-def line_rows(stream: io.BufferedIOBase, file: str) -> Iterator[Row | Finding]:
-    """One JSON value a line; blank lines are skipped, a bad line is a Finding."""
-    decoder = _decoder()
-    line = 0
-    while True:
+def line_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
+    """One JSON value a line; blank lines are skipped."""
+    for line in itertools.count(1):
         data = stream.readline(MOST_ROW_BYTES + 1)
         if not data:
             return
-        line += 1
         if data == b"\n":
             continue
         if len(data) > MOST_ROW_BYTES and not data.endswith(b"\n"):
-            _skip_line(stream)
-            yield _too_large(file, line)
+            while data and not data.endswith(b"\n"):
+                data = stream.readline(MOST_ROW_BYTES)
+            yield Row(line, _too_large())
             continue
-        row = _line_row(data, decoder, file, line)
-        if row is not None:
-            yield row
-
-
-def _line_row(data: bytes, decoder: json.JSONDecoder, file: str, line: int) -> Row | Finding | None:
-    try:
-        text = data.decode("utf-8-sig" if line == 1 else "utf-8").strip()
-        return Row(file, line, decoder.decode(text)) if text else None
-    except UnicodeDecodeError as error:
-        return Finding(
-            "invalid_utf8",
-            "error",
-            f"Byte {data[error.start]:#04x} at column {error.start + 1} is not UTF-8.",
-            "Save the file as UTF-8.",
-            file,
-            line,
-        )
-    except (ValueError, RecursionError) as error:
-        return _invalid(error, file, line)
-
-
-def _skip_line(stream: io.BufferedIOBase) -> None:
-    while True:
-        data = stream.readline(MOST_ROW_BYTES)
-        if not data or data.endswith(b"\n"):
-            return
+        try:
+            text = data.decode("utf-8-sig" if line == 1 else "utf-8").strip()
+            if text:
+                yield Row(line, DECODER.decode(text))
+        except (ValueError, RecursionError) as error:
+            yield Row(line, _invalid(error))
 
 
 def is_one_value(head: bytes) -> bool:
     """Whether text that begins like this is an array or pretty-printed JSON, not JSON lines."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if text.startswith(b"["):
-        return True
     first, newline, rest = text.partition(b"\n")
     # A pretty-printed object opens on a line that ends before its first key does.
-    return bool(newline) and first.strip() == b"{" and not rest.lstrip().startswith(b"{")
+    pretty = newline and first.strip() == b"{" and not rest.lstrip().startswith(b"{")
+    return text.startswith(b"[") or bool(pretty)
 
 
-def array_rows(text: str, file: str) -> Iterator[Row | Finding]:
+def array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
     """The elements of JSON arrays and the objects between them, each with its line.
 
-    A syntax error is a Finding and the end of the file: where the next element begins cannot be
-    known after it.
+    A syntax error ends the file: where the next element begins cannot be known after it.
     """
-    decoder = _decoder()
-    at, line, depth, expect_value = 0, 1, 0, False
+    data = stream.read(MOST_ARRAY_BYTES + 1)
+    if len(data) > MOST_ARRAY_BYTES:
+        error = BiddableError(
+            f"A JSON array is read as a whole, and this one is over {MOST_ARRAY_BYTES:,} bytes.",
+            fix="Write one JSON object a line (JSONL); such a file may have any size.",
+            code="file_too_large",
+        )
+        yield Row(0, error)
+        return
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        yield Row(data.count(b"\n", 0, error.start) + 1, _invalid(error))
+        return
+    del data
+    yield from _elements(text)
+
+
+def _elements(text: str) -> Iterator[Row]:
+    start, at = 0, _next(text, 0)
+    line, inside, comma = 1, False, False
     while True:
-        start = _blank_end(text, at)
-        line += text.count("\n", at, start)
-        at = start
+        line += text.count("\n", start, at)
+        start = at
         if at == len(text):
-            if depth:
-                yield _broken_off(file, line)
-            return
+            break
         mark = text[at]
-        if mark in "[]," and not (mark == "[" and depth):
-            problem = _step_problem(mark, depth, expect_value)
-            if problem:
-                yield _invalid(ValueError(problem), file, line)
+        if mark in "[]," and not (mark == "[" and inside):
+            if problem := _misplaced(mark, inside, comma):
+                yield Row(line, _invalid(ValueError(problem)))
                 return
-            depth += {"[": 1, "]": -1, ",": 0}[mark]
-            expect_value = mark == ","
-            at += 1
-            continue
-        value, end = _element(text, at, decoder)
-        if end < 0:
-            yield _too_large(file, line) if value is None else _invalid(value, file, line)
-            return
-        yield Row(file, line, value)
-        line += text.count("\n", at, end)
-        at, expect_value = end, False
+            inside, comma, end = mark != "]", mark == ",", at + 1
+        else:
+            value, end = _element(text, at)
+            yield Row(line, value)
+            if end < 0:
+                return
+            comma = False
+        at = _next(text, end)
+    if inside:
+        error = BiddableError(
+            "The file ends within a JSON array.",
+            fix="It was cut short; write it again.",
+            code="invalid_json",
+        )
+        yield Row(line, error)
 
 
-def _step_problem(mark: str, depth: int, expect_value: bool) -> str:
-    if mark == "[":
-        return ""
-    if not depth:
-        return f"{mark!r} stands outside of an array"
-    return f"a value should stand before {mark!r}" if expect_value else ""
-
-
-def _element(text: str, at: int, decoder: json.JSONDecoder) -> tuple[Any, int]:
-    """The JSON value at a place and its end; (exception, -1) or, if too large, (None, -1)."""
-    left = len(text) - at
-    for size in WINDOWS:
-        window = text[at : at + size]
-        try:
-            value, end = decoder.raw_decode(window)
-            if end < size:
-                return value, at + end
-        except (ValueError, RecursionError) as error:
-            if size >= left:
-                return error, -1
-    return None, -1
-
-
-def _blank_end(text: str, at: int) -> int:
+def _next(text: str, at: int) -> int:
+    """Where the next character stands that is not blank, or the end of the text."""
     blank = BLANK.match(text, at)
     return blank.end() if blank else at
 
 
-def _decoder() -> json.JSONDecoder:
-    return json.JSONDecoder(object_pairs_hook=_object)
+def _misplaced(mark: str, inside: bool, comma: bool) -> str:
+    if mark == "[":
+        return ""
+    if not inside:
+        return f"{mark!r} stands outside of an array"
+    return f"a value should stand before {mark!r}" if comma else ""
+
+
+def _element(text: str, at: int) -> tuple[Any, int]:
+    """The JSON value at a place and its end; an error and -1 where it cannot be read."""
+    for size in WINDOWS:
+        try:
+            value, end = DECODER.raw_decode(text[at : at + size])
+            if end < size:
+                return value, at + end
+        except (ValueError, RecursionError) as error:
+            if at + size >= len(text):
+                return _invalid(error), -1
+    return _too_large(), -1
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -151,41 +143,33 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _invalid(error: Exception, file: str, line: int) -> Finding:
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _invalid(error: Exception) -> BiddableError:
+    """What is wrong with a text that cannot be decoded or parsed."""
+    if isinstance(error, UnicodeDecodeError):
+        column = error.start - error.object.rfind(b"\n", 0, error.start)
+        return BiddableError(
+            f"Byte {error.object[error.start]:#04x} at column {column} is not UTF-8.",
+            fix="Save the file as UTF-8.",
+            code="invalid_utf8",
+        )
+    what, fix = str(error), "Correct the row, or remove it."
     if isinstance(error, RecursionError):
         what, fix = "it is nested too deeply", "Flatten it; a conversation needs three levels."
     elif isinstance(error, json.JSONDecodeError):
         what = f"{error.msg} at column {error.colno}"
-        fix = _json_fix(error)
-    else:
-        what, fix = str(error), "Correct the row, or remove it."
-    return Finding("invalid_json", "error", f"The row is not valid JSON: {what}.", fix, file, line)
+        near = error.doc[max(0, error.pos - 12) : error.pos + 12]
+        fix = f"Look near {near!r}; write the rows with a JSON library."
+        if error.doc[:1] == "{" and "'" in error.doc[1:3]:
+            fix = "Use double quotes; write the rows with a JSON library, not with str()."
+    return BiddableError(f"The row is not valid JSON: {what}.", fix=fix, code="invalid_json")
 
 
-def _json_fix(error: json.JSONDecodeError) -> str:
-    near = error.doc[max(0, error.pos - 12) : error.pos + 12]
-    if error.doc[:1] == "{" and "'" in error.doc[1:3]:
-        return "Use double quotes; write the rows with a JSON library, not with str()."
-    return f"Look near {near!r}; write the rows with a JSON library."
-
-
-def _too_large(file: str, line: int) -> Finding:
-    return Finding(
-        "row_too_large",
-        "error",
+def _too_large() -> BiddableError:
+    return BiddableError(
         f"The row is over {MOST_ROW_BYTES:,} bytes.",
-        "Cut it into conversations; is a line break missing between rows?",
-        file,
-        line,
-    )
-
-
-def _broken_off(file: str, line: int) -> Finding:
-    return Finding(
-        "invalid_json",
-        "error",
-        "The file ends within a JSON array.",
-        "It was cut short; write it again.",
-        file,
-        line,
+        fix="Cut it into conversations; is a line break missing between rows?",
+        code="row_too_large",
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from dataclasses import replace
 from typing import Any
 
 from biddable.data.conversation import Conversation
@@ -17,14 +18,23 @@ THINKING_OPENS = re.compile(r"\s*(<think>|<\|channel>thought)")
 KINDS = {"content": "text", "thinking": "thinking", "call": "tool call"}
 
 
-def check_answer(found: Located, index: int, start: int) -> None:
-    """Refuses an answer of which something is missing, doubled, or already in the prompt."""
+def check_texts(found: Located, kinds: Container[str], message: int | None = None) -> None:
+    """Refuses a render that lost or changed a text of one of these kinds, or doubled a content.
+
+    Args:
+        message: the one whose texts are looked at; None is all.
+    """
     for leaf in found.lost:
-        if leaf.message == index and leaf.kind in KINDS:
+        if leaf.kind in kinds and message in (None, leaf.message):
             raise text_lost(leaf)
     for leaf in found.repeated:
-        if leaf.message == index and leaf.kind == "content":
+        if leaf.kind == "content" and message in (None, leaf.message):
             raise text_lost(leaf, "prints it more than once")
+
+
+def check_answer(found: Located, index: int, start: int) -> None:
+    """Refuses an answer of which something is missing, doubled, or already in the prompt."""
+    check_texts(found, KINDS, index)
     for span in found.of_message(index):
         if span.start < start:
             raise text_lost(span.leaf, "prints it before the place where the model answers")
@@ -123,12 +133,5 @@ def nested_too_deep() -> BiddableError:
 
 def placed(error: BiddableError, conversation: Conversation) -> BiddableError:
     """The error with the file and line of its conversation."""
-    found = error.finding
-    return BiddableError(
-        found.message,
-        fix=found.fix,
-        code=found.code,
-        file=conversation.file,
-        line=conversation.line,
-        turn=found.turn,
-    )
+    found = replace(error.finding, file=conversation.file, line=conversation.line)
+    return BiddableError.of(found)

@@ -7,7 +7,6 @@ training ids begin with serving ids by construction, for every template and ever
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from biddable.data.conversation import Conversation, Message
 from biddable.data.findings import BiddableError
+from biddable.data.messages import weight_of
 from biddable.dialogue.answers import empty_answer, nested_too_deep, placed
 from biddable.dialogue.ends import find_ends
 from biddable.dialogue.template import Template, adds_bos
@@ -106,7 +106,8 @@ def encode_prompt(
     """
     rules = make_encoder(tokenizer, template).rules
     try:
-        found, _ = prompt_of(rules, [message.as_dict() for message in messages], tools)
+        rules = replace(rules, tools=tools)
+        found, _ = prompt_of(rules, [message.as_dict() for message in messages])
     except RecursionError:
         raise nested_too_deep() from None
     piece = piece_of(rules.codec, found)
@@ -179,9 +180,10 @@ def plan(
 ) -> list[tuple[Turn, float]] | BiddableError:
     """The turns of a conversation that are trained, with their weights."""
     chat = [message.as_dict() for message in conversation.messages]
+    rules = replace(rules, tools=conversation.tools)
     try:
         wanted = trained(conversation, loss_on)
-        turns = [(turn_of(rules, chat, k, conversation.tools), weight) for k, weight in wanted]
+        turns = [(turn_of(rules, chat, k), weight) for k, weight in wanted]
         for turn, _ in turns:
             check_text(turn.prompt + turn.answer)
         return turns
@@ -195,20 +197,13 @@ def trained(conversation: Conversation, loss_on: LossOn) -> list[tuple[int, floa
     """Indices and weights of the messages to train.
 
     Raises:
-        BiddableError: `all_masked`, `empty_assistant` or `invalid_weight`.
+        BiddableError: `all_masked`, `empty_assistant` or `weight_invalid`.
     """
     found = []
     for index, message in enumerate(conversation.messages):
         if message.role != "assistant":
             continue
-        weight = 1.0 if message.weight is None else float(message.weight)
-        if not math.isfinite(weight) or weight < 0:
-            raise BiddableError(
-                f"A weight of {message.weight} is no share of the loss.",
-                fix="Use 0 for context, 1 for an answer to learn, or any number above.",
-                code="invalid_weight",
-                turn=index,
-            )
+        weight = 1.0 if message.weight is None else weight_of(message.weight, index)
         if weight and not message.content.strip() and not message.extra.get("tool_calls"):
             raise empty_answer(index)
         found.append((index, weight))

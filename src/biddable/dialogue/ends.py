@@ -8,21 +8,12 @@ from itertools import pairwise
 from typing import Any
 
 from biddable.data.findings import BiddableError
-from biddable.dialogue.turns import Rules, located, piece_of, probes_after, tail_of_next
+from biddable.dialogue.template import ANSWER, QUESTION
+from biddable.dialogue.turns import Rules, last_token, located, piece_of, tails
 
-QUESTION = {"role": "user", "content": "Q?"}
-ANSWER = {"role": "assistant", "content": "A!"}
-CALL = {
-    "role": "assistant",
-    "content": "",
-    "tool_calls": [
-        {
-            "type": "function",
-            "id": "abcdefghi",
-            "function": {"name": "look_up", "arguments": {"word": "value"}},
-        }
-    ],
-}
+FUNCTION = {"name": "look_up", "arguments": {"word": "value"}}
+CALLS = [{"type": "function", "id": "abcdefghi", "function": FUNCTION}]
+CALL = {"role": "assistant", "content": "", "tool_calls": CALLS}
 
 
 def find_ends(rules: Rules, eos: str) -> Rules:
@@ -38,13 +29,12 @@ def find_ends(rules: Rules, eos: str) -> Rules:
 def with_end(rules: Rules, answer: Mapping[str, Any], eos: str) -> Rules:
     """The rules with the end of one answer, where it has one that they do not know yet."""
     try:
-        found = located(rules, [QUESTION, answer], (), prompt=False)
-        own = found.of_message(1)
+        found = located(rules, [QUESTION, answer], prompt=False)
     except BiddableError:
-        own = []
-    if not own:
         return rules
-    last = max(span.end for span in own)
+    if not found.of_message(1):
+        return rules
+    last = found.last_end(1)
     piece = piece_of(rules.codec, found)
     tail = [span for span in piece.owned if span[0] >= last]
     texts = [piece.text[start:end] for start, end in tail]
@@ -52,10 +42,11 @@ def with_end(rules: Rules, answer: Mapping[str, Any], eos: str) -> Rules:
         return rules
     if answer is CALL:
         # The template closes the parts of a call with tokens of their own before it ends the turn.
-        end = (eos if eos in texts else texts[-1]) if tail else end_from_next(rules, answer)
+        end = (eos if eos in texts else texts[-1]) if tail else ""
     else:
         end = eos if eos in texts[: run(tail)] else texts[0] if tail else ""
-        end = end or end_from_next(rules, answer)
+    # Else the control token with which the message after the answer begins.
+    end = end or next(map(last_token, tails(rules, [QUESTION, answer])), "")
     if end:
         return replace(rules, ends=(*rules.ends, end))
     closing = piece.text[last:]
@@ -66,15 +57,3 @@ def run(tokens: Sequence[tuple[int, int]]) -> int:
     """How many control tokens follow each other from the first with no text between them."""
     breaks = (n for n, (a, b) in enumerate(pairwise(tokens), 1) if a[1] != b[0])
     return next(breaks, len(tokens))
-
-
-def end_from_next(rules: Rules, answer: Mapping[str, Any]) -> str:
-    """The control token with which the message after an answer begins; empty if there is none."""
-    for following in probes_after(answer):
-        try:
-            tail = tail_of_next(rules, [QUESTION, answer], following, ())
-        except BiddableError:
-            continue
-        if tail is not None:
-            return tail.text[slice(*tail.owned[-1])]
-    return ""

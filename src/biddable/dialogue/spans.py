@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 # A place within a text, as a share of its length. The middle comes first: templates look at
@@ -22,7 +23,10 @@ PLACES = (0.5, 0.0, 1.0, 0.25, 0.75)
 THINKING = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 
 Chat = Sequence[Mapping[str, Any]]
-Render = Callable[[Chat, Sequence[Mapping[str, Any]]], str]
+Path = tuple[str | int, ...]
+# The [start, end) places at which one leaf came back, and those of several.
+Range = list[tuple[int, int]]
+Ranges = list[Range]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +77,21 @@ class Located:
     def of_message(self, index: int) -> list[Span]:
         return [span for span in self.spans if span.leaf.message == index]
 
+    def last_end(self, index: int) -> int:
+        """Where the last text of a message ends."""
+        return max(span.end for span in self.of_message(index))
 
-def leaves(chat: Chat, tools: Sequence[Mapping[str, Any]], control: re.Pattern[str]) -> list[Leaf]:
-    """The texts of some messages, and control-token look-alikes in whatever else they hold."""
-    found: list[Leaf] = []
-    for index, message in enumerate(chat):
-        found += content_leaves(index, message)
+
+def leaves(chat: Chat, control: re.Pattern[str]) -> Iterator[Leaf]:
+    """The texts of some messages, and control-token look-alikes in whatever else they hold.
+
+    The last of `chat` is no message but holds the tool schemas.
+    """
+    for index, message in enumerate(chat[:-1]):
+        yield from content_leaves(index, message)
         if len(message) > 2:
-            found += field_leaves(index, message, control)
-    for path, text in strings(list(tools), ()):
-        found += look_alikes(-1, path, text, control)
-    return found
+            yield from field_leaves(index, message, control)
+    yield from field_leaves(-1, chat[-1], control)
 
 
 def content_leaves(index: int, message: Mapping[str, Any]) -> Iterator[Leaf]:
@@ -91,11 +99,10 @@ def content_leaves(index: int, message: Mapping[str, Any]) -> Iterator[Leaf]:
     if not isinstance(content, str):
         return
     thinking = THINKING.fullmatch(content) if message["role"] == "assistant" else None
-    if thinking is None:
-        yield from stripped(index, ("content",), 0, content, "content")
-        return
-    yield from stripped(index, ("content",), thinking.start(1), thinking.group(1), "thinking")
-    yield from stripped(index, ("content",), thinking.start(2), thinking.group(2), "content")
+    if thinking is not None:
+        yield from stripped(index, ("content",), thinking.start(1), thinking[1], "thinking")
+    start = thinking.start(2) if thinking else 0
+    yield from stripped(index, ("content",), start, content[start:], "content")
 
 
 def field_leaves(
@@ -109,55 +116,40 @@ def field_leaves(
         elif path[0] == "tool_calls" and ("arguments" in path or path[-1] == "name"):
             yield from stripped(index, path, 0, text, "call")
         else:
-            yield from look_alikes(index, path, text, control)
+            for match in control.finditer(text):
+                yield Leaf(index, path, match.start(), match.group(), "control")
 
 
-def stripped(
-    index: int, path: tuple[str | int, ...], start: int, text: str, kind: str
-) -> Iterator[Leaf]:
+def stripped(index: int, path: Path, start: int, text: str, kind: str) -> Iterator[Leaf]:
     core = text.strip()
     if core:
         yield Leaf(index, path, start + text.index(core), core, kind)
 
 
-def look_alikes(
-    index: int, path: tuple[str | int, ...], text: str, control: re.Pattern[str]
-) -> Iterator[Leaf]:
-    for match in control.finditer(text):
-        yield Leaf(index, path, match.start(), match.group(), "control")
-
-
-def strings(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
     """Every string in a JSON value with the way to it."""
     if isinstance(value, str):
         yield path, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
+    elif isinstance(value, (Mapping, list, tuple)):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
             yield from strings(item, (*path, key))
-    elif isinstance(value, (list, tuple)):
-        for place, item in enumerate(value):
-            yield from strings(item, (*path, place))
 
 
-def locate(
-    render: Render,
-    plain: str,
-    chat: Chat,
-    tools: Sequence[Mapping[str, Any]],
-    wanted: Sequence[Leaf],
-) -> Located:
-    """Finds leaves in the plain render of some messages.
+def locate(render: Callable[[Chat], str], chat: Chat, wanted: Sequence[Leaf]) -> Located:
+    """Renders a chat and finds leaves in its text.
 
     All leaves are marked at once where that leaves the render unchanged, else one by one.
     """
-    result = Located(plain)
+    result = Located(render(chat))
     if not wanted:
         return result
+    mark = partial(marked_at, render, result.text, chat)
     for place in PLACES[:3]:
-        if (found := marked_at(render, plain, chat, tools, wanted, place)) is not None:
+        if (found := mark(wanted, place)) is not None:
             break
     else:
-        found = [alone(render, plain, chat, tools, leaf) for leaf in wanted]
+        found = [alone(mark, leaf) for leaf in wanted]
     for leaf, ranges in zip(wanted, found, strict=True):
         result.spans += [Span(leaf, start, end) for start, end in ranges]
         if not ranges:
@@ -168,39 +160,25 @@ def locate(
     return result
 
 
-def alone(
-    render: Render,
-    plain: str,
-    chat: Chat,
-    tools: Sequence[Mapping[str, Any]],
-    leaf: Leaf,
-) -> list[tuple[int, int]]:
-    for place in PLACES:
-        found = marked_at(render, plain, chat, tools, [leaf], place)
-        if found is not None and found[0]:
-            return found[0]
-    return []
+def alone(mark: Callable[[Sequence[Leaf], float], Ranges | None], leaf: Leaf) -> Range:
+    tries = (mark([leaf], place) for place in PLACES)
+    return next((found[0] for found in tries if found is not None and found[0]), [])
 
 
 def marked_at(
-    render: Render,
-    plain: str,
-    chat: Chat,
-    tools: Sequence[Mapping[str, Any]],
-    wanted: Sequence[Leaf],
-    place: float,
-) -> list[list[tuple[int, int]]] | None:
+    render: Callable[[Chat], str], plain: str, chat: Chat, wanted: Sequence[Leaf], place: float
+) -> Ranges | None:
     """The ranges of each leaf, marked at a share of its length; None if that changes the text."""
     marks = free_marks(plain, len(wanted))
     where = [round(place * len(leaf.text)) for leaf in wanted]
     try:
-        text = render(*with_marks(chat, tools, wanted, marks, where))
+        text = render(with_marks(chat, wanted, marks, where))
     except ValueError:
         return None
     pattern = re.compile(f"[{marks[0]}-{marks[-1]}]")
     if pattern.sub("", text) != plain:
         return None
-    found: list[list[tuple[int, int]]] = [[] for _ in wanted]
+    found: Ranges = [[] for _ in wanted]
     for before, match in enumerate(pattern.finditer(text)):
         index = ord(match.group()) - ord(marks[0])
         around = whole(plain, match.start() - before, wanted[index].text, where[index])
@@ -229,24 +207,18 @@ def free_marks(plain: str, count: int) -> str:
     raise ValueError("no private-use character is left to mark texts with")
 
 
-def with_marks(
-    chat: Chat,
-    tools: Sequence[Mapping[str, Any]],
-    wanted: Sequence[Leaf],
-    marks: str,
-    where: Sequence[int],
-) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Copies of the messages and tools with each leaf's mark at its place."""
-    deep = any(len(leaf.path) > 1 for leaf in wanted)
-    messages = copy.deepcopy([dict(m) for m in chat]) if deep else [dict(m) for m in chat]
-    schemas: list[Any] = copy.deepcopy(list(tools)) if deep else list(tools)
-    by_place = sorted(
-        zip(wanted, marks, where, strict=True), key=lambda t: t[0].start + t[2], reverse=True
-    )
-    for leaf, mark, before in by_place:
-        holder: Any = messages[leaf.message] if leaf.message >= 0 else schemas
+def with_marks(chat: Chat, wanted: Sequence[Leaf], marks: str, where: Sequence[int]) -> Chat:
+    """A copy of the chat with each leaf's mark at its place."""
+    marked = [dict(message) for message in chat]
+    if any(len(leaf.path) > 1 for leaf in wanted):
+        marked = copy.deepcopy(marked)
+    places = [
+        (leaf.start + before, leaf, m) for leaf, m, before in zip(wanted, marks, where, strict=True)
+    ]
+    for at, leaf, mark in sorted(places, key=lambda place: place[0], reverse=True):
+        holder: Any = marked[leaf.message]
         for key in leaf.path[:-1]:
             holder = holder[key]
-        at, text = leaf.start + before, holder[leaf.path[-1]]
+        text = holder[leaf.path[-1]]
         holder[leaf.path[-1]] = text[:at] + mark + text[at:]
-    return messages, schemas
+    return marked

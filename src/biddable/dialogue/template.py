@@ -31,6 +31,9 @@ Header = Literal["prompt", "history"]
 
 # The names under which a message's thinking is passed; transformers hands all of them on.
 THINKING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+# What templates are tried on.
+QUESTION = {"role": "user", "content": "Q?"}
+ANSWER = {"role": "assistant", "content": "A!"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,8 @@ class Template:
             BiddableError: `template_refused`, no such frame or file, or no Jinja.
         """
         if name_or_path is None:
-            own = own_text(tokenizer)
+            own = tokenizer.chat_template
+            own = own.get("default") if isinstance(own, Mapping) else own
             made = cls(own, today=today) if own else cls.frame("plain")
         elif name_or_path in FRAMES:
             made = cls.frame(name_or_path)
@@ -116,9 +120,8 @@ class Template:
         if self.built_in and adds_bos(tokenizer):
             text = "{{ bos_token }}" + text
         made = replace(self, text=text, tokens=tuple(sorted(tokens.items())), built_in=False)
-        if reads(made, "content") or not reads(replace(made, text=READ_AS_PARTS + text), "content"):
-            return made
-        return replace(made, text=READ_AS_PARTS + text)
+        of_parts = replace(made, text=READ_AS_PARTS + text)
+        return of_parts if not reads_text(made) and reads_text(of_parts) else made
 
     def render(
         self,
@@ -175,14 +178,6 @@ def size_of(value: Any) -> int:
     return sum(map(size_of, value)) if isinstance(value, (list, tuple)) else 1
 
 
-def own_text(tokenizer: PreTrainedTokenizerFast) -> str | None:
-    """The tokenizer's own chat template, the default one where it has several by name."""
-    own = tokenizer.chat_template
-    if isinstance(own, Mapping):
-        own = own.get("default")
-    return own or None
-
-
 def read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
@@ -200,10 +195,10 @@ def adds_bos(tokenizer: PreTrainedTokenizerFast) -> bool:
     return bos is not None and tokenizer.encode("")[:1] == [bos]
 
 
-def reads(template: Template, word: str) -> bool:
+def reads_text(template: Template) -> bool:
     """Whether a template prints the content of a user's message that is a plain text."""
     try:
-        return word in render_dicts(template, [{"role": "user", "content": word}], True)
+        return "Q?" in render_dicts(template, [QUESTION], True)
     except BiddableError:
         return False
 
@@ -214,11 +209,10 @@ def history_header(template: Template) -> str:
     Raises:
         BiddableError: `template_refused`, what it writes differs from conversation to conversation.
     """
-    question, answer = {"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A!"}
     found = set()
-    for before in ([question], [question, answer, question]):
+    for before in ([QUESTION], [QUESTION, ANSWER, QUESTION]):
         start = render_dicts(template, before, False)
-        whole = render_dicts(template, [*before, answer], False)
+        whole = render_dicts(template, [*before, ANSWER], False)
         place = whole.rfind("A!")
         if whole.startswith(start) and place >= len(start):
             found.add(whole[len(start) : place])

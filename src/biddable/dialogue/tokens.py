@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from tokenizers import Tokenizer
 
 from biddable.data.findings import BiddableError
+from biddable.data.messages import checked_text
 
 # Where the private-use characters that stand for control tokens may begin; the first place with
 # none of the text's own characters is taken.
@@ -30,20 +31,16 @@ class Codec:
 
     Args:
         source: the tokenizer's JSON.
-        control: control tokens, text to id.
+        control: control tokens, text to id, in the order of the characters that stand for them.
         pattern: matches any control token, the longest first.
         adds_prefix: it puts a space before a text, so an answer must not be encoded on its own.
-        places: control tokens, text to place in the order that their characters follow.
         extra: control tokens that the tokenizer does not call special.
-        unknown: the id of the unknown token, which ordinary text may give; None where it has none.
     """
 
     source: str
     control: dict[str, int]
     pattern: re.Pattern[str]
     adds_prefix: bool
-    unknown: int | None = None
-    places: dict[str, int] = field(default_factory=dict)
     extra: tuple[str, ...] = ()
 
 
@@ -69,18 +66,10 @@ def make_codec(source: str, extra: Iterable[str] = ()) -> Codec:
     extra = tuple(extra)
     added = described["added_tokens"]
     control = {t["content"]: t["id"] for t in added if t["special"] or t["content"] in extra}
-    unknown = described["model"].get("unk_token")
-    codec = Codec(
-        source,
-        control,
-        any_of(control),
-        adds_prefix=False,
-        unknown=control.get(unknown) if isinstance(unknown, str) else None,
-        places={text: place for place, text in enumerate(control)},
-    )
+    codec = Codec(source, control, any_of(control), adds_prefix=False, extra=extra)
     anchor, word = ids(codec, Piece("\n")), ids(codec, Piece("x"))
     prefix = ids(codec, Piece("\nx"))[len(anchor) :] != word
-    return replace(codec, adds_prefix=prefix, extra=extra)
+    return replace(codec, adds_prefix=prefix)
 
 
 def any_of(texts: Iterable[str]) -> re.Pattern[str]:
@@ -118,7 +107,7 @@ def encode_batch(codec: Codec, pieces: Sequence[Piece]) -> list[list[int]]:
             raise
         # Together they use up what each alone does not.
         return [ids(codec, piece) for piece in pieces]
-    names = {text: chr(base + place) for text, place in codec.places.items()}
+    names = {text: chr(base + place) for place, text in enumerate(codec.control)}
     tokenizer = renamed(codec.source, tuple(names.items()))
     texts = [with_names(piece, names) for piece in pieces]
     return [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
@@ -137,19 +126,8 @@ def with_names(piece: Piece, names: dict[str, str]) -> str:
 
 
 def check_text(piece: Piece) -> None:
-    """Refuses a text that no tokenizer can take.
-
-    Raises:
-        BiddableError: `invalid_unicode` or `template_refused`.
-    """
-    try:
-        piece.text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BiddableError(
-            f"A text holds half a character, {piece.text[error.start]!a}.",
-            fix="Write the character whole, or take it out.",
-            code="invalid_unicode",
-        ) from None
+    """Refuses a text that no tokenizer can take."""
+    checked_text(piece.text)
     free_base([piece])
 
 

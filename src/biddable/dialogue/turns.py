@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from biddable.data.findings import BiddableError
 from biddable.dialogue.answers import (
     answer_start,
     check_answer,
+    check_texts,
     empty_answer,
     opened_answer,
     text_lost,
 )
 from biddable.dialogue.forms import answer_forms, argument_forms
-from biddable.dialogue.spans import Chat, Leaf, Located, leaves, locate
-from biddable.dialogue.template import Template, render_dicts
+from biddable.dialogue.spans import Chat, Located, leaves, locate
+from biddable.dialogue.template import QUESTION, Template, render_dicts
 from biddable.dialogue.tokens import Codec, Piece
 
-Tools = Sequence[Mapping[str, Any]]
+Form = TypeVar("Form")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,14 @@ class Rules:
     Args:
         ends: texts of the control tokens that end an answer.
         closing: the text that ends one in a template without such a token.
+        tools: the tool schemas of the conversation at hand.
     """
 
     template: Template
     codec: Codec
     ends: tuple[str, ...] = ()
     closing: str = ""
+    tools: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Turn:
     closing: str = ""
 
 
-def prompt_of(rules: Rules, chat: Chat, tools: Tools) -> tuple[Located, Chat]:
+def prompt_of(rules: Rules, chat: Chat) -> tuple[Located, Chat]:
     """The prompt for some messages, and the messages in the form that the template reads.
 
     Tool call arguments are tried as objects, then as JSON text: templates want one or the other.
@@ -62,44 +66,41 @@ def prompt_of(rules: Rules, chat: Chat, tools: Tools) -> tuple[Located, Chat]:
     Raises:
         BiddableError: `template_refused` or `message_text_lost`.
     """
+
+    def prompt(form: Chat) -> tuple[Located, Chat]:
+        found = located(rules, form, prompt=True)
+        # Thinking of former answers may go.
+        check_texts(found, ("content", "call"))
+        return found, form
+
+    return first_made(prompt, argument_forms(chat))
+
+
+def first_made(make: Callable[[Form], Made], forms: Sequence[Form]) -> Made:
+    """What is made of the first form that a template takes.
+
+    Where it takes none, an error of ours is told before one of the template's own, which may be
+    about a form nobody gave it.
+    """
     errors = []
-    for form in argument_forms(chat):
+    for form in forms:
         try:
-            return kept(located(rules, form, tools, prompt=True)), form
+            return make(form)
         except BiddableError as error:
             errors.append(error)
-    raise most_telling(errors)
-
-
-def located(
-    rules: Rules, chat: Chat, tools: Tools, *, prompt: bool, wanted: Sequence[Leaf] | None = None
-) -> Located:
-    """Renders messages and finds leaves in them, all of them unless some are named."""
-
-    def render(messages: Chat, schemas: Tools) -> str:
-        return render_dicts(rules.template, messages, prompt, schemas)
-
-    plain = render(chat, tools)
-    if wanted is None:
-        wanted = leaves(chat, tools, rules.codec.pattern)
-    return locate(render, plain, chat, tools, wanted)
-
-
-def most_telling(errors: Sequence[BiddableError]) -> BiddableError:
-    """The first error that is not the template's own, which may be about a form nobody gave it."""
     ours = [error for error in errors if "does not render" not in error.finding.message]
-    return (ours or list(errors))[0]
+    raise (ours or errors)[0]
 
 
-def kept(found: Located) -> Located:
-    """Passes a prompt in which every message's text came back once; old thinking may go."""
-    for leaf in found.lost:
-        if leaf.kind in ("content", "call"):
-            raise text_lost(leaf)
-    for leaf in found.repeated:
-        if leaf.kind == "content":
-            raise text_lost(leaf, "prints it more than once")
-    return found
+def located(rules: Rules, chat: Chat, *, prompt: bool, since: int = -1) -> Located:
+    """Renders messages and finds their texts, those of message `since` and after it."""
+
+    def render(whole: Chat) -> str:
+        return render_dicts(rules.template, whole[:-1], prompt, whole[-1]["tools"])
+
+    whole = [*chat, {"tools": rules.tools}]
+    found = leaves(whole, rules.codec.pattern)
+    return locate(render, whole, [leaf for leaf in found if leaf.message >= since])
 
 
 def piece_of(codec: Codec, found: Located) -> Piece:
@@ -114,27 +115,25 @@ def piece_of(codec: Codec, found: Located) -> Piece:
     return Piece(found.text, tuple(owned))
 
 
-def turn_of(rules: Rules, chat: Chat, index: int, tools: Tools) -> Turn:
+def turn_of(rules: Rules, chat: Chat, index: int) -> Turn:
     """The turn in which message `index` is the answer.
 
     Raises:
         BiddableError: `template_refused`, `message_text_lost` or `stop_token_untrained`.
     """
-    usual = usual_turn(rules, chat[: index + 1], tools)
+    usual = usual_turn(rules, chat[: index + 1])
     if usual is not None:
         return usual
-    prompt, history = prompt_of(rules, chat[:index], tools)
-    errors = []
-    for form in answer_forms(chat[index]):
-        try:
-            answer, closing = answer_of(rules, prompt, [*history, form], tools, chat[index + 1 :])
-            return Turn(index, piece_of(rules.codec, prompt), answer, closing)
-        except BiddableError as error:
-            errors.append(error)
-    raise most_telling(errors)
+    prompt, history = prompt_of(rules, chat[:index])
+
+    def turn(form: Mapping[str, Any]) -> Turn:
+        answer, closing = answer_of(rules, prompt, [*history, form], chat[index + 1 :])
+        return Turn(index, piece_of(rules.codec, prompt), answer, closing)
+
+    return first_made(turn, answer_forms(chat[index]))
 
 
-def usual_turn(rules: Rules, chat: Chat, tools: Tools) -> Turn | None:
+def usual_turn(rules: Rules, chat: Chat) -> Turn | None:
     """The turn of the last message where the usual holds, which saves rendering the prompt twice.
 
     That is: no tool calls, the prompt is a prefix of the finished conversation, every text comes
@@ -144,8 +143,8 @@ def usual_turn(rules: Rules, chat: Chat, tools: Tools) -> Turn | None:
     if any(message.get("tool_calls") for message in chat):
         return None
     try:
-        prompt = render_dicts(rules.template, chat[:-1], True, tools)
-        found = located(rules, chat, tools, prompt=False)
+        prompt = render_dicts(rules.template, chat[:-1], True, rules.tools)
+        found = located(rules, chat, prompt=False)
     except BiddableError:
         return None
     start = len(prompt)
@@ -158,28 +157,25 @@ def usual_turn(rules: Rules, chat: Chat, tools: Tools) -> Turn | None:
     if not whole or not found.text.startswith(prompt):
         return None
     piece = piece_of(rules.codec, found)
-    last = max(span.end for span in own)
-    end = next((b for a, b in piece.owned if a >= last and piece.text[a:b] in rules.ends), None)
-    return Turn(index, piece.cut(0, start), piece.cut(start, end)) if end is not None else None
+    end = own_end(rules, piece, found.last_end(index))
+    return Turn(index, piece.cut(0, start), piece.cut(start, end)) if end else None
 
 
-def answer_of(
-    rules: Rules, prompt: Located, chat: Chat, tools: Tools, after: Chat
-) -> tuple[Piece, str]:
+def own_end(rules: Rules, piece: Piece, last: int) -> int | None:
+    """Where the first end of turn behind an answer's last word ends."""
+    tail = (span for span in piece.owned if span[0] >= last)
+    return next((end for start, end in tail if piece.text[start:end] in rules.ends), None)
+
+
+def answer_of(rules: Rules, prompt: Located, chat: Chat, after: Chat) -> tuple[Piece, str]:
     """What the model has to write after the prompt as the last message of `chat`."""
     index = len(chat) - 1
-    wanted = [
-        leaf for leaf in leaves(chat, tools, rules.codec.pattern) if leaf.message >= index - 1
-    ]
-    found = located(rules, chat, tools, prompt=False, wanted=wanted)
-    own = found.of_message(index)
-    if not own:
-        raise next(
-            (text_lost(leaf) for leaf in found.lost if leaf.message == index), empty_answer(index)
-        )
-    piece = piece_of(rules.codec, found)
-    last = max(span.end for span in own)
-    tail, closing = end_of_turn(rules, piece, last, chat, tools, after)
+    found = located(rules, chat, prompt=False, since=index - 1)
+    if not found.of_message(index):
+        lost = (text_lost(leaf) for leaf in found.lost if leaf.message == index)
+        raise next(lost, empty_answer(index))
+    piece, last = piece_of(rules.codec, found), found.last_end(index)
+    tail, closing = end_of_turn(rules, piece, last, chat, after)
     start = answer_start(prompt, found, index)
     if start is None:
         return opened_answer(prompt, found, chat[index], index) + tail, closing
@@ -188,24 +184,20 @@ def answer_of(
 
 
 def end_of_turn(
-    rules: Rules, piece: Piece, last: int, chat: Chat, tools: Tools, after: Chat
+    rules: Rules, piece: Piece, last: int, chat: Chat, after: Chat
 ) -> tuple[Piece, str]:
     """The text after an answer's last word through its end of turn, and a closing text.
 
     Raises:
         BiddableError: `stop_token_untrained`, the template ends this answer with nothing.
     """
-    for start, end in piece.owned:
-        if start >= last and (piece.text[start:end] in rules.ends):
-            return piece.cut(last, end), ""
+    end = own_end(rules, piece, last)
+    if end is not None:
+        return piece.cut(last, end), ""
     if rules.closing and piece.text[last:] == rules.closing:
         return Piece(""), rules.closing
-    for following in [*after[:1], *probes_after(chat[-1])]:
-        try:
-            tail = tail_of_next(rules, chat, following, tools)
-        except BiddableError:
-            continue
-        if tail is not None and tail.text[slice(*tail.owned[-1])] in rules.ends:
+    for tail in tails(rules, chat, after[:1]):
+        if last_token(tail) in rules.ends:
             return tail, ""
     raise BiddableError(
         "The chat template writes no end of turn after this answer, so a model trained on it would"
@@ -216,28 +208,38 @@ def end_of_turn(
     )
 
 
-def tail_of_next(
-    rules: Rules, chat: Chat, following: Mapping[str, Any], tools: Tools
-) -> Piece | None:
-    """The text from an answer's last word to the first control token of the message after it."""
+def tails(rules: Rules, chat: Chat, after: Chat = ()) -> Iterator[Piece]:
+    """The texts from an answer's last word to the first control token of a message after it.
+
+    Args:
+        chat: the answer is its last message.
+        after: the message that follows, if any; then some that may follow are tried.
+    """
     index = len(chat) - 1
-    whole = [*chat, following]
-    wanted = [leaf for leaf in leaves(whole, tools, rules.codec.pattern) if leaf.message >= index]
-    found = located(rules, whole, tools, prompt=False, wanted=wanted)
-    own, other = found.of_message(index), found.of_message(index + 1)
-    if not own or not other:
-        return None
-    last = max(span.end for span in own)
-    piece = piece_of(rules.codec, found)
-    first = next(((a, b) for a, b in piece.owned if last <= a and b <= other[0].start), None)
-    return piece.cut(last, first[1]) if first else None
+    for following in [*after, probe_after(chat[-1])]:
+        try:
+            found = located(rules, [*chat, following], prompt=False, since=index)
+        except BiddableError:
+            continue
+        other = found.of_message(index + 1)
+        if not found.of_message(index) or not other:
+            continue
+        piece, last = piece_of(rules.codec, found), found.last_end(index)
+        inside = (b for a, b in piece.owned if last <= a and b <= other[0].start)
+        if end := next(inside, None):
+            yield piece.cut(last, end)
 
 
-def probes_after(message: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Messages that may follow an answer, to see what a template writes before them."""
+def last_token(piece: Piece) -> str:
+    """The control token in which a piece ends."""
+    return piece.text[slice(*piece.owned[-1])]
+
+
+def probe_after(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message that may follow an answer, to see what a template writes before it."""
     calls = message.get("tool_calls")
     if not calls:
-        return [{"role": "user", "content": "Q?"}]
+        return QUESTION
     call = calls[0]
     name = call.get("function", call).get("name", "")
-    return [{"role": "tool", "content": "R", "name": name, "tool_call_id": call.get("id", "")}]
+    return {"role": "tool", "content": "R", "name": name, "tool_call_id": call.get("id", "")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import date, datetime, time
 from typing import Any
@@ -25,11 +26,7 @@ READ_AS_PARTS = (
 
 
 def with_arguments(text: str, args: Mapping[str, Any]) -> str:
-    """Sets variables before the template runs.
-
-    Raises:
-        BiddableError: `template_refused`, a name that is no Jinja name or a value that is no JSON.
-    """
+    """Sets variables, JSON values by Jinja name, before the template runs."""
     lines = []
     for name, value in args.items():
         if not name.isidentifier():
@@ -43,20 +40,15 @@ def with_arguments(text: str, args: Mapping[str, Any]) -> str:
 
 
 def literal(value: Any) -> str:
-    """A JSON value in Jinja's own notation."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (str, int, float)):
-        return repr(value)
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(literal, value)) + "]"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{literal(k)}: {literal(v)}" for k, v in value.items()) + "}"
-    raise BiddableError(
-        f"A template argument cannot be a {type(value).__name__}.",
-        fix="Give a text, a number, true, false or JSON.",
-        code="template_refused",
-    )
+    """A JSON value in Jinja's own notation, which knows Python's."""
+    try:
+        return repr(json.loads(json.dumps(value, allow_nan=False)))
+    except (TypeError, ValueError):
+        raise BiddableError(
+            f"A template argument cannot be a {type(value).__name__} that JSON does not know.",
+            fix="Give a text, a number, true, false or JSON.",
+            code="template_refused",
+        ) from None
 
 
 def with_generation_prompt(text: str, header: str) -> str:

@@ -113,7 +113,7 @@ def _refused(what: str) -> BiddableError:
 
 def _render(encoder: Encoder, messages: list[Message]) -> list[dict[str, str]]:
     """The text of the finished conversation, cut where messages begin and end."""
-    found = located(encoder.rules, [m.as_dict() for m in messages], (), prompt=False)
+    found = located(encoder.rules, [m.as_dict() for m in messages], prompt=False)
     parts: list[dict[str, str]] = []
     at = 0
     for span in found.spans:

@@ -61,7 +61,7 @@ def check(
     if dump:
         _write(dump, _dumped(prepared))
     if fix:
-        write_fixed(prepared.conversations, fix, files)
+        write_fixed(prepared.conversations, fix)
     if html:
         _write(html, [mask_page(prepared)])
     return Checked(prepared)

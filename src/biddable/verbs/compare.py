@@ -140,10 +140,7 @@ class _Judging:
         found = encode_all(conversations, self.tokenizer, self.template, max_length=self.context)
         for finding in found.findings:
             if finding.severity == "error":
-                raise BiddableError(
-                    finding.message, fix=finding.fix, code=finding.code,
-                    file=finding.file, line=finding.line, turn=finding.turn,
-                )  # fmt: skip
+                raise BiddableError.of(finding)
         return found.examples
 
     def load(self, base: Base) -> Any:
