@@ -257,6 +257,18 @@ def test_openassistant_trees_and_flat_rows_give_the_best_path(tmp_path: Path) ->
     assert len(result.conversations) == 1
 
 
+def test_a_tree_without_an_answer_is_told(tmp_path: Path) -> None:
+    deleted = {**node("a", "assistant"), "deleted": True}
+    tree = {"message_tree_id": "t", "prompt": node("root", "prompter", replies=[deleted])}
+    flat = {**node("b", "prompter"), "parent_id": None, "message_tree_id": "t"}
+    for row in (tree, flat):
+        found = read_rows(tmp_path, [row])
+        assert found.conversations == []
+        assert [(f.code, f.line) for f in found.findings if f.code == "no_answer"] == [
+            ("no_answer", 1)
+        ]
+
+
 def test_a_flat_row_whose_parent_is_missing_is_told(tmp_path: Path) -> None:
     row = {**node("x", "assistant"), "parent_id": "gone", "message_tree_id": "t"}
     assert [f.code for f in read_rows(tmp_path, [row]).findings] == ["missing_parent"]

@@ -158,6 +158,9 @@ def _take(reading: _Reading, row: Row, path: Drafts | None = None) -> Format | N
         _fault(reading, replace(error.finding, line=row.line))
         return None
     reading.result.conversations += made
+    if not made and (path is not None or form is not FLAT):
+        what = "The tree holds no answer that people kept; it is left out."
+        _fault(reading, Finding("no_answer", "note", what, "", "", row.line))
     return form
 
 
