@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from biddable.data.findings import BiddableError
 
 
 def write_fixed(
-    conversations: Sequence[Conversation], path: str, sources: Iterable[str] = ()
+    conversations: Iterable[Conversation], path: str, sources: Iterable[str] = ()
 ) -> dict[str, int]:
     """Writes the rows that could be read, repaired, as OpenAI messages; says what was changed.
 

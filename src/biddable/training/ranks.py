@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from biddable.data.findings import BiddableError
 from biddable.dialogue.encode import Example
 from biddable.engine.precision import Weights
 
+T = TypeVar("T")
 # The first rank judges the base while the others wait. A rank that dies does not wait for this:
 # torchrun ends the others.
 LONGEST_WAIT = timedelta(hours=6)
@@ -122,6 +123,17 @@ def told(ranks: Ranks, value: Callable[[], Any]) -> Any:
         sent = torch.tensor(text or [0] * int(size), dtype=torch.uint8)
         dist.broadcast(sent, 0)
     return json.loads(bytes(sent.tolist()))
+
+
+def first_before_others(ranks: Ranks, work: Callable[[], T]) -> T:
+    """What `work` gives on each rank; the others begin when the first is done, and find its cache.
+
+    Raises:
+        BiddableError: `rank_lost`.
+    """
+    made = [work()] if ranks.first else []
+    told(ranks, lambda: None)
+    return made[0] if made else work()
 
 
 def mean_loss(

@@ -40,7 +40,7 @@ def tokens_per_pass(
         [examples[i] for i in rows_of_step(step, len(examples), size, settings.seed)]
         for step in range(1, min(steps, MOST_PLANNED) + 1)
     ]
-    ahead.append(sorted(examples, key=lambda e: len(e.input_ids))[-1:])
+    ahead.append([max(examples, key=lambda e: len(e.input_ids))])
     trained = [sum(sum(w > 0 for w in e.weights) for e in rows) for rows in ahead]
     peak = peak_of(needs, [plan_step(rows, budget) for rows in ahead], trained)
     free = free_bytes(device) + needs.resident

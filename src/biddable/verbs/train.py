@@ -40,7 +40,7 @@ from biddable.training.loop import (
     load_best,
     make_optimizer,
 )
-from biddable.training.ranks import joined_ranks, mean_loss, told
+from biddable.training.ranks import first_before_others, joined_ranks, mean_loss, told
 from biddable.training.run_folder import Lock, RunFolder, cut_log
 from biddable.training.schedule import total_steps
 from biddable.training.settings import Settings, write_config
@@ -119,7 +119,7 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
         settings, folder = start(data, resume, options, ranks)
         package = tracker_package(settings.report_to)
         today = day_of(folder, ranks)
-        prepared = prepare(settings, counting(out), today)
+        prepared = first_before_others(ranks, lambda: prepare(settings, counting(out), today))
         show_prepared(prepared, out)
         show_masks(prepared.train.examples[:1], prepared, out)
         show_findings(prepared, out)
