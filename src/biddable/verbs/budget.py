@@ -32,7 +32,7 @@ def tokens_per_pass(
     Raises:
         BiddableError: `out_of_memory`, the peak is more than what is free.
     """
-    needs = needs_of(weights.model, weights.masters)
+    needs = needs_of(weights.model, weights.masters, weights.pieces)
     budget = settings.batch_tokens or choose_batch_tokens(needs, device)
     size = settings.batch_size
     steps = total_steps(len(examples), size, settings.epochs, settings.steps)

@@ -209,6 +209,7 @@ def _load(task: Task) -> tuple[Weights, Settings]:
     dtype = choose_dtype(precision, device)
     # Loaded in fp32 whatever is computed in: these are the masters.
     weights = Weights(load_model(task.prepared.base, device), dtype)
+    weights.cut(task.ranks.index, task.ranks.count)
     examples = task.prepared.train.examples
     chosen = told(
         task.ranks, lambda: tokens_per_pass(settings, weights, examples, device, task.out)
@@ -242,7 +243,9 @@ def resume_progress(folder: RunFolder, parts: Parts, out: Console) -> Progress:
     """The progress of the newest sound checkpoint, or of none; the log is cut back to it."""
     progress = Progress()
     if has_checkpoint(parts.folder):
-        progress, damaged = load_checkpoint(parts.folder, parts.weights, parts.optimizer)
+        progress, damaged = load_checkpoint(
+            parts.folder, parts.weights, parts.optimizer, parts.ranks
+        )
         for name in damaged:
             line(out, "damaged", f"checkpoint {name} is passed over")
     if parts.ranks.first:
