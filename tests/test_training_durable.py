@@ -48,6 +48,23 @@ def test_a_run_that_is_killed_anywhere_ends_as_if_it_had_not_been() -> None:
     assert told["crashed_at"] > 3
 
 
+def test_only_a_later_second_signal_leaves_at_once() -> None:
+    code = (
+        "import os, signal, sys, time\n"
+        "from biddable.training.interrupt import Interrupt\n"
+        "with Interrupt() as interrupt:\n"
+        "    for wait in (0, 0, float(sys.argv[1])):\n"
+        "        time.sleep(wait)\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    assert interrupt.exit_code == 143\n"
+    )
+    codes = [
+        subprocess.run([sys.executable, "-c", code, wait], check=False, env=ENV).returncode
+        for wait in ("0", "2.1")
+    ]
+    assert codes == [0, 143]
+
+
 def test_content_is_on_disk_before_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +157,34 @@ def test_a_full_disk_harms_no_checkpoint_and_says_what_is_free(tmp_path: Path) -
         save_best(tmp_path, 6, weights)
     assert {p.name for p in tmp_path.iterdir()} == {"best-000003", "step-000003"}
     assert load_checkpoint(tmp_path, *trained_state(2))[0].step == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system in memory with room for one checkpoint of the tiny model and a half."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    weights, _ = trained_state(1)
+    size = 9 * checkpoint.weight_bytes(weights) // 2
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_during_a_save_harms_no_checkpoint(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Something else took the room between the look at it and the writing.
+    monkeypatch.setattr(checkpoint, "need_space", lambda *_: None)
+    weights, optimizer = trained_state(1)
+    moments = moments_of(ALONE, weights, optimizer)
+    first = checkpoint.save_checkpoint(small_disk, Progress(3), weights, moments, 2)
+    with pytest.raises(BiddableError, match=r"bytes are free.*no_space"):
+        checkpoint.save_checkpoint(small_disk, Progress(6), weights, moments, 2)
+    assert list(small_disk.iterdir()) == [first]
+    assert load_checkpoint(small_disk, weights, optimizer)[0].step == 3
 
 
 def test_room_is_looked_for_before_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
