@@ -32,7 +32,7 @@ from biddable.training.kept import (
 )
 from biddable.verbs.prepared import Counts, Prepared, Side
 
-# Fewer rows are read and encoded in a second or two.
+# Fewer training examples are read and encoded in a second or two.
 FEWEST = 4_000
 # Data sets, each of about the size of its files.
 MOST = 4
@@ -84,10 +84,14 @@ def opened(place: Path, known: Mapping[str, Any]) -> Prepared | None:
     """
     if not is_sound(place):
         return None
-    told = json.loads((place / "prepared.json").read_text(encoding="utf-8"))
-    conversations, examples = kept_conversations(place), kept_examples(place)
+    try:
+        told = json.loads((place / "prepared.json").read_text(encoding="utf-8"))
+        conversations, examples = kept_conversations(place), kept_examples(place)
+        os.utime(place)
+    except FileNotFoundError:
+        # Another run has just put newer data in its stead.
+        return None
     of_rows, of_examples = told.pop("train")
-    os.utime(place)
     return Prepared(
         **known,
         train=Side(conversations[:of_rows], examples[:of_examples]),
@@ -127,7 +131,6 @@ def _write(place: Path, prepared: Prepared) -> None:
         if is_sound(place):
             return
         with Aside(place) as aside:
-            aside.chmod(0o700)
             write_conversations(list(prepared.conversations()), aside)
             write_examples(list(prepared.examples()), aside)
             (aside / "prepared.json").write_text(json.dumps(_told(prepared)), encoding="utf-8")

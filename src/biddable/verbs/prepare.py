@@ -56,9 +56,8 @@ def prepare(settings: Settings, tell: Tell = None, today: date | None = None) ->
         if kept := opened(place, known):
             return kept
     made = _fresh(settings, known, tell)
-    if place is None or made.hashes != hashes or made.rows < FEWEST:
-        return made
-    return keep(place, made, known)
+    few = len(made.train.examples) < FEWEST
+    return made if few or place is None or made.hashes != hashes else keep(place, made, known)
 
 
 def _decides(settings: Settings, tokenizer: Any, template: Template, limit: int) -> dict[str, Any]:
