@@ -22,6 +22,7 @@ from biddable.training.settings import Settings
 from biddable.verbs import kept
 from biddable.verbs.prepare import prepare
 from biddable.verbs.prepared import Prepared
+from biddable.verbs.reporting import MOST_COMPARED, training_answers
 from folders import base_folder, rows, write_jsonl
 
 KNOWN = ("base", "tokenizer", "template", "max_length")
@@ -161,3 +162,12 @@ def test_only_the_newest_data_sets_are_kept(
         prepare(replace(settings, seed=seed))
     assert len(list(cache.iterdir())) == 3
     assert json.loads(next(iter(cache.glob("[!.]*/prepared.json"))).read_text())["rows"] == 240
+
+
+def test_answers_to_compare_with_are_bounded_and_spread_evenly() -> None:
+    rows = [Conversation([Message("user", "?"), Message("assistant", str(n))]) for n in range(9)]
+    assert training_answers(rows) == [str(n) for n in range(9)]
+    some = training_answers(rows * 3000)
+    assert 0.5 * MOST_COMPARED < len(some) <= MOST_COMPARED
+    assert len(set(some)) == 3
+    assert training_answers([]) == []
