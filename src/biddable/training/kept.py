@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import mmap
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -91,7 +91,7 @@ def kept_examples(folder: Path) -> Kept[Example]:
     return Kept(make, range(len(heads) - 1))
 
 
-def write_conversations(conversations: Sequence[Conversation], folder: Path) -> None:
+def write_conversations(conversations: Iterable[Conversation], folder: Path) -> None:
     """Writes conversations as lines of JSON; nothing is flushed."""
     starts = array("q", [0])
     with (folder / "conversations.jsonl").open("wb") as file:

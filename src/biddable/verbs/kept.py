@@ -131,7 +131,7 @@ def _write(place: Path, prepared: Prepared) -> None:
         if is_sound(place):
             return
         with Aside(place) as aside:
-            write_conversations(list(prepared.conversations()), aside)
+            write_conversations(prepared.conversations(), aside)
             write_examples(list(prepared.examples()), aside)
             (aside / "prepared.json").write_text(json.dumps(_told(prepared)), encoding="utf-8")
         for old in sorted(place.parent.glob("[!.]*"), key=lambda p: -p.stat().st_mtime)[MOST:]:

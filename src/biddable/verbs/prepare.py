@@ -52,7 +52,7 @@ def prepare(settings: Settings, tell: Tell = None, today: date | None = None) ->
     known = {"base": base, "tokenizer": tokenizer, "template": template, "max_length": limit}
     place = None
     if hashes is not None:
-        place = place_of(_decides(settings, tokenizer, template, limit), hashes)
+        place = place_of(decides(settings, tokenizer, template, limit), hashes)
         if kept := opened(place, known):
             return kept
     made = _fresh(settings, known, tell)
@@ -60,7 +60,7 @@ def prepare(settings: Settings, tell: Tell = None, today: date | None = None) ->
     return made if few or place is None or made.hashes != hashes else keep(place, made, known)
 
 
-def _decides(settings: Settings, tokenizer: Any, template: Template, limit: int) -> dict[str, Any]:
+def decides(settings: Settings, tokenizer: Any, template: Template, limit: int) -> dict[str, Any]:
     """All beside the data files that decides what is made of them, as JSON values."""
     s = settings
     return {
