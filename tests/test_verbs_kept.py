@@ -33,7 +33,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("kept")
     base = base_folder(folder / "base")
     many = [row | {"assistant": row["assistant"] * (n % 3 + 1)} for n, row in enumerate(rows() * 3)]
-    return Settings(data=(write_jsonl(folder / "data.jsonl", many),), base=base, max_length=120)
+    return Settings(data=(write_jsonl(folder / "data.jsonl", many),), base=base, max_length=200)
 
 
 @pytest.fixture
@@ -93,9 +93,9 @@ CHANGES: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "seed": lambda s: {"seed": 1},
     "system": lambda s: {"system": "Be brief."},
     "loss_on": lambda s: {"loss_on": "all"},
-    "max_length": lambda s: {"max_length": 119},
+    "max_length": lambda s: {"max_length": 199},
     "too_long": lambda s: {"too_long": "error"},
-    "template": lambda s: {"template": "chatml"},
+    "template": lambda s: {"template": "llama2"},
     "eval": lambda s: {"eval": s.data[0]},
     "group_by": lambda s: {"group_by": "assistant"},
     "map": lambda s: {"map": "user=user,assistant=assistant"},
