@@ -57,6 +57,7 @@ def train(folder: Path, *, signalled: bool) -> None:
     """Trains on the ranks of the environment; with a signal that only the last of them gets."""
     with joined_ranks() as ranks:
         weights = Weights(tiny("llama", ours=True, dtype=torch.float32), torch.float32)
+        weights.cut(ranks.index, ranks.count)
         rows = examples()
         parts = Parts(
             weights=weights,
@@ -71,12 +72,16 @@ def train(folder: Path, *, signalled: bool) -> None:
         )
         progress, interrupt = Progress(), Interrupt()
         if has_checkpoint(parts.folder):
-            progress, _ = load_checkpoint(parts.folder, weights, parts.optimizer)
+            progress, _ = load_checkpoint(parts.folder, weights, parts.optimizer, ranks)
         if signalled and ranks.index == ranks.count - 1:
             interrupt.exit_code = 143
         progress = fit(parts, SETTINGS, progress, interrupt)
         assert interrupt.exit_code == (143 if signalled else 0)
         assert progress.step == (1 if signalled else SETTINGS.steps)
+        # Each rank holds the moments of its own part only.
+        held = sum(state["exp_avg"].numel() for state in parts.optimizer.state.values())
+        total = sum(m.numel() for m in weights.masters)
+        assert held <= total / ranks.count + len(weights.masters)
         if ranks.first and not signalled:
             write_tensors(dict(weights.named()), folder / "weights.safetensors")
 

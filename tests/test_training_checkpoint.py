@@ -13,10 +13,12 @@ from biddable.models.aside import Aside, is_sound
 from biddable.training.checkpoint import (
     Progress,
     load_checkpoint,
+    moments_of,
     save_best,
     save_checkpoint,
 )
 from biddable.training.loop import make_optimizer
+from biddable.training.ranks import ALONE
 from biddable.training.settings import Settings
 from tiny import tiny
 
@@ -36,7 +38,7 @@ def test_a_checkpoint_gives_back_weights_moments_and_progress(tmp_path: Path) ->
     weights, optimizer = trained_state(1)
     progress = Progress(step=3, best_step=2, best_loss=1.5, tokens=99)
     save_best(tmp_path, 2, weights)
-    save_checkpoint(tmp_path, progress, weights, optimizer, keep=2)
+    save_checkpoint(tmp_path, progress, weights, moments_of(ALONE, weights, optimizer), keep=2)
     others, other_optimizer = trained_state(2)
     loaded, damaged = load_checkpoint(tmp_path, others, other_optimizer)
     assert (loaded, damaged) == (progress, [])
@@ -49,7 +51,9 @@ def test_a_checkpoint_gives_back_weights_moments_and_progress(tmp_path: Path) ->
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
     for step in (3, 6, 9):
-        save_checkpoint(tmp_path, Progress(step=step), weights, optimizer, keep=2)
+        save_checkpoint(
+            tmp_path, Progress(step=step), weights, moments_of(ALONE, weights, optimizer), keep=2
+        )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000006", "step-000009"]
 
 
@@ -59,8 +63,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     tmp_path: Path, name: str, harm: str
 ) -> None:
     weights, optimizer = trained_state(1)
-    save_checkpoint(tmp_path, Progress(step=3), weights, optimizer, keep=2)
-    newest = save_checkpoint(tmp_path, Progress(step=6), weights, optimizer, keep=2)
+    save_checkpoint(
+        tmp_path, Progress(step=3), weights, moments_of(ALONE, weights, optimizer), keep=2
+    )
+    newest = save_checkpoint(
+        tmp_path, Progress(step=6), weights, moments_of(ALONE, weights, optimizer), keep=2
+    )
     content = bytearray((newest / name).read_bytes())
     if harm == "remove":
         (newest / name).unlink()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from safetensors.torch import load_file
 import biddable
 from biddable.engine.plan import plan_step
 from biddable.engine.shares import share_rows
+from biddable.models.aside import is_sound
+from folders import base_folder, rows, write_jsonl
 from tiny import Row
 
 HERE = Path(__file__).parent
@@ -53,6 +57,29 @@ def test_one_log_counts_all_ranks(runs: Path, name: str) -> None:
         assert many["trained_tokens"] == one["trained_tokens"]
         assert many["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert many["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+def test_a_signal_to_torchrun_has_its_ranks_save_and_leave(tmp_path: Path) -> None:
+    data, out = write_jsonl(tmp_path / "data.jsonl", rows()), tmp_path / "run"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+        "-m", "biddable", "train", data, "--base", base_folder(tmp_path / "base"),
+        "--out", str(out), "--steps", "100000", "--answers", "1",
+    ]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    said = tmp_path / "said.txt"
+    with said.open("w") as file:
+        agent = subprocess.Popen(command, stdout=file, stderr=file, env=env)
+    log = out / "log.jsonl"
+    while agent.poll() is None and not (log.exists() and '"event": "step"' in log.read_text()):
+        time.sleep(0.1)
+    agent.send_signal(signal.SIGTERM)
+    assert agent.wait() not in (0, -signal.SIGKILL), said.read_text()
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert last["event"] == "saved", said.read_text()
+    (checkpoint,) = (out / "checkpoints").glob("step-*")
+    assert checkpoint.name == f"step-{last['step']:06d}"
+    assert is_sound(checkpoint)
 
 
 def row(prefix: int, suffix: int, own: int) -> Row:

@@ -96,13 +96,18 @@ def start_worker(encoder: Encoder, loss_on: LossOn) -> Worker:
         # The workers are the parallel part; threads in each would only fight over the cores.
         env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUTF8": "1"},
     )
+    send(worker.stdin, setup_of(encoder, loss_on))
+    return worker
+
+
+def setup_of(encoder: Encoder, loss_on: LossOn) -> dict[str, Any]:
+    """All that decides how conversations are encoded, as JSON values."""
     rules = encoder.rules
     template = asdict(rules.template) | {"today": None}
     made = {"ends": rules.ends, "closing": rules.closing, "extra": rules.codec.extra}
     state = {"stops": encoder.stops, "bos": encoder.bos, "adds_bos": encoder.adds_bos}
     setup = {"source": rules.codec.source, "template": template, "loss_on": loss_on}
-    send(worker.stdin, setup | made | state)
-    return worker
+    return setup | made | state
 
 
 def work() -> None:
@@ -134,12 +139,13 @@ def receive(pipe: IO[str] | None) -> Any:
 
 def as_json(conversation: Conversation) -> list[Any]:
     messages = [[m.role, m.content, m.weight, m.extra] for m in conversation.messages]
-    return [messages, conversation.file, conversation.line, list(conversation.tools)]
+    place = [conversation.file, conversation.line, conversation.group]
+    return [messages, *place, list(conversation.tools)]
 
 
 def from_json(value: list[Any]) -> Conversation:
-    messages, file, line, tools = value
-    return Conversation([Message(*message) for message in messages], file, line, tools=tools)
+    messages, file, line, group, tools = value
+    return Conversation([Message(*message) for message in messages], file, line, group, tools or ())
 
 
 def as_result(result: Result) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -139,15 +140,15 @@ def steers(character: str) -> bool:
     )
 
 
-def worst_first(examples: Sequence[Example], max_length: int) -> list[Example]:
-    """Examples in the order to look at them: least trained first, then nearest to the limit."""
+def worst_first(examples: Iterable[Example], max_length: int, count: int) -> list[Example]:
+    """The `count` to look at first: least trained, then nearest to the limit."""
 
     def rank(example: Example) -> tuple[float, float]:
         length = len(example.input_ids)
         share = sum(weight > 0 for weight in example.weights) / length
         return (round(share, 2), -length / max_length)
 
-    return sorted(examples, key=rank)
+    return nsmallest(count, examples, key=rank)
 
 
 def page(

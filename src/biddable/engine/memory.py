@@ -41,7 +41,7 @@ class Needs:
 
     Args:
         resident: held already: the program, the weights and their copies.
-        weights: the fp32 masters.
+        moments: AdamW's, of the parts of the fp32 masters that are this rank's.
         gradients: those of all masters, and in bf16 of the largest parameter once more.
         token: what one token of a pass keeps until the backward.
         vocabulary: rows of the vocabulary head.
@@ -49,7 +49,7 @@ class Needs:
     """
 
     resident: int
-    weights: int
+    moments: int
     gradients: int
     token: int
     vocabulary: int
@@ -66,15 +66,18 @@ class Needs:
         chunk = min(rows * self.vocabulary, max(CHUNK_ELEMENTS, self.vocabulary))
         # Logits with the copy that their log-sum-exp makes; the head's own gradient.
         head = 2 * 4 * chunk + 4 * self.vocabulary * self.width
-        moments = 2 * self.weights
         forward = self.token * tokens + head + (self.gradients if several else 0)
         backward = self.gradients + 4 * self.width * tokens
-        return self.resident + round(_HOLES * (moments + max(forward, backward)))
+        return self.resident + round(_HOLES * (self.moments + max(forward, backward)))
 
 
-def needs_of(model: Any, masters: Iterable[Tensor]) -> Needs:
-    """Measures a loaded model, with a pass of a few tokens."""
-    weights = sum(m.numel() * m.element_size() for m in masters)
+def needs_of(model: Any, masters: Iterable[Tensor], pieces: Iterable[Tensor]) -> Needs:
+    """Measures a loaded model, with a pass of a few tokens.
+
+    Args:
+        masters, pieces: those of `Weights`.
+    """
+    weights, mine = (sum(m.numel() * m.element_size() for m in some) for some in (masters, pieces))
     token = (_saved_bytes(model, 2 * _PROBE) - _saved_bytes(model, _PROBE)) // _PROBE
     head = model.get_output_embeddings().weight
     copied = int(head.numel()) * 2 if head.dtype != torch.float32 else 0
@@ -82,7 +85,8 @@ def needs_of(model: Any, masters: Iterable[Tensor]) -> Needs:
         resident = torch.cuda.memory_allocated(model.device)
     else:
         resident = psutil.Process().memory_info().rss
-    return Needs(resident, weights, weights + copied, token, int(head.shape[0]), int(head.shape[1]))
+    rows, width = map(int, head.shape)
+    return Needs(resident, 2 * mine, weights + copied, token, rows, width)
 
 
 def _saved_bytes(model: Any, tokens: int) -> int:
@@ -121,7 +125,7 @@ def choose_batch_tokens(needs: Needs, device: torch.device) -> int:
 
     Never more than two fifths of what is free once the optimizer has its memory.
     """
-    left = free_bytes(device) - 2 * needs.weights - needs.gradients
+    left = free_bytes(device) - needs.moments - needs.gradients
     budget = left * 2 // 5
     if device.type != "cuda":
         budget = min(budget, _CPU_ACTIVATIONS)

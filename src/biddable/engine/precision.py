@@ -109,6 +109,9 @@ class Weights:
     In fp32 they are the same tensors. In bf16 each parameter's gradient is added to its master's
     fp32 gradient as soon as a micro-batch has formed it, and `push` casts the masters back once a
     step.
+
+    `pieces` are what this rank's optimizer changes: the masters themselves, or after `cut` an equal
+    part of each, flat, that lies in the master's own memory.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
@@ -123,6 +126,15 @@ class Weights:
             self._computed = list(self.model.parameters())
             for compute, master in zip(self._computed, self.masters, strict=True):
                 compute.register_post_accumulate_grad_hook(_adder(master))  # type: ignore[no-untyped-call]
+        self.pieces = self.masters
+
+    def cut(self, index: int, count: int) -> None:
+        """Leaves this rank's optimizer the `index`-th of `count` parts of each master."""
+        if count > 1:
+            flats = [(m.data.view(-1), part(m, count)) for m in self.masters]
+            self.pieces = [
+                nn.Parameter(flat[index * size : (index + 1) * size]) for flat, size in flats
+            ]
 
     def named(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, fp32 master) of each parameter."""
@@ -140,6 +152,11 @@ class Weights:
         for name, master in self.named():
             master.copy_(tensors[name])
         self.push()
+
+
+def part(tensor: Tensor, count: int) -> int:
+    """Elements of a `count`-th part, rounded up: the last parts may hold fewer."""
+    return -(-tensor.numel() // count)
 
 
 def _adder(master: nn.Parameter) -> Any:

@@ -58,8 +58,9 @@ def copier(training_answers: Sequence[str]) -> Callable[[str], tuple[int, int, i
     sources = [words(text) for text in training_answers]
 
     @cache
-    def seen(length: int) -> frozenset[tuple[str, ...]]:
-        return frozenset(span for source in sources for span in spans(source, length))
+    def seen(length: int) -> frozenset[int]:
+        # Hashes of 64 bits: a third of the memory, and no two of a few million are ever equal.
+        return frozenset(hash(span) for source in sources for span in spans(source, length))
 
     def copied(text: str) -> tuple[int, int, int]:
         of = words(text)
@@ -68,11 +69,11 @@ def copier(training_answers: Sequence[str]) -> Callable[[str], tuple[int, int, i
         # A shared run of n words holds shared runs of every smaller number.
         while low < high:
             middle = (low + high + 1) // 2
-            if any(span in seen(middle) for span in spans(of, middle)):
+            if any(hash(span) in seen(middle) for span in spans(of, middle)):
                 low = middle
             else:
                 high = middle - 1
-        return sum(run in seen(COPY_WORDS) for run in runs), len(runs), low
+        return sum(hash(run) in seen(COPY_WORDS) for run in runs), len(runs), low
 
     return copied
 

@@ -145,7 +145,8 @@ def figures(
 
 def copies(answers: Sequence[str], training_answers: Sequence[str]) -> Figures:
     """How much of some texts stands in the training answers."""
-    copied = [copier(training_answers)(text) for text in answers]
+    found = copier(training_answers)
+    copied = [found(text) for text in answers]
     return {
         "copied": _ratio([(seen, runs) for seen, runs, _ in copied]),
         "longest_copied": _mean([longest for *_, longest in copied]),

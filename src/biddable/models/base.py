@@ -58,10 +58,10 @@ def resolve_base(name: str) -> Base:
     return base
 
 
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/biddable/bases`, by default under `~/.cache`."""
+def cache_folder(name: str = "bases") -> Path:
+    """`$XDG_CACHE_HOME/biddable/NAME`, by default under `~/.cache`."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "biddable" / "bases"
+    return Path(root) / "biddable" / name
 
 
 def load_config(base: Base) -> Any:

@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from biddable.data.findings import BiddableError
-from biddable.engine.precision import Weights
+from biddable.engine.precision import Weights, part
 from biddable.models.aside import Aside, is_sound, need_space, remove, write_tensors, write_text
+from biddable.training.ranks import ALONE, Ranks, gathered
 
 # Of the JSON files and safetensors headers beside the tensors, generously.
 _SLACK = 2**20
@@ -47,8 +48,29 @@ class Progress:
     seconds: float = 0.0
 
 
+def moments_of(
+    ranks: Ranks, weights: Weights, optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """AdamW's moments by name, whole; where several ranks hold parts all must call, and the first
+    gets them, in the memory of the CPU.
+
+    Raises:
+        BiddableError: `rank_lost`.
+    """
+    moments: dict[str, Tensor] = {}
+    for (name, master), piece in zip(weights.named(), weights.pieces, strict=True):
+        for key, value in optimizer.state[piece].items():
+            if value.ndim == 0:
+                moments[f"{key}/{name}"] = value.reshape(-1)
+                continue
+            whole = gathered(ranks, master, value)
+            if ranks.first:
+                moments[f"{key}/{name}"] = whole.view(master.shape).cpu()
+    return moments
+
+
 def save_checkpoint(
-    folder: Path, progress: Progress, weights: Weights, optimizer: torch.optim.Optimizer, keep: int
+    folder: Path, progress: Progress, weights: Weights, moments: Mapping[str, Tensor], keep: int
 ) -> Path:
     """Writes `folder/step-NNNNNN`, and then deletes all but the newest `keep`.
 
@@ -57,10 +79,6 @@ def save_checkpoint(
     """
     need_space(folder, 3 * weight_bytes(weights) + _SLACK)
     target = folder / f"step-{progress.step:06d}"
-    moments: dict[str, Tensor] = {}
-    for name, master in weights.named():
-        for key, value in optimizer.state[master].items():
-            moments[f"{key}/{name}"] = value.reshape(-1) if value.ndim == 0 else value
     with Aside(target) as aside:
         write_tensors(dict(weights.named()), aside / "weights.safetensors")
         write_tensors(moments, aside / "optimizer.safetensors")
@@ -106,7 +124,7 @@ def clear_best(folder: Path) -> None:
 
 
 def load_checkpoint(
-    folder: Path, weights: Weights, optimizer: torch.optim.Optimizer
+    folder: Path, weights: Weights, optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE
 ) -> tuple[Progress, list[str]]:
     """Loads the newest sound checkpoint into weights and optimizer.
 
@@ -123,7 +141,7 @@ def load_checkpoint(
             damaged.append(path.name)
             continue
         weights.load(load_file(path / "weights.safetensors"))
-        _load_moments(load_file(path / "optimizer.safetensors"), weights, optimizer)
+        _load_moments(load_file(path / "optimizer.safetensors"), weights, optimizer, ranks)
         return progress, damaged
     told = f" (damaged: {', '.join(damaged)})" if damaged else ""
     raise BiddableError(
@@ -174,10 +192,16 @@ def _forget_best(folder: Path, step: int) -> None:
 
 
 def _load_moments(
-    moments: Mapping[str, Tensor], weights: Weights, optimizer: torch.optim.Optimizer
+    moments: Mapping[str, Tensor],
+    weights: Weights,
+    optimizer: torch.optim.Optimizer,
+    ranks: Ranks,
 ) -> None:
-    for name, master in weights.named():
-        for key in ("step", "exp_avg", "exp_avg_sq"):
-            value = moments[f"{key}/{name}"]
-            kept = value.reshape(()) if key == "step" else value.to(master.device)
-            optimizer.state[master][key] = kept
+    for (name, master), piece in zip(weights.named(), weights.pieces, strict=True):
+        state = optimizer.state[piece]
+        state["step"] = moments[f"step/{name}"].reshape(())
+        first = ranks.index * part(master, ranks.count)
+        for key in ("exp_avg", "exp_avg_sq"):
+            mine = moments[f"{key}/{name}"].reshape(-1)[first : first + piece.numel()]
+            # A copy: the rest of what was read is let go.
+            state[key] = mine.view(piece.shape).to(piece.device, copy=True)

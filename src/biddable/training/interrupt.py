@@ -5,20 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 _EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
+# A scheduler that ends a job signals torchrun and its ranks, and torchrun signals them again.
+SAME_WITHIN = 2.0
 
 
 class Interrupt:
     """While entered, remembers the signal that asks the run to stop.
 
-    Only the main thread can take signals; elsewhere nothing is ever asked.
+    A second one ends the process at once, unless it follows within two seconds. Only the main
+    thread can take signals; elsewhere nothing is ever asked.
     """
 
     def __init__(self) -> None:
         self.exit_code = 0
+        self._asked = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -31,6 +36,8 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
-        if self.exit_code:
+        now = time.monotonic()
+        if self._asked and now - self._asked > SAME_WITHIN:
             os._exit(self.exit_code)
+        self._asked = self._asked or now
         self.exit_code = _EXIT[signal.Signals(number)]

@@ -25,7 +25,7 @@ from biddable.training import checkpoint
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log
-from biddable.training.ranks import ALONE, Ranks, add_gradients, add_up, highest
+from biddable.training.ranks import ALONE, Ranks, add_up, gather_weights, highest, share_gradients
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
 from biddable.training.settings import FitSettings
 
@@ -65,9 +65,10 @@ class Parts:
 
 
 def make_optimizer(weights: Weights, settings: FitSettings) -> torch.optim.AdamW:
-    """Fused AdamW over the fp32 masters; only matrices decay."""
-    matrices = [m for m in weights.masters if m.ndim >= 2]
-    vectors = [m for m in weights.masters if m.ndim < 2]
+    """Fused AdamW over this rank's part of the fp32 masters; only matrices decay."""
+    pairs = list(zip(weights.masters, weights.pieces, strict=True))
+    matrices = [piece for m, piece in pairs if m.ndim >= 2]
+    vectors = [piece for m, piece in pairs if m.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -94,10 +95,11 @@ def fit(parts: Parts, settings: FitSettings, progress: Progress, interrupt: Inte
         if progress.step % every == 0 or progress.step == total:
             progress = _evaluate(parts, progress)
         # Read once, so that a signal comes either before the save or in the next step; and one that
-        # reached a single rank stops all of them in the same step.
-        asked = highest(parts.ranks, interrupt.exit_code)
+        # reached a single rank stops all of them in the same step. Their clocks differ too.
+        mine = _save_is_due(progress.step, settings.save_every, saved)
+        asked, due = highest(parts.ranks, interrupt.exit_code, mine)
         done = finished(progress, settings, rows)
-        if (asked and not done) or _save_is_due(progress.step, settings.save_every, saved):
+        if (asked and not done) or due:
             _save(parts, settings, progress)
             saved = time.monotonic()
         if asked:
@@ -121,14 +123,13 @@ def _save_is_due(step: int, every: int, saved: float) -> bool:
 
 
 def _save(parts: Parts, settings: FitSettings, progress: Progress) -> None:
-    if not parts.ranks.first:
-        return
     # Logged before too: that line has the log flushed, so that no checkpoint is ahead of it.
     parts.log({"event": "save", "step": progress.step})
     start = time.perf_counter()
-    checkpoint.save_checkpoint(
-        parts.folder, progress, parts.weights, parts.optimizer, settings.keep
-    )
+    moments = checkpoint.moments_of(parts.ranks, parts.weights, parts.optimizer)
+    if not parts.ranks.first:
+        return
+    checkpoint.save_checkpoint(parts.folder, progress, parts.weights, moments, settings.keep)
     seconds = time.perf_counter() - start
     parts.log({"event": "saved", "step": progress.step, "seconds": seconds})
 
@@ -162,9 +163,9 @@ def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: 
         losses[i] = mean
     sums = (loss_sum, weight_sum, plan.tokens, plan.padded_tokens, *losses)
     loss_sum, weight_sum, tokens, padded_tokens, *losses = add_up(parts.ranks, *sums)
-    add_gradients(parts.ranks, parts.weights)
+    share_gradients(parts.ranks, parts.weights)
     loss = loss_sum / weight_sum
-    norm = _scale_and_clip(parts.weights, weight_sum, settings.clip)
+    norm = _scale_and_clip(parts, weight_sum, settings.clip)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise _not_finite(step, loss, norm, examples)
     rate = learning_rate(step, total, settings.lr, settings.warmup)
@@ -172,6 +173,7 @@ def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: 
         group["lr"] = rate
     parts.optimizer.step()
     parts.optimizer.zero_grad(set_to_none=True)
+    gather_weights(parts.ranks, parts.weights)
     parts.weights.push()
     trained = sum(sum(w > 0 for w in e.weights) for e in examples)
     seconds = time.perf_counter() - start
@@ -201,11 +203,14 @@ def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: 
 
 
 @torch.no_grad()
-def _scale_and_clip(weights: Weights, weight_sum: float, clip: float) -> float:
+def _scale_and_clip(parts: Parts, weight_sum: float, clip: float) -> float:
     """Turns summed gradients into those of the mean, clipped; the norm is that before clipping."""
-    grads: list[Tensor] = [m.grad for m in weights.masters if m.grad is not None]
+    grads: list[Tensor] = [p.grad for p in parts.weights.pieces if p.grad is not None]
     norms = torch.stack([g.to(torch.float32) for g in torch._foreach_norm(grads)])
-    norm = float(torch.linalg.vector_norm(norms)) / weight_sum
+    norm = float(torch.linalg.vector_norm(norms))
+    if parts.ranks.count > 1:
+        norm = math.sqrt(add_up(parts.ranks, norm**2)[0])
+    norm /= weight_sum
     factor = min(1.0, clip / (norm + 1e-6)) if clip > 0 else 1.0
     torch._foreach_mul_(grads, factor / weight_sum)
     return norm

@@ -1,7 +1,8 @@
 """Ranks: processes, started by torchrun, that share the rows of each step.
 
-Each holds the whole model and forms the gradient of its own rows; the sums are added over all ranks
-and divided once by the trained tokens of all, so the update is that of one process. Collectives go
+Each holds the whole model and forms the gradient of its own rows. The sums are added over all ranks
+and divided once by the trained tokens of all, so the update is that of one process; each rank makes
+it for its part of every parameter, and holds AdamW's moments of that part alone. Collectives go
 through torch.distributed, gloo on CPUs and NCCL on CUDA; what is not a tensor travels as JSON.
 """
 
@@ -13,15 +14,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import pad
 
 from biddable.data.findings import BiddableError
 from biddable.dialogue.encode import Example
-from biddable.engine.precision import Weights
+from biddable.engine.precision import Weights, part
 
+T = TypeVar("T")
 # The first rank judges the base while the others wait. A rank that dies does not wait for this:
 # torchrun ends the others.
 LONGEST_WAIT = timedelta(hours=6)
@@ -61,8 +65,8 @@ def joined_ranks() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def add_gradients(ranks: Ranks, weights: Weights) -> None:
-    """Replaces the gradient of each master by the sum over the ranks.
+def share_gradients(ranks: Ranks, weights: Weights) -> None:
+    """Gives each rank's pieces their gradient, summed over the ranks; the masters' are freed.
 
     Raises:
         BiddableError: `rank_lost`.
@@ -70,13 +74,40 @@ def add_gradients(ranks: Ranks, weights: Weights) -> None:
     if ranks.count == 1:
         return
     with _all_there():
-        for master in weights.masters:
+        for master, piece in zip(weights.masters, weights.pieces, strict=True):
             # A rank without rows takes part with zeros.
-            if master.grad is None:
-                master.grad = torch.zeros_like(master)
-        works = [dist.all_reduce(m.grad, async_op=True) for m in weights.masters]
-        for work in works:
-            work.wait()
+            grad = torch.zeros_like(master) if master.grad is None else master.grad
+            size = part(master, ranks.count)
+            whole = pad(grad.reshape(-1), (0, size * ranks.count - grad.numel()))
+            mine = grad.new_empty(size)
+            dist.reduce_scatter_tensor(mine, whole)
+            piece.grad, master.grad = mine[: piece.numel()], None
+
+
+def gather_weights(ranks: Ranks, weights: Weights) -> None:
+    """Puts all ranks' pieces into the masters of each.
+
+    Raises:
+        BiddableError: `rank_lost`.
+    """
+    for master, piece in zip(weights.masters, weights.pieces, strict=True):
+        if ranks.count > 1:
+            master.data.view(-1).copy_(gathered(ranks, master, piece.data))
+
+
+def gathered(ranks: Ranks, master: Tensor, mine: Tensor) -> Tensor:
+    """All ranks' parts of what belongs to a master (itself, a moment) as one flat tensor.
+
+    Raises:
+        BiddableError: `rank_lost`.
+    """
+    if ranks.count == 1:
+        return mine.reshape(-1)
+    size = part(master, ranks.count)
+    whole = mine.new_empty(size * ranks.count)
+    with _all_there():
+        dist.all_gather_into_tensor(whole, pad(mine, (0, size - mine.numel())))
+    return whole[: master.numel()]
 
 
 def add_up(ranks: Ranks, *values: float) -> list[float]:
@@ -93,18 +124,18 @@ def add_up(ranks: Ranks, *values: float) -> list[float]:
     return total.tolist()
 
 
-def highest(ranks: Ranks, value: int) -> int:
-    """The highest value that any rank gave.
+def highest(ranks: Ranks, *values: int) -> list[int]:
+    """Of each value the highest that any rank gave.
 
     Raises:
         BiddableError: `rank_lost`.
     """
     if ranks.count == 1:
-        return value
-    found = torch.tensor([value])
+        return list(values)
+    found = torch.tensor(values)
     with _all_there():
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    return int(found)
+    return found.tolist()
 
 
 def told(ranks: Ranks, value: Callable[[], Any]) -> Any:
@@ -122,6 +153,17 @@ def told(ranks: Ranks, value: Callable[[], Any]) -> Any:
         sent = torch.tensor(text or [0] * int(size), dtype=torch.uint8)
         dist.broadcast(sent, 0)
     return json.loads(bytes(sent.tolist()))
+
+
+def first_before_others(ranks: Ranks, work: Callable[[], T]) -> T:
+    """What `work` gives on each rank; the others begin when the first is done, and find its cache.
+
+    Raises:
+        BiddableError: `rank_lost`.
+    """
+    made = [work()] if ranks.first else []
+    told(ranks, lambda: None)
+    return made[0] if made else work()
 
 
 def mean_loss(

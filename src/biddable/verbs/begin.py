@@ -5,14 +5,11 @@ The record is written when it begins, so that nothing can change under it unseen
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from biddable.data.findings import BiddableError
 from biddable.models.aside import sha256
@@ -24,7 +21,7 @@ from biddable.training.run_folder import (
     unfinished_run,
 )
 from biddable.training.settings import Settings, read_config, with_values
-from biddable.verbs.prepare import Prepared
+from biddable.verbs.prepared import Prepared
 
 AUTO = "auto"
 # These may change while a run is on: they say where and how often to save, not what is learnt.
@@ -99,7 +96,7 @@ def data_record(prepared: Prepared, settings: Settings, today: date) -> dict[str
         "train": len(prepared.train.examples),
         "held_out": [[c.file, c.line] for c in prepared.held_out.conversations],
         "dropped": [str(f) for f in prepared.dropped],
-        "encoded examples": _sum_of_examples(prepared),
+        "encoded examples": prepared.counts.sha256,
     }
 
 
@@ -152,12 +149,3 @@ def _changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> It
         else:
             gone = ", which is gone" if key not in new else ""
             yield f"{'data file' if name == 'sources' else name} {key}{gone}"
-
-
-def _sum_of_examples(prepared: Prepared) -> str:
-    """SHA-256 over ids and weights: also a changed library or a changed version of this one."""
-    found = hashlib.sha256()
-    for example in prepared.examples:
-        found.update(np.asarray(example.input_ids, dtype=np.int32).tobytes())
-        found.update(np.asarray(example.weights, dtype=np.float64).tobytes())
-    return found.hexdigest()

@@ -32,7 +32,7 @@ def tokens_per_pass(
     Raises:
         BiddableError: `out_of_memory`, the peak is more than what is free.
     """
-    needs = needs_of(weights.model, weights.masters)
+    needs = needs_of(weights.model, weights.masters, weights.pieces)
     budget = settings.batch_tokens or choose_batch_tokens(needs, device)
     size = settings.batch_size
     steps = total_steps(len(examples), size, settings.epochs, settings.steps)
@@ -40,7 +40,7 @@ def tokens_per_pass(
         [examples[i] for i in rows_of_step(step, len(examples), size, settings.seed)]
         for step in range(1, min(steps, MOST_PLANNED) + 1)
     ]
-    ahead.append(sorted(examples, key=lambda e: len(e.input_ids))[-1:])
+    ahead.append([max(examples, key=lambda e: len(e.input_ids))])
     trained = [sum(sum(w > 0 for w in e.weights) for e in rows) for rows in ahead]
     peak = peak_of(needs, [plan_step(rows, budget) for rows in ahead], trained)
     free = free_bytes(device) + needs.resident

@@ -12,7 +12,8 @@ from biddable.data.findings import BiddableError
 from biddable.data.fix import write_fixed
 from biddable.training.log import console, counting
 from biddable.training.settings import Settings, with_values
-from biddable.verbs.prepare import Prepared, prepare, summary
+from biddable.verbs.prepare import prepare
+from biddable.verbs.prepared import Prepared, summary
 from biddable.verbs.show import mask_page
 
 
@@ -61,14 +62,14 @@ def check(
     if dump:
         _write(dump, _dumped(prepared))
     if fix:
-        write_fixed(prepared.conversations, fix)
+        write_fixed(prepared.conversations(), fix)
     if html:
         _write(html, [mask_page(prepared)])
     return Checked(prepared)
 
 
 def _dumped(prepared: Prepared) -> Iterator[str]:
-    for example in prepared.examples:
+    for example in prepared.examples():
         row = {
             "file": example.file,
             "line": example.line,

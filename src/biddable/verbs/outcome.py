@@ -13,7 +13,7 @@ from biddable.judging.scorecard import Scorecard
 from biddable.judging.shown import card_lines
 from biddable.judging.unusual import ENDS, unusual
 from biddable.training.settings import Settings
-from biddable.verbs.prepare import Prepared
+from biddable.verbs.prepared import Prepared
 from biddable.verbs.show import line
 
 SIDE_BY_SIDE = 3

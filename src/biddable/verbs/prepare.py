@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ from biddable.data.quality import inspect, leak
 from biddable.data.readers import ReadResult, read
 from biddable.data.split import split
 from biddable.dialogue.dataset import Encoded, encode_all
-from biddable.dialogue.encode import Example
+from biddable.dialogue.encode import Example, make_encoder
+from biddable.dialogue.parallel import setup_of
 from biddable.dialogue.template import Template
 from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
 from biddable.training.settings import Settings
+from biddable.verbs.kept import FEWEST, hashes_of, keep, opened, place_of
+from biddable.verbs.prepared import Prepared, Side, counted
 
 Tell = Callable[[int], None] | None
 # Held-out rows beyond this make the interval of a rate no narrower than anyone needs.
@@ -28,75 +31,10 @@ MOST_HELD_OUT = 500
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class Side:
-    """The conversations and examples of one side of the split."""
-
-    conversations: Sequence[Conversation]
-    examples: Sequence[Example]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """All that is known before the first weight is loaded.
-
-    Args:
-        base: where tokenizer and weights stand.
-        tokenizer, template: what every text is rendered and encoded with.
-        max_length: the longest example in tokens.
-        format: what the files were taken for.
-        rows: rows seen in the training files.
-        hashes: sha256 of each source.
-        train, held_out: the two sides.
-        lengths: tokens of every example, the dropped ones too.
-        stop_token_trained: whether every answer ends in a trained stop token.
-        dropped: a finding for each example that is too long.
-        findings: everything else that was found, worst first.
-    """
-
-    base: Base
-    tokenizer: Any
-    template: Template
-    max_length: int
-    format: str
-    rows: int
-    hashes: dict[str, str]
-    train: Side
-    held_out: Side
-    lengths: Sequence[int]
-    stop_token_trained: bool
-    dropped: Sequence[Finding]
-    findings: Sequence[Finding]
-
-    @property
-    def examples(self) -> list[Example]:
-        """Those of both sides."""
-        return [*self.train.examples, *self.held_out.examples]
-
-    @property
-    def conversations(self) -> list[Conversation]:
-        """Those of both sides."""
-        return [*self.train.conversations, *self.held_out.conversations]
-
-    def refuse_errors(self) -> None:
-        """Raises the first error among the findings, and says how many more there are.
-
-        Raises:
-            BiddableError: there is one.
-        """
-        errors = [f for f in self.findings if f.severity == "error"]
-        if not errors:
-            return
-        first, more = errors[0], len(errors) - 1
-        fix = first.fix + (f" ({more} more: `biddable check` lists them.)" if more else "")
-        raise BiddableError(
-            first.message, fix=fix, code=first.code,
-            file=first.file, line=first.line, turn=first.turn,
-        )  # fmt: skip
-
-
 def prepare(settings: Settings, tell: Tell = None, today: date | None = None) -> Prepared:
     """Reads, checks, renders, encodes and splits; faults of single rows are findings.
+
+    What came of many rows is kept, and found again by whoever works on the same with the same.
 
     Args:
         settings: those of the run.
@@ -106,11 +44,38 @@ def prepare(settings: Settings, tell: Tell = None, today: date | None = None) ->
     Raises:
         BiddableError: nothing can be read, or base or template cannot be used.
     """
-    found = _read(settings, settings.data)
-    other = _read(settings, (settings.eval,)) if settings.eval else None
+    sources = (*settings.data, settings.eval) if settings.eval else settings.data
+    hashes = hashes_of(sources)
     base = resolve_base(settings.base)
     tokenizer, limit = load_tokenizer(base), _longest(base, settings.max_length)
     template = _template(settings, tokenizer, today)
+    known = {"base": base, "tokenizer": tokenizer, "template": template, "max_length": limit}
+    place = None
+    if hashes is not None:
+        place = place_of(decides(settings, tokenizer, template, limit), hashes)
+        if kept := opened(place, known):
+            return kept
+    made = _fresh(settings, known, tell)
+    few = len(made.train.examples) < FEWEST
+    return made if few or place is None or made.hashes != hashes else keep(place, made, known)
+
+
+def decides(settings: Settings, tokenizer: Any, template: Template, limit: int) -> dict[str, Any]:
+    """All beside the data files that decides what is made of them, as JSON values."""
+    s = settings
+    return {
+        "encoder": setup_of(make_encoder(tokenizer, template), s.loss_on),  # type: ignore[arg-type]
+        "limits": [limit, s.too_long],
+        "read": [s.data, s.eval, s.map, _text_or_file(s.system), s.group_by],
+        "seed": s.seed,
+    }
+
+
+def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
+    """All made from the files."""
+    tokenizer, template, limit = (known[n] for n in ("tokenizer", "template", "max_length"))
+    found = _read(settings, settings.data)
+    other = _read(settings, (settings.eval,)) if settings.eval else None
     # Many rows are encoded by worker processes; meanwhile this one looks for duplicates.
     with ThreadPoolExecutor(1) as beside:
         looking = beside.submit(_look, found.conversations)
@@ -129,15 +94,13 @@ def prepare(settings: Settings, tell: Tell = None, today: date | None = None) ->
         findings += [*other.findings, *others.findings, *leaks]
         lengths, dropped = [*lengths, *others.lengths], [*dropped, *others.dropped]
     return Prepared(
-        base=base,
-        tokenizer=tokenizer,
-        template=template,
-        max_length=limit,
+        **known,
         format=found.format,
         rows=found.rows,
         hashes=found.hashes | (other.hashes if other else {}),
         train=train,
         held_out=held_out,
+        counts=counted(chain(train.examples, held_out.examples)),
         lengths=lengths,
         stop_token_trained=encoded.stop_token_trained,
         dropped=dropped,
@@ -173,19 +136,6 @@ def template_arguments(given: Sequence[str]) -> dict[str, Any]:
             )
         made[name] = words.get(value.lower(), int(value) if value.isdigit() else value)
     return made
-
-
-def summary(prepared: Prepared) -> dict[str, Any]:
-    """The counts of `check --json`, as in docs/design.md."""
-    examples = prepared.examples
-    return {
-        "rows": prepared.rows,
-        "examples": len(examples),
-        "tokens": sum(len(e.input_ids) for e in examples),
-        "trained_tokens": sum(sum(w > 0 for w in e.weights) for e in examples),
-        "stop_token_trained": prepared.stop_token_trained,
-        "dropped": len(prepared.dropped),
-    }
 
 
 def _read(settings: Settings, sources: Sequence[str]) -> ReadResult:

@@ -159,7 +159,7 @@ def _build(settings: PretrainSettings, tokenizer: Any) -> tuple[Weights, int]:
     dtype = choose_dtype(s.precision, device)  # type: ignore[arg-type]
     weights = Weights(new_model(config, device, s.seed), dtype)
     return weights, s.batch_tokens or choose_batch_tokens(
-        needs_of(weights.model, weights.masters), device
+        needs_of(weights.model, weights.masters, weights.pieces), device
     )
 
 

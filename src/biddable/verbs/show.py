@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from itertools import islice
 
 from rich.console import Console
 from rich.text import Text
@@ -11,7 +12,7 @@ from rich.text import Text
 from biddable.data.findings import Finding
 from biddable.dialogue.encode import Example
 from biddable.dialogue.preview import example_text, page, worst_first
-from biddable.verbs.prepare import Prepared, summary
+from biddable.verbs.prepared import Prepared, summary
 
 MOST_SHOWN = 20
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -45,12 +46,11 @@ def chosen(
     prepared: Prepared, count: int, *, at_line: int = 0, worst: bool = False
 ) -> Sequence[Example]:
     """Those of a line of the file, or `count` of them: the first, or the least trained."""
-    examples: Sequence[Example] = prepared.examples
     if at_line:
-        return [e for e in examples if e.line == at_line]
+        return [e for e in prepared.examples() if e.line == at_line]
     if worst:
-        examples = worst_first(examples, prepared.max_length)
-    return examples[:count]
+        return worst_first(prepared.examples(), prepared.max_length, count)
+    return list(islice(prepared.examples(), count))
 
 
 def show_findings(prepared: Prepared, out: Console) -> None:

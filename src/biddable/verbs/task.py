@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +20,7 @@ from biddable.judging.stream import text_of
 from biddable.training.ranks import Ranks
 from biddable.training.run_folder import RunFolder
 from biddable.training.settings import Settings
-from biddable.verbs.prepare import Prepared
+from biddable.verbs.prepared import Prepared
 from biddable.verbs.reporting import shown_tokens, training_answers, versions
 
 # Training examples whose loss is measured, to tell learning from memorising.
@@ -77,11 +78,15 @@ class Task:
 def trained_rows(task: Task) -> list[tuple[str, float]]:
     """(place, loss) of each training row when it was last trained on, from the log."""
     last: dict[int, float] = {}
-    for text in task.folder.log.read_text(encoding="utf-8").splitlines():
-        event = json.loads(text)
+    for event in _events(task.folder.log):
         last |= zip(event.get("rows", ()), event.get("row_losses", ()), strict=True)
     examples = task.prepared.train.examples
     return [(place(examples[i].file, examples[i].line), last[i]) for i in sorted(last)]
+
+
+def _events(log: Path) -> Iterator[dict[str, Any]]:
+    with log.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
 
 
 def report_of(
@@ -93,7 +98,6 @@ def report_of(
 ) -> Report:
     """What report.html shows of the run."""
     prepared, settings = task.prepared, task.settings
-    log = task.folder.log.read_text(encoding="utf-8").splitlines()
     facts = {name: str(value) for name, value in asdict(settings).items() if value not in ("", ())}
     hashes = {f"sha256 of {name}": value for name, value in prepared.hashes.items()}
     return Report(
@@ -106,7 +110,8 @@ def report_of(
         tokens=shown_tokens(prepared.held_out.examples, prepared.tokenizer, prepared.template),
         training_answers=training_answers(prepared.train.conversations),
         trained=trained,
-        events=[json.loads(text) for text in log],
+        # Without the rows of each step, which are by far the most of it.
+        events=[e | {"rows": (), "row_losses": ()} for e in _events(task.folder.log)],
         lengths=prepared.lengths,
         limit=prepared.max_length,
         facts={**facts, **versions(), **hashes},

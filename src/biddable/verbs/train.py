@@ -40,7 +40,7 @@ from biddable.training.loop import (
     load_best,
     make_optimizer,
 )
-from biddable.training.ranks import joined_ranks, mean_loss, told
+from biddable.training.ranks import first_before_others, joined_ranks, mean_loss, told
 from biddable.training.run_folder import Lock, RunFolder, cut_log
 from biddable.training.schedule import total_steps
 from biddable.training.settings import Settings, write_config
@@ -119,7 +119,7 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
         settings, folder = start(data, resume, options, ranks)
         package = tracker_package(settings.report_to)
         today = day_of(folder, ranks)
-        prepared = prepare(settings, counting(out), today)
+        prepared = first_before_others(ranks, lambda: prepare(settings, counting(out), today))
         show_prepared(prepared, out)
         show_masks(prepared.train.examples[:1], prepared, out)
         show_findings(prepared, out)
@@ -209,6 +209,7 @@ def _load(task: Task) -> tuple[Weights, Settings]:
     dtype = choose_dtype(precision, device)
     # Loaded in fp32 whatever is computed in: these are the masters.
     weights = Weights(load_model(task.prepared.base, device), dtype)
+    weights.cut(task.ranks.index, task.ranks.count)
     examples = task.prepared.train.examples
     chosen = told(
         task.ranks, lambda: tokens_per_pass(settings, weights, examples, device, task.out)
@@ -242,7 +243,9 @@ def resume_progress(folder: RunFolder, parts: Parts, out: Console) -> Progress:
     """The progress of the newest sound checkpoint, or of none; the log is cut back to it."""
     progress = Progress()
     if has_checkpoint(parts.folder):
-        progress, damaged = load_checkpoint(parts.folder, parts.weights, parts.optimizer)
+        progress, damaged = load_checkpoint(
+            parts.folder, parts.weights, parts.optimizer, parts.ranks
+        )
         for name in damaged:
             line(out, "damaged", f"checkpoint {name} is passed over")
     if parts.ranks.first:
