@@ -92,7 +92,7 @@ class Rows:
     def unseen(self, like: Tensor) -> Tensor:
         """(N, 1, G, used + 1) minus infinity for columns before a row's own, else 0."""
         if self._unseen is None:
-            before = torch.arange(self.used + 1) < self.starts[:, None]
+            before = torch.arange(self.used + 1, device=self.starts.device) < self.starts[:, None]
             mask = like.new_zeros(before.shape).masked_fill(before, float("-inf"))
             self._unseen = mask[:, None, None, :].expand(-1, 1, like.shape[2], -1)
         return self._unseen
@@ -193,6 +193,7 @@ def _flash_rows(
     """
     # The kernel reads each head's numbers as neighbours, whatever the strides say.
     q = q.contiguous()
+    out: Tensor
     out, lse = _flash(q, *own, 0.0, False, attn_mask=rows.unseen(q), scale=scale)
     for a, b, g in rows.runs:
         if g >= 0:

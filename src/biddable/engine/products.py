@@ -38,7 +38,7 @@ class _WeightFirst(TorchFunctionMode):
         return (weight_first if func is _linear else func)(*args, **(kwargs or {}))
 
 
-def weight_first(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: A002
+def weight_first(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """What `linear` gives, computed as weight @ input.T; the result is laid out that way too."""
     rows = input.reshape(-1, input.shape[-1]).t()
     found = weight @ rows if bias is None else torch.addmm(bias[:, None], weight, rows)
