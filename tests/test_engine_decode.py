@@ -12,7 +12,7 @@ from torch.nn import functional
 from biddable.engine.attention import Prefix
 from biddable.engine.decode import attend_rows, start_rows
 from biddable.engine.masked import masked_attention
-from biddable.engine.products import few_rows
+from biddable.engine.products import few_rows, weight_first
 
 # Key/value heads, query heads of each, width of a head.
 KINDS, GROUPS, WIDTH = 2, 3, 8
@@ -36,9 +36,10 @@ def test_weight_first_products_are_those_of_the_linear_layer(
     bias = torch.randn(out, dtype=torch.float64) if biased else None
     expected = functional.linear(x, weight, bias)
     with few_rows(CPU):
-        found = functional.linear(x, weight, bias)
-    assert found.shape == expected.shape
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+        replaced = functional.linear(x, weight, bias)
+    for found in (replaced, weight_first(x, weight, bias)):
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def _cached(tokens: int) -> Prefix:
