@@ -3,16 +3,25 @@
     python benchmarks/decoding.py MODEL [MODEL ...] --data examples/tool-library/heldout.jsonl \
         examples/tool-library/train.jsonl --count 64
 
-Prints seconds of ours, of transformers at each batch size, and how many answers are equal.
+Prints the wall and processor seconds of ours and of transformers at each batch size and how many
+answers are equal, and adds a line to benchmarks/results. With OMP_NUM_THREADS=1 the processor
+seconds can be compared on a busy machine too.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import sys
 import time
+from datetime import date
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 
 from biddable.data.readers import read
@@ -46,41 +55,80 @@ def theirs(
     return answers
 
 
+def clocks() -> tuple[float, float]:
+    """(wall, processor) seconds; of the second, other work on the machine takes little."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: tuple[float, float]) -> list[float]:
+    """Wall and processor seconds since then."""
+    return [b - a for a, b in zip(start, clocks(), strict=True)]
+
+
+def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """One model: the seconds of each repeat, ours and the peer's in turn, and how many agree."""
+    base = resolve_base(name)
+    tokenizer = load_tokenizer(base)
+    template = Template.of(tokenizer)
+    questions = ask(read(args.data).conversations, tokenizer, template, most=args.count)
+    prompts = [list(q.prompt) for q in questions]
+    stops, limit = list(stop_token_ids(tokenizer, template)), answer_limit(questions)
+    device = choose_device(args.device)
+    model = load_model(base, device)
+    other = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32).to(device)
+    found: dict[str, Any] = {"ours": [], **{str(b): [] for b in args.batches}}
+    equal = len(prompts)
+    for _ in range(args.repeat):
+        start = clocks()
+        ours = generate(model, prompts, stop_ids=stops, max_new_tokens=limit)
+        found["ours"].append(since(start))
+        print(f"{name}: {len(prompts)} prompts, at most {limit} tokens: ours {found['ours'][-1]}")
+        for batch in args.batches:
+            start = clocks()
+            given = theirs(other, prompts, stops, limit, batch)
+            found[str(batch)].append(since(start))
+            same = sum(list(a.ids) == b for a, b in zip(ours, given, strict=True))
+            equal = min(equal, same)
+            print(
+                f"  transformers, batch {batch}: {found[str(batch)][-1]}, {same} equal", flush=True
+            )
+    return {"seconds": found, "prompts": len(prompts), "equal": equal}
+
+
+def summary(models: list[dict[str, Any]], clock: int) -> dict[str, Any]:
+    """All models together by one clock: medians, and the ratio to the peer's best batch."""
+    total = {
+        side: sum(median(s[clock] for s in m["seconds"][side]) for m in models)
+        for side in models[0]["seconds"]
+    }
+    ours = total.pop("ours")
+    best = min(total, key=total.__getitem__)
+    return {"ratio": ours / total[best], "our_seconds": ours, "peer_seconds": total[best],
+            "peer_batch": int(best)}  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--data", nargs="+", required=True)
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 16, 32, 64])
+    parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
-    device = choose_device(args.device)
-    total, best = 0.0, dict.fromkeys(args.batches, 0.0)
-    for name in args.models:
-        base = resolve_base(name)
-        tokenizer = load_tokenizer(base)
-        template = Template.of(tokenizer)
-        conversations = read(args.data).conversations
-        questions = ask(conversations, tokenizer, template, most=args.count)
-        prompts = [list(q.prompt) for q in questions]
-        stops, limit = list(stop_token_ids(tokenizer, template)), answer_limit(questions)
-        model = load_model(base, device)
-        start = time.perf_counter()
-        ours = generate(model, prompts, stop_ids=stops, max_new_tokens=limit)
-        total += (seconds := time.perf_counter() - start)
-        print(f"{name}: {len(prompts)} prompts, at most {limit} tokens: ours {seconds:.1f} s")
-        del model
-        other = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32).to(device)
-        for batch in args.batches:
-            start = time.perf_counter()
-            found = theirs(other, prompts, stops, limit, batch)
-            best[batch] += (seconds := time.perf_counter() - start)
-            equal = sum(list(a.ids) == b for a, b in zip(ours, found, strict=True))
-            print(f"  transformers, batch {batch:3d}: {seconds:.1f} s, {equal} answers equal")
-        del other
-    batch = min(best, key=best.__getitem__)
-    print(f"all: ours {total:.1f} s, transformers {best[batch]:.1f} s (batch {batch}): "
-          f"{total / best[batch]:.3f}")  # fmt: skip
+    models = [compare(name, args) for name in args.models]
+    line = {
+        "workload": "decoding", **{k: sum(m[k] for m in models) for k in ("prompts", "equal")},
+        "wall": summary(models, 0), "processor": summary(models, 1),
+        "repeats": args.repeat, "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0], "peer_tried": [m["seconds"] for m in models],
+        "date": f"{date.today():%Y-%m-%d}", "torch": torch.__version__,
+        "transformers": transformers.__version__, "command": " ".join(sys.argv),
+    }  # fmt: skip
+    print(json.dumps(line))
+    with (args.results / f"{line['date']}.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Columns that the cache grows by when it is full.
 GROWTH = 64
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Rows:
     values: dict[int, Tensor] = field(default_factory=dict)
     layers: list[int] = field(default_factory=list)
     _seen: dict[int | None, Tensor] = field(default_factory=dict)
+    _unseen: Tensor | None = None
 
     def positions(self) -> Tensor:
         """(N,) the position of each row's next token."""
@@ -66,6 +68,7 @@ class Rows:
         self.used += 1
         self.layers.clear()
         self._seen.clear()
+        self._unseen = None
 
     def seen(self, window: int | None) -> Tensor:
         """(N, 1, 1, P + used + 1) which prefix and own columns the next token attends to."""
@@ -81,6 +84,18 @@ class Rows:
                 seen &= self.positions()[:, None] - place < window
             self._seen[window] = seen[:, None, None, :]
         return self._seen[window]
+
+    def reaches(self, window: int | None) -> bool:
+        """Whether the window hides any token from a row."""
+        return window is not None and window < self.widest() + self.used + 1
+
+    def unseen(self, like: Tensor) -> Tensor:
+        """(N, 1, G, used + 1) minus infinity for columns before a row's own, else 0."""
+        if self._unseen is None:
+            before = torch.arange(self.used + 1, device=self.starts.device) < self.starts[:, None]
+            mask = like.new_zeros(before.shape).masked_fill(before, float("-inf"))
+            self._unseen = mask[:, None, None, :].expand(-1, 1, like.shape[2], -1)
+        return self._unseen
 
     def keep(self, rows: Sequence[int]) -> None:
         """Lets the other rows leave; `rows` ascend."""
@@ -144,6 +159,8 @@ def attend_rows(
     _write(rows.values, layer, rows.used, value)
     keys, values = (c[layer][:, :, : rows.used + 1] for c in (rows.keys, rows.values))
     q = query.reshape(count, keys.shape[1], -1, width)
+    if softcap is None and q.device.type == "cpu" and not rows.reaches(window):
+        return _flash_rows(rows, layer, q, (keys, values), scale).reshape(1, count, heads, width)
     wide = rows.widest()
     scores = q.new_zeros(*q.shape[:3], wide + rows.used + 1)
     scores[..., wide:] = q @ keys.transpose(2, 3)
@@ -164,6 +181,30 @@ def attend_rows(
             prefix = rows.prefixes[g]
             out[a:b] += _with_prefix(shares[a:b, ..., : prefix.length], prefix.values[layer][0])
     return out.reshape(1, count, heads, width)
+
+
+def _flash_rows(
+    rows: Rows, layer: int, q: Tensor, own: tuple[Tensor, Tensor], scale: float
+) -> Tensor:
+    """(N, K, G, E): flash attention to the row's own and to its prefix, merged as in a micro-batch.
+
+    The query heads of a key/value head stand where flash attention expects query positions, so that
+    they read its keys together.
+    """
+    # The kernel reads each head's numbers as neighbours, whatever the strides say.
+    q = q.contiguous()
+    out: Tensor
+    out, lse = _flash(q, *own, 0.0, False, attn_mask=rows.unseen(q), scale=scale)
+    for a, b, g in rows.runs:
+        if g >= 0:
+            prefix = rows.prefixes[g]
+            kinds, groups, width = q.shape[1:]
+            flat = q[a:b].transpose(0, 1).reshape(1, kinds, -1, width)
+            parts = _flash(flat, prefix.keys[layer], prefix.values[layer], 0.0, False, scale=scale)
+            o, part = (t.view(kinds, b - a, groups, -1).transpose(0, 1) for t in parts)
+            share = torch.sigmoid(part - lse[a:b, ..., None]).to(q.dtype)
+            out[a:b] = torch.lerp(out[a:b], o, share)
+    return out
 
 
 def _with_prefix(rows: Tensor, matrix: Tensor) -> Tensor:
