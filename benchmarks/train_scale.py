@@ -18,6 +18,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.check_scale import write_rows
@@ -48,6 +49,12 @@ def base_folder(path: Path) -> None:
     tokenizer.save_pretrained(path)
 
 
+def processor_seconds(process: int) -> float:
+    """What a process has used so far."""
+    times = psutil.Process(process).cpu_times()
+    return float(times.user + times.system)
+
+
 def memory(process: int) -> tuple[int, int]:
     """(own, of mapped files) MiB that are resident; 0 once the process has ended."""
     try:
@@ -66,28 +73,30 @@ def trained(data: Path, base: Path, out: Path) -> dict[str, float]:
         str(out), "--steps", str(STEPS), "--answers", "2", "--device", "cpu", "--precision", "fp32",
         "--batch-tokens", "4096", "--template", "chatml",
     ]  # fmt: skip
-    start, first = time.perf_counter(), 0.0
-    most, later = (0, 0), (0, 0)
+    start, first, used = time.perf_counter(), 0.0, 0.0
+    most, steps = (0, 0), (0, 0)
     with (out.parent / f"{out.name}.txt").open("w") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said)
         while process.poll() is None:
             own, mapped = memory(process.pid)
             most = max(most[0], own), max(most[1], mapped)
             log = out / "log.jsonl"
-            if not first and log.exists() and '"event": "step"' in log.read_text():
-                first = time.perf_counter() - start
-            if first:
-                later = max(later[0], own), max(later[1], mapped)
+            done = log.read_text().count('"event": "step"') if log.exists() else 0
+            if done and not first:
+                first, used = time.perf_counter() - start, processor_seconds(process.pid)
+            if done < STEPS:
+                steps = most
             time.sleep(0.05)
     if process.returncode:
         raise SystemExit((out.parent / f"{out.name}.txt").read_text())
     return {
         "first_step_after_s": round(first, 1),
+        "processor_s_until_then": round(used, 1),
         "seconds": round(time.perf_counter() - start, 1),
-        "most_own_mib": most[0],
-        "most_mapped_mib": most[1],
-        "own_mib_from_step_1": later[0],
-        "mapped_mib_from_step_1": later[1],
+        "own_mib_until_the_last_step": steps[0],
+        "mapped_mib_until_the_last_step": steps[1],
+        "own_mib_until_the_report": most[0],
+        "mapped_mib_until_the_report": most[1],
     }
 
 

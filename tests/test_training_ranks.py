@@ -30,7 +30,8 @@ PYTHONPATH = os.pathsep.join([str(Path(biddable.__file__).parent.parent), str(HE
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, str(HERE / "rank_fit.py"), str(folder), "1", "2", "3", "2+1", "2+3"]
+    counts = ["1", "2", "3", "2+1", "2+3"]
+    command = [sys.executable, "-W", "error", str(HERE / "rank_fit.py"), str(folder), *counts]
     env = {**os.environ, "PYTHONPATH": PYTHONPATH}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr

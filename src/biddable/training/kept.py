@@ -106,6 +106,9 @@ def kept_conversations(folder: Path) -> Kept[Conversation]:
     starts = _mapped(folder / "lines.npy")
     with (folder / "conversations.jsonl").open("rb") as file:
         text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_RANDOM"):
+        # A row here and there is read; its neighbours need not be.
+        text.madvise(mmap.MADV_RANDOM)
 
     def make(index: int) -> Conversation:
         return from_json(json.loads(text[starts[index] : starts[index + 1]]))

@@ -80,7 +80,7 @@ def share_gradients(ranks: Ranks, weights: Weights) -> None:
             size = part(master, ranks.count)
             whole = pad(grad.reshape(-1), (0, size * ranks.count - grad.numel()))
             mine = grad.new_empty(size)
-            dist.reduce_scatter_tensor(mine, whole)
+            dist.reduce_scatter(mine, list(whole.view(-1, size).unbind()))
             piece.grad, master.grad = mine[: piece.numel()], None
 
 
@@ -106,7 +106,7 @@ def gathered(ranks: Ranks, master: Tensor, mine: Tensor) -> Tensor:
     size = part(master, ranks.count)
     whole = mine.new_empty(size * ranks.count)
     with _all_there():
-        dist.all_gather_into_tensor(whole, pad(mine, (0, size - mine.numel())))
+        dist.all_gather(list(whole.view(-1, size).unbind()), pad(mine, (0, size - mine.numel())))
     return whole[: master.numel()]
 
 

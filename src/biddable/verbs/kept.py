@@ -147,6 +147,7 @@ def _told(prepared: Prepared) -> dict[str, Any]:
         "rows": p.rows,
         "hashes": p.hashes,
         "stop_token_trained": p.stop_token_trained,
+        "longest": p.longest,
         "lengths": list(p.lengths),
         "counts": asdict(p.counts),
         "dropped": [asdict(f) for f in p.dropped],

@@ -101,6 +101,7 @@ def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
         train=train,
         held_out=held_out,
         counts=counted(chain(train.examples, held_out.examples)),
+        longest=_longest_of(train.examples),
         lengths=lengths,
         stop_token_trained=encoded.stop_token_trained,
         dropped=dropped,
@@ -177,6 +178,10 @@ def _longest(base: Base, asked: int) -> int:
             fix=f"give at most {context}",
         )
     return asked or context
+
+
+def _longest_of(examples: Sequence[Example]) -> int:
+    return max(range(len(examples)), key=lambda i: len(examples[i].input_ids), default=0)
 
 
 def _look(conversations: Sequence[Conversation]) -> tuple[Duplicates, list[Finding]]:

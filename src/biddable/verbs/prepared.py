@@ -62,6 +62,7 @@ class Prepared:
         hashes: sha256 of each source.
         train, held_out: the two sides.
         counts: of the examples of both sides.
+        longest: the index of the longest example to train on.
         lengths: tokens of every example, the dropped ones too.
         stop_token_trained: whether every answer ends in a trained stop token.
         dropped: a finding for each example that is too long.
@@ -78,6 +79,7 @@ class Prepared:
     train: Side
     held_out: Side
     counts: Counts
+    longest: int
     lengths: Sequence[int]
     stop_token_trained: bool
     dropped: Sequence[Finding]

@@ -210,9 +210,8 @@ def _load(task: Task) -> tuple[Weights, Settings]:
     # Loaded in fp32 whatever is computed in: these are the masters.
     weights = Weights(load_model(task.prepared.base, device), dtype)
     weights.cut(task.ranks.index, task.ranks.count)
-    examples = task.prepared.train.examples
     chosen = told(
-        task.ranks, lambda: tokens_per_pass(settings, weights, examples, device, task.out)
+        task.ranks, lambda: tokens_per_pass(settings, weights, task.prepared, device, task.out)
     )
     budget = int(chosen)
     line(task.out, "compute", f"{precision} on {device.type}")
