@@ -75,6 +75,11 @@ def test_known_rows_and_no_better_others_are_memory() -> None:
     risen = Metric(2.0, 2.4, 32, 0.2, 0.6)
     assert outcome(held_out_loss=risen, train_loss=known) == "memorised"
     assert outcome(held_out_loss=risen, train_loss=replace(known, tuned=1.3)) == "worse"
+    # A loss that fell does not excuse rows known by heart, where no answer can be counted as right.
+    assert outcome(train_loss=known, relevance=FITS) == "memorised"
+    assert outcome(train_loss=replace(known, tuned=0.76), relevance=FITS) == "learnt"
+    wrong = Metric(0.0, 0.05, 32, -0.1, 0.1, "rate")
+    assert outcome(train_loss=known, accuracy=wrong) == "memorised"
     # The others are better too, and nothing is copied: no memory.
     assert outcome(train_loss=known, accuracy=RIGHT) == "learnt"
     parrot = Metric(0.0, 0.5, 32, 0.4, 0.6, reference=0.2)

@@ -97,7 +97,8 @@ def _outcome(metrics: Mapping[str, Metric], loss: Metric) -> Outcome:
     rates = [metrics[name] for name in ("stops_by_itself", "follows_format") if name in metrics]
     better = any(map(_gained, rates)) or (content is not None and _gained(content))
     worse = any(map(_lost, rates)) or (content is not None and _lost(content))
-    if memorised(metrics, loss):
+    proven = content is not None and content.kind == "rate" and _has_content(content)
+    if memorised(metrics, loss, proven):
         return "memorised"
     if rose or (worse and not fell):
         return "worse"
@@ -108,8 +109,13 @@ def _outcome(metrics: Mapping[str, Metric], loss: Metric) -> Outcome:
     return "no_change" if narrow else "too_few"
 
 
-def memorised(metrics: Mapping[str, Metric], loss: Metric) -> bool:
-    """Whether the rows of training are known by heart and the others are none the better."""
+def memorised(metrics: Mapping[str, Metric], loss: Metric, proven: bool) -> bool:
+    """Whether the rows of training are known by heart, and the others are none the better or
+    nothing in the answers themselves shows it.
+
+    Args:
+        proven: answers to held-out prompts are right more often; losses alone do not say that.
+    """
     train = metrics.get("train_loss")
     if train is None or train.tuned > MEMORY * loss.tuned:
         return False
@@ -119,7 +125,7 @@ def memorised(metrics: Mapping[str, Metric], loss: Metric) -> bool:
         and copied.reference is not None
         and copied.tuned - copied.reference > COPIED_MORE
     )
-    return _rose(loss) or not _fell(loss) or parrots
+    return not proven or not _fell(loss) or parrots
 
 
 def few_shot_as_good(metrics: Mapping[str, Metric]) -> bool:
