@@ -13,18 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from biddable.data.findings import BiddableError
 from biddable.models.aside import sha256
+from biddable.training.checkpoint import Progress, has_checkpoint, load_checkpoint
+from biddable.training.loop import Parts
 from biddable.training.ranks import Ranks, told
 from biddable.training.run_folder import (
     RunFolder,
+    cut_log,
     new_run_folder,
     open_run_folder,
     unfinished_run,
 )
 from biddable.training.settings import Settings, read_config, with_values
 from biddable.verbs.prepare import Prepared
+from biddable.verbs.show import line
 
 AUTO = "auto"
 # These may change while a run is on: they say where and how often to save, not what is learnt.
@@ -161,3 +166,16 @@ def _sum_of_examples(prepared: Prepared) -> str:
         found.update(np.asarray(example.input_ids, dtype=np.int32).tobytes())
         found.update(np.asarray(example.weights, dtype=np.float64).tobytes())
     return found.hexdigest()
+
+
+def resume_progress(folder: RunFolder, parts: Parts, out: Console) -> Progress:
+    """The progress of the newest sound checkpoint, or of none; the log is cut back to it."""
+    progress = Progress()
+    if has_checkpoint(parts.folder):
+        progress, damaged = load_checkpoint(parts.folder, parts.weights, parts.optimizer)
+        for name in damaged:
+            line(out, "damaged", f"checkpoint {name} is passed over")
+    if parts.ranks.first:
+        cut_log(folder.log, progress.step or -1)
+    line(out, "resume", f"from step {progress.step}")
+    return progress

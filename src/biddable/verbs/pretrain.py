@@ -35,10 +35,9 @@ from biddable.training.log import Screen, console, each, json_log
 from biddable.training.loop import Parts, fit, load_best, make_optimizer
 from biddable.training.run_folder import Lock, RunFolder, new_run_folder, open_run_folder
 from biddable.training.settings import PretrainSettings, read_config, with_values, write_config
-from biddable.verbs.begin import refuse_changes
+from biddable.verbs.begin import refuse_changes, resume_progress
 from biddable.verbs.reporting import versions
 from biddable.verbs.show import line
-from biddable.verbs.train import resume_progress
 
 EVALUATIONS = 10
 # What evaluations, the optimizer and the log leave of the time for forward and backward.
