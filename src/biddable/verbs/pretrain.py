@@ -39,7 +39,8 @@ from biddable.verbs.begin import refuse_changes, resume_progress
 from biddable.verbs.reporting import versions
 from biddable.verbs.show import line
 
-EVALUATIONS = 10
+# Each feeds all held-out text, which costs about as much as five steps.
+EVALUATIONS = 5
 # What evaluations, the optimizer and the log leave of the time for forward and backward.
 SHARE_OF_PASSES = 0.9
 TIMED_STEPS = 4
@@ -207,6 +208,7 @@ def _run(task: _Task, interrupt: Interrupt, resumed: bool) -> Pretrained:
         folder=folder.checkpoints,
         batch_tokens=task.budget,
         every=math.ceil(settings.steps / EVALUATIONS),
+        floor=0.0,
     )
     progress = resume_progress(folder, parts, out) if resumed else Progress()
     with screen:
