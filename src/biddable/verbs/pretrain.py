@@ -42,7 +42,7 @@ from biddable.verbs.show import line
 # Each feeds all held-out text, which costs about as much as five steps.
 EVALUATIONS = 5
 # What evaluations, the optimizer and the log leave of the time for forward and backward.
-SHARE_OF_PASSES = 0.9
+SHARE_OF_PASSES = 0.85
 TIMED_STEPS = 4
 SAMPLE_TOKENS = 160
 # Of the sample at each evaluation.
