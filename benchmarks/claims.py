@@ -276,7 +276,7 @@ def main() -> None:
     found: dict[tuple[str, str], list[Figures]] = {}
     for seed in range(args.seeds):
         settings = Settings(**options, seed=seed)
-        bench = Bench(settings, prepare(settings), max(1, args.steps // 20))
+        bench = Bench(settings, prepare(settings), max(1, args.steps // 10))
         for claim in args.claims:
             for variant, figures in CLAIMS[claim](bench).items():
                 tell(claim=claim, **about, variant=variant, seed=seed, figures=figures)
