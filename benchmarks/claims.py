@@ -259,6 +259,7 @@ def read_arguments() -> argparse.Namespace:
     for name in ("eval", "map", "system", "template"):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--evaluations", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--seeds", type=int, default=3)
@@ -269,14 +270,14 @@ def main() -> None:
     """Measures claims on one base and data set."""
     args = read_arguments()
     keep_freed_memory()
-    options = {k: v for k, v in vars(args).items() if k not in ("claims", "seeds")}
+    options = {k: v for k, v in vars(args).items() if k not in ("claims", "seeds", "evaluations")}
     options |= {"data": (args.data,), "base": str(resolve_base(args.base).folder)}
     about = {k: vars(args)[k] for k in ("base", "data", "steps", "batch_size", "lr")}
     start = time.monotonic()
     found: dict[tuple[str, str], list[Figures]] = {}
     for seed in range(args.seeds):
         settings = Settings(**options, seed=seed)
-        bench = Bench(settings, prepare(settings), max(1, args.steps // 10))
+        bench = Bench(settings, prepare(settings), max(1, args.steps // args.evaluations))
         for claim in args.claims:
             for variant, figures in CLAIMS[claim](bench).items():
                 tell(claim=claim, **about, variant=variant, seed=seed, figures=figures)
