@@ -8,8 +8,9 @@
 CLAIM is any of mask, rows, fall, frame, remix, rate. Each seed splits the data anew (unless --eval
 is given), orders the rows anew, and trains through the loop of `biddable train`; it is judged with
 the weights of the lowest held-out loss, which is always that of the answers, whatever was trained
-on. One JSON line for each variant and seed, then one for each variant: means with the half widths
-of 95 % intervals over the seeds (Student's t).
+on. One JSON line for each variant and seed; `--read FILE` makes the table of such lines: means with
+the half widths of 95 % intervals over the seeds (Student's t), and the same for the differences
+from the claim's first variant, seed by seed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import Weights, choose_device, load_model
 from biddable.judging.generate import generate
 from biddable.judging.judge import answer_limit, ask
-from biddable.judging.metrics import copier, normalised, similarity, spans, words
+from biddable.judging.metrics import copier, normalised, similarity, words
 from biddable.judging.probes import probes
 from biddable.models.base import resolve_base
 from biddable.training.checkpoint import Progress
@@ -49,6 +50,8 @@ from biddable.verbs.prepare import Prepared, prepare
 BUDGET = 2048
 COUNTS = (10, 30, 50, 100, 200)
 RATES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+# Options here that `train` has not.
+NO_SETTINGS = ("claims", "read", "seeds", "evaluations")
 
 Figures = dict[str, float]
 
@@ -187,12 +190,12 @@ def fall(bench: Bench) -> dict[str, Figures]:
 
 def frame(bench: Bench) -> dict[str, Figures]:
     """Asked as trained, without the System line, and with renamed roles."""
-    base = load_model(bench.prepared.base, choose_device("cpu"))
-    found = {"base as trained": asked(bench, base).figures}
     model = usual(bench).model
-    found["as trained"] = asked(bench, model).figures
+    found = {"as trained": asked(bench, model).figures}
     for probe in probes(bench.prepared.held_out.conversations, bench.prepared.template):
         found[probe.name] = asked(bench, model, probe.conversations, probe.template).figures
+    base = load_model(bench.prepared.base, choose_device("cpu"))
+    found["base as trained"] = asked(bench, base).figures
     return found
 
 
@@ -206,20 +209,12 @@ def remix(bench: Bench) -> dict[str, Figures]:
 
 
 def shared(answers: Sequence[str], rows: Sequence[str]) -> Figures:
-    """How much of the answers stands in the rows, in one piece and in small ones."""
-    in_rows = {span for row in rows for span in pieces(row)}
-    made = [span for answer in answers for span in pieces(answer)]
+    """How much of the answers stands in the rows, whole and in one piece."""
     longest = [copier(rows)(answer)[2] / max(1, len(words(answer))) for answer in answers]
     return {
         "is_an_answer_of_a_row": float(np.mean([answer in rows for answer in answers])),
         "longest_piece_of_one_row": float(np.mean(longest)),
-        "runs_of_3_words_in_rows": float(np.mean([span in in_rows for span in made] or [False])),
     }
-
-
-def pieces(text: str) -> list[tuple[str, ...]]:
-    """Every run of three words."""
-    return list(spans(words(text), 3))
 
 
 def rate(bench: Bench) -> dict[str, Figures]:
@@ -235,28 +230,39 @@ def rate(bench: Bench) -> dict[str, Figures]:
 CLAIMS = {f.__name__: f for f in (mask, rows, fall, frame, remix, rate)}
 
 
-def interval(values: Sequence[float]) -> Figures:
+def interval(values: Sequence[float]) -> str:
     """Mean and the half width of its 95 % interval over the seeds."""
-    mean = float(np.mean(values))
+    mean = f"{float(np.mean(values)):.3f}"
     if len(values) < 2:
-        return {"mean": round(mean, 4)}
+        return mean
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return {"mean": round(mean, 4), "half": round(float(half), 4)}
+    return f"{mean} ± {half:.3f}"
 
 
-def tell(**line: Any) -> None:
-    """One JSON line."""
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+def show_table(lines: Sequence[str]) -> None:
+    """One line for each figure: claim, variant, seeds, mean, difference from the first variant."""
+    found: dict[tuple[str, str, str, str], dict[int, Figures]] = {}
+    for line in map(json.loads, lines):
+        key = (line["base"], line["data"], line["claim"], line["variant"])
+        found.setdefault(key, {})[line["seed"]] = line["figures"]
+    for key, seeds in found.items():
+        first = next(values for other, values in found.items() if other[:3] == key[:3])
+        for name in seeds[min(seeds)]:
+            values = [seeds[s][name] for s in seeds]
+            shown = [*key, f"n {len(values)}", name, interval(values)]
+            if first is not seeds:
+                apart = [seeds[s][name] - first[s][name] for s in seeds if s in first]
+                shown.append(f"difference {interval(apart)}")
+            sys.stdout.write(" | ".join(shown) + "\n")
 
 
 def read_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("claims", nargs="+", choices=sorted(CLAIMS))
+    parser.add_argument("claims", nargs="*", metavar="CLAIM")
+    parser.add_argument("--read", default="", metavar="FILE")
     parser.add_argument("--base", default="smollm2")
-    parser.add_argument("--data", required=True)
-    for name in ("eval", "map", "system", "template"):
+    for name in ("data", "eval", "map", "system", "template"):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--evaluations", type=int, default=20)
@@ -267,24 +273,24 @@ def read_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measures claims on one base and data set."""
+    """Measures claims on one base and data set, or shows what was measured."""
     args = read_arguments()
+    if args.read:
+        show_table(Path(args.read).read_text(encoding="utf-8").splitlines())
+        return
     keep_freed_memory()
-    options = {k: v for k, v in vars(args).items() if k not in ("claims", "seeds", "evaluations")}
+    options = {k: v for k, v in vars(args).items() if k not in NO_SETTINGS}
     options |= {"data": (args.data,), "base": str(resolve_base(args.base).folder)}
     about = {k: vars(args)[k] for k in ("base", "data", "steps", "batch_size", "lr")}
     start = time.monotonic()
-    found: dict[tuple[str, str], list[Figures]] = {}
     for seed in range(args.seeds):
         settings = Settings(**options, seed=seed)
         bench = Bench(settings, prepare(settings), max(1, args.steps // args.evaluations))
         for claim in args.claims:
             for variant, figures in CLAIMS[claim](bench).items():
-                tell(claim=claim, **about, variant=variant, seed=seed, figures=figures)
-                found.setdefault((claim, variant), []).append(figures)
-    for (claim, variant), values in found.items():
-        over = {name: interval([v[name] for v in values]) for name in values[0]}
-        tell(claim=claim, **about, variant=variant, seeds=len(values), over_seeds=over)
+                line = {"claim": claim, **about, "variant": variant, "seed": seed}
+                sys.stdout.write(json.dumps({**line, "figures": figures}) + "\n")
+                sys.stdout.flush()
     sys.stderr.write(f"{time.monotonic() - start:.0f} s\n")
 
 
