@@ -1,13 +1,16 @@
-"""What courses claim about supervised fine-tuning, measured: `python benchmarks/claims.py CLAIM`.
+"""What courses claim about supervised fine-tuning: `python -m benchmarks.claims CLAIM...`.
 
-    python benchmarks/claims.py mask --base runs/scratch/base --data examples/chapter/sft.jsonl
-    python benchmarks/claims.py rows --base smollm2 --data examples/tool-library/train.jsonl \
-        --eval examples/tool-library/heldout.jsonl --steps 60
+    python -m benchmarks.claims mask rows fall frame remix rate --base runs/scratch/base \
+        --data examples/chapter/sft.jsonl --template plain
+    python -m benchmarks.claims rows --data examples/tool-library/train.jsonl \
+        --eval examples/tool-library/heldout.jsonl --steps 30
 
-CLAIM is one of mask, rows, fall, frame, remix, rate. Each trains the same data with three seeds,
-judges on rows that were held out, and prints one JSON line for each variant: means with 95 %
-intervals over the seeds (Student's t). Every run goes through the loop of `biddable train`; what is
-measured is always the loss of the answers, whatever was trained on.
+CLAIM is any of mask, rows, fall, frame, remix, rate. Each seed splits the data anew (unless --eval
+is given), orders the rows anew, and trains through the loop of `biddable train`; it is judged with
+the weights of the lowest held-out loss, which is always that of the answers, whatever was trained
+on. One JSON line for each variant and seed; `--read FILE` makes the table of such lines: means with
+the half widths of 95 % intervals over the seeds (Student's t), and the same for the differences
+from the claim's first variant, seed by seed.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +31,13 @@ import torch
 from scipy import stats
 
 from biddable.data.conversation import Conversation
-from biddable.dialogue.encode import Example, encode
+from biddable.dialogue.encode import Example, encode, stop_token_ids
 from biddable.dialogue.template import Template
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import Weights, choose_device, load_model
-from biddable.judging.judge import Judgement, ask, judge
-from biddable.judging.metrics import copier, similarity
+from biddable.judging.generate import generate
+from biddable.judging.judge import answer_limit, ask
+from biddable.judging.metrics import copier, normalised, similarity, words
 from biddable.judging.probes import probes
 from biddable.models.base import resolve_base
 from biddable.training.checkpoint import Progress
@@ -43,14 +48,17 @@ from biddable.training.settings import Settings
 from biddable.verbs.prepare import Prepared, prepare
 
 BUDGET = 2048
-ANSWERS = 32
 COUNTS = (10, 30, 50, 100, 200)
-RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+# Options here that `train` has not.
+NO_SETTINGS = ("claims", "read", "seeds", "evaluations")
+
+Figures = dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bench:
-    """A base and the data, encoded once; `prepared` holds the split of the first seed."""
+    """A base and the data, split and encoded with the seed of the settings."""
 
     settings: Settings
     prepared: Prepared
@@ -59,19 +67,31 @@ class Bench:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: held-out answer loss by step, training loss by step, and the judgement."""
+    """One training: held-out answer loss by step, training loss by step, and the best model."""
 
     curve: list[tuple[int, float]]
     losses: list[float]
     model: Any
-    judged: Judgement | None = None
 
 
-def train(
-    bench: Bench, examples: Sequence[Example], seed: int, *, lr: float = 0.0, answers: bool = True
-) -> Run:
-    """Trains on the examples, and judges with the weights of the lowest held-out loss."""
-    settings = replace(bench.settings, seed=seed, lr=lr or bench.settings.lr)
+@dataclass(frozen=True)
+class Asked:
+    """A model's greedy answers to the held-out questions, the right ones, and how good it is."""
+
+    answers: list[str]
+    right: list[str]
+    figures: Figures
+
+
+@lru_cache(maxsize=1)
+def usual(bench: Bench) -> Run:
+    """The run that most claims begin with: all of the training side, at the rate asked for."""
+    return train(bench, bench.prepared.train.examples)
+
+
+def train(bench: Bench, examples: Sequence[Example], lr: float = 0.0) -> Run:
+    """Trains on the examples."""
+    settings = replace(bench.settings, lr=lr or bench.settings.lr)
     held_out = bench.prepared.held_out.examples
     weights = Weights(load_model(bench.prepared.base, choose_device("cpu")), torch.float32)
     curve = [(0, held_out_loss(weights.model, held_out, BUDGET))]
@@ -95,186 +115,182 @@ def train(
             batch_tokens=BUDGET,
             every=bench.every,
         )
-        progress = fit(parts, settings, Progress(), Interrupt())
-        load_best(parts, progress)
-    rows = bench.prepared.held_out.conversations
-    judged = judged_on(bench, weights.model, rows) if answers else None
-    return Run(curve, losses, weights.model, judged)
+        load_best(parts, fit(parts, settings, Progress(), Interrupt()))
+    return Run(curve, losses, weights.model)
 
 
-def judged_on(
+def asked(
     bench: Bench,
     model: Any,
-    conversations: Sequence[Conversation],
+    conversations: Sequence[Conversation] = (),
     template: Template | None = None,
-) -> Judgement:
-    """Answers and losses on some conversations, under the run's template or another."""
-    made = template or bench.prepared.template
-    tokenizer = bench.prepared.tokenizer
-    examples = [e for c in conversations for e in encode(c, tokenizer, made)]
-    questions = ask(conversations, tokenizer, made, most=ANSWERS)
-    return judge(model, tokenizer, made, questions, examples)
+) -> Asked:
+    """Asks the held-out questions as trained, or otherwise put or under another template."""
+    rows, made = conversations or bench.prepared.held_out.conversations, template
+    made, tokenizer = made or bench.prepared.template, bench.prepared.tokenizer
+    questions = ask(rows, tokenizer, made)
+    found = generate(
+        model,
+        [q.prompt for q in questions],
+        stop_ids=stop_token_ids(tokenizer, made),
+        max_new_tokens=answer_limit(questions),
+    )
+    answers = [tokenizer.decode(a.ids).strip() for a in found]
+    pairs = [(a, q.reference) for a, q in zip(answers, questions, strict=True)]
+    examples = [e for c in rows for e in encode(c, tokenizer, made)]
+    figures = {
+        "held_out_loss": held_out_loss(model, examples, BUDGET),
+        "similarity": float(np.mean([similarity(a, b) for a, b in pairs])),
+        "exact": float(np.mean([normalised(a) == normalised(b) for a, b in pairs])),
+        "stopped": float(np.mean([a.stopped for a in found])),
+    }
+    return Asked(answers, [q.reference for q in questions], figures)
 
 
-def quality(bench: Bench, judged: Judgement) -> dict[str, float]:
-    """Similarity to the references, share of answers that stop, and loss."""
-    held_out = bench.prepared.held_out.conversations
-    questions = ask(held_out, bench.prepared.tokenizer, bench.prepared.template, most=ANSWERS)
-    alike = [similarity(a, q.reference) for a, q in zip(judged.answers, questions, strict=True)]
+def some_of(bench: Bench, count: int) -> list[Example]:
+    """So many of the training examples, drawn with the bench's seed."""
+    examples = bench.prepared.train.examples
+    order = np.random.default_rng(bench.settings.seed).permutation(len(examples))
+    return [examples[i] for i in order[:count]]
+
+
+def mask(bench: Bench) -> dict[str, Figures]:
+    """With and without the mask: the answers' loss, and the steps to the loss of the latter."""
+    whole = prepare(replace(bench.settings, loss_on="all")).train.examples
+    runs = {"answers only": usual(bench), "every token": train(bench, whole)}
+    goal = min(loss for _, loss in runs["every token"].curve)
+    found = {}
+    for variant, run in runs.items():
+        step = next(step for step, loss in run.curve if loss <= goal or step == run.curve[-1][0])
+        found[variant] = {
+            "steps_to_the_best_of_every_token": float(step),
+            **asked(bench, run.model).figures,
+        }
+    return found
+
+
+def rows(bench: Bench) -> dict[str, Figures]:
+    """How many training rows the format and the content take."""
+    size = len(bench.prepared.train.examples)
+    found = {"0 rows": asked(bench, load_model(bench.prepared.base, choose_device("cpu"))).figures}
+    for count in (c for c in COUNTS if c < size):
+        found[f"{count} rows"] = asked(bench, train(bench, some_of(bench, count)).model).figures
+    # The sides may differ by a row between seeds.
+    found["all rows"] = asked(bench, usual(bench).model).figures
+    return found
+
+
+def fall(bench: Bench) -> dict[str, Figures]:
+    """The training loss at the first step and after 50, 100, 200 and all steps (mean of ten)."""
+    losses = usual(bench).losses
+    places = [p for p in (50, 100, 200, len(losses)) if p <= len(losses)]
+    after = {f"after {p}": float(np.mean(losses[p - 10 : p])) for p in places}
+    return {"answers only": {"first": losses[0], **after}}
+
+
+def frame(bench: Bench) -> dict[str, Figures]:
+    """Asked as trained, without the System line, and with renamed roles."""
+    model = usual(bench).model
+    found = {"as trained": asked(bench, model).figures}
+    for probe in probes(bench.prepared.held_out.conversations, bench.prepared.template):
+        found[probe.name] = asked(bench, model, probe.conversations, probe.template).figures
+    base = load_model(bench.prepared.base, choose_device("cpu"))
+    found["base as trained"] = asked(bench, base).figures
+    return found
+
+
+def remix(bench: Bench) -> dict[str, Figures]:
+    """How much of the answers of a model of 30 rows stands in its rows; and of the right ones."""
+    by_place = {(c.file, c.line): c for c in bench.prepared.train.conversations}
+    some = some_of(bench, 30)
+    rows = [by_place[e.file, e.line].messages[-1].content for e in some]
+    found = asked(bench, train(bench, some).model)
+    return {"its answers": shared(found.answers, rows), "right ones": shared(found.right, rows)}
+
+
+def shared(answers: Sequence[str], rows: Sequence[str]) -> Figures:
+    """How much of the answers stands in the rows, whole and in one piece."""
+    longest = [copier(rows)(answer)[2] / max(1, len(words(answer))) for answer in answers]
     return {
-        "similarity": float(np.mean(alike)),
-        "stopped": float(np.mean(judged.stopped)),
-        "held_out_loss": judged.mean_loss(),
+        "is_an_answer_of_a_row": float(np.mean([answer in rows for answer in answers])),
+        "longest_piece_of_one_row": float(np.mean(longest)),
     }
 
 
-def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean and the half width of its 95 % interval over the seeds."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return {"mean": round(mean, 4)}
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return {"mean": round(mean, 4), "half": round(float(half), 4)}
-
-
-def told(claim: str, variant: str, found: Sequence[dict[str, float]]) -> None:
-    """One JSON line: each figure over the seeds."""
-    figures = {name: interval([f[name] for f in found]) for name in found[0]}
-    line = {"claim": claim, "variant": variant, "seeds": len(found), **figures}
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
-
-
-def steps_to(curve: Sequence[tuple[int, float]], loss: float) -> float:
-    """The first step at which the held-out loss is no higher; the last one where it never is."""
-    return float(next((step for step, found in curve if found <= loss), curve[-1][0]))
-
-
-def mask(bench: Bench, seeds: Sequence[int]) -> None:
-    """With and without the mask: the answers' held-out loss, and the steps to a given loss."""
-    whole = prepare(replace(bench.settings, loss_on="all")).train.examples
-    found: dict[str, list[Run]] = {"answers only": [], "every token": []}
-    for seed in seeds:
-        found["answers only"].append(train(bench, bench.prepared.train.examples, seed))
-        found["every token"].append(train(bench, whole, seed))
-    for variant, runs in found.items():
-        rows = []
-        for run, other in zip(runs, found["every token"], strict=True):
-            assert run.judged is not None
-            goal = min(loss for _, loss in other.curve)
-            row = {"best_loss": min(loss for _, loss in run.curve)}
-            row["steps_to_the_best_of_every_token"] = steps_to(run.curve, goal)
-            rows.append({**row, **quality(bench, run.judged)})
-        told("mask", variant, rows)
-
-
-def rows(bench: Bench, seeds: Sequence[int]) -> None:
-    """How many training rows the format takes."""
-    examples = bench.prepared.train.examples
-    for count in [c for c in COUNTS if c < len(examples)] + [len(examples)]:
-        found = []
-        for seed in seeds:
-            order = np.random.default_rng(seed).permutation(len(examples))[:count]
-            run = train(bench, [examples[i] for i in order], seed)
-            assert run.judged is not None
-            found.append(quality(bench, run.judged))
-        told("rows", f"{count} rows", found)
-
-
-def fall(bench: Bench, seeds: Sequence[int]) -> None:
-    """The training loss at the first step and after 50, 100, 200 and all steps (mean of ten)."""
-    found = []
-    for seed in seeds:
-        losses = train(bench, bench.prepared.train.examples, seed, answers=False).losses
-        places = [p for p in (50, 100, 200, len(losses)) if p <= len(losses)]
-        row = {f"after {p}": float(np.mean(losses[p - 10 : p])) for p in places}
-        found.append({"first": losses[0], **row})
-    told("fall", "answers only", found)
-
-
-def frame(bench: Bench, seeds: Sequence[int]) -> None:
-    """Asked as trained, without the System line, and with renamed roles."""
-    held_out = bench.prepared.held_out.conversations
-    found: dict[str, list[dict[str, float]]] = {}
-    base = load_model(bench.prepared.base, choose_device("cpu"))
-    found["base as trained"] = [quality(bench, judged_on(bench, base, held_out))]
-    for seed in seeds:
-        run = train(bench, bench.prepared.train.examples, seed)
-        assert run.judged is not None
-        found.setdefault("as trained", []).append(quality(bench, run.judged))
-        for probe in probes(held_out, bench.prepared.template):
-            judged = judged_on(bench, run.model, probe.conversations, probe.template)
-            found.setdefault(probe.name, []).append(quality(bench, judged))
-    for variant, values in found.items():
-        told("frame", variant, values)
-
-
-def remix(bench: Bench, seeds: Sequence[int]) -> None:
-    """How much of the answers of a model of 30 rows stands in its rows."""
-    examples, found = bench.prepared.train.examples, []
-    by_place = {(c.file, c.line): c for c in bench.prepared.train.conversations}
-    for seed in seeds:
-        chosen = np.random.default_rng(seed).permutation(len(examples))[:30]
-        some = [examples[i] for i in chosen]
-        answers = [by_place[e.file, e.line].messages[-1].content for e in some]
-        run = train(bench, some, seed)
-        assert run.judged is not None
-        copied = [copier(answers)(a) for a in run.judged.answers]
-        runs = sum(n for _, n, _ in copied)
-        share = sum(n for n, _, _ in copied) / runs if runs else 0.0
-        known = {word for a in answers for word in a.casefold().split()}
-        made = [w for a in run.judged.answers for w in a.casefold().split()]
-        found.append(
-            {
-                "runs_of_8_words_from_a_row": share,
-                "whole_answer_of_a_row": float(np.mean([a in answers for a in run.judged.answers])),
-                "words_of_the_rows": float(np.mean([w in known for w in made])) if made else 0.0,
-            }
-        )
-    told("remix", "30 rows", found)
-
-
-def rate(bench: Bench, seeds: Sequence[int]) -> None:
+def rate(bench: Bench) -> dict[str, Figures]:
     """Learning rates, below and at that of pretraining."""
+    found = {}
     for lr in RATES:
-        found = []
-        for seed in seeds:
-            run = train(bench, bench.prepared.train.examples, seed, lr=lr)
-            assert run.judged is not None
-            last = {"last_loss": run.curve[-1][1]}
-            found.append({**quality(bench, run.judged), **last})
-        told("rate", f"{lr:g}", found)
+        known = lr == bench.settings.lr
+        run = usual(bench) if known else train(bench, bench.prepared.train.examples, lr)
+        found[f"{lr:g}"] = {**asked(bench, run.model).figures, "last_loss": run.curve[-1][1]}
+    return found
 
 
 CLAIMS = {f.__name__: f for f in (mask, rows, fall, frame, remix, rate)}
 
 
-def main() -> None:
-    """Measures one claim on one base and data set."""
+def interval(values: Sequence[float]) -> str:
+    """Mean and the half width of its 95 % interval over the seeds."""
+    mean = f"{float(np.mean(values)):.3f}"
+    if len(values) < 2:
+        return mean
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{mean} ± {half:.3f}"
+
+
+def show_table(lines: Sequence[str]) -> None:
+    """One line for each figure: claim, variant, seeds, mean, difference from the first variant."""
+    found: dict[tuple[str, str, str, str], dict[int, Figures]] = {}
+    for line in map(json.loads, lines):
+        key = (line["base"], line["data"], line["claim"], line["variant"])
+        found.setdefault(key, {})[line["seed"]] = line["figures"]
+    for key, seeds in found.items():
+        first = next(values for other, values in found.items() if other[:3] == key[:3])
+        for name in seeds[min(seeds)]:
+            values = [seeds[s][name] for s in seeds]
+            shown = [*key, f"n {len(values)}", name, interval(values)]
+            if first is not seeds:
+                apart = [seeds[s][name] - first[s][name] for s in seeds if s in first]
+                shown.append(f"difference {interval(apart)}")
+            sys.stdout.write(" | ".join(shown) + "\n")
+
+
+def read_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("claim", choices=sorted(CLAIMS))
+    parser.add_argument("claims", nargs="*", metavar="CLAIM")
+    parser.add_argument("--read", default="", metavar="FILE")
     parser.add_argument("--base", default="smollm2")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--eval", default="")
-    parser.add_argument("--map", default="")
-    parser.add_argument("--template", default="")
+    for name in ("data", "eval", "map", "system", "template"):
+        parser.add_argument(f"--{name}", default="")
     parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--evaluations", type=int, default=20)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--seeds", type=int, default=3)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures claims on one base and data set, or shows what was measured."""
+    args = read_arguments()
+    if args.read:
+        show_table(Path(args.read).read_text(encoding="utf-8").splitlines())
+        return
     keep_freed_memory()
-    settings = Settings(
-        data=(args.data,),
-        base=str(resolve_base(args.base).folder),
-        eval=args.eval,
-        map=args.map,
-        template=args.template,
-        steps=args.steps,
-        lr=args.lr,
-    )
+    options = {k: v for k, v in vars(args).items() if k not in NO_SETTINGS}
+    options |= {"data": (args.data,), "base": str(resolve_base(args.base).folder)}
+    about = {k: vars(args)[k] for k in ("base", "data", "steps", "batch_size", "lr")}
     start = time.monotonic()
-    bench = Bench(settings, prepare(settings), max(1, args.steps // 20))
-    CLAIMS[args.claim](bench, range(args.seeds))
+    for seed in range(args.seeds):
+        settings = Settings(**options, seed=seed)
+        bench = Bench(settings, prepare(settings), max(1, args.steps // args.evaluations))
+        for claim in args.claims:
+            for variant, figures in CLAIMS[claim](bench).items():
+                line = {"claim": claim, **about, "variant": variant, "seed": seed}
+                sys.stdout.write(json.dumps({**line, "figures": figures}) + "\n")
+                sys.stdout.flush()
     sys.stderr.write(f"{time.monotonic() - start:.0f} s\n")
 
 

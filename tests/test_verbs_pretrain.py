@@ -20,6 +20,7 @@ from biddable.data.texts import read_texts
 from biddable.models.base import load_tokenizer, resolve_base
 from biddable.models.vocabulary import open_tokenizer, train_tokenizer
 from biddable.training.corpus import Windows, encode_corpus
+from biddable.training.settings import PretrainSettings, read_config
 from folders import rows, write_jsonl
 
 TEXT = "".join(
@@ -105,6 +106,20 @@ def test_a_run_that_stopped_goes_on_to_the_very_same_weights(
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_finished_run_keeps_one_copy_of_its_weights_and_is_not_trained_again(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(list(run.rglob("*.safetensors"))) == 1
+    before = (run / "log.jsonl").read_text()
+    assert main(["pretrain", "--resume", str(run)]) == 1
+    assert "is finished" in capsys.readouterr().err
+    assert (run / "log.jsonl").read_text() == before
+
+
+def test_the_tokens_of_a_pass_are_not_chosen_anew_on_resume(run: Path) -> None:
+    assert read_config(str(run / "config.toml"), PretrainSettings)["batch_tokens"] > 0
+
+
 def test_a_changed_text_is_not_gone_on_with(
     place: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,7 +143,7 @@ def test_what_was_pretrained_is_a_base_for_train_and_runs_in_plain_transformers(
     assert main(args) == 0
     model = AutoModelForCausalLM.from_pretrained(place / out / "model")
     assert model.config.model_type == shape
-    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    assert model.get_input_embeddings().weight is not model.get_output_embeddings().weight
     data = write_jsonl(place / f"{out}.jsonl", rows())
     tuned = ["--base", str(place / out), "--out", str(place / f"tuned-{shape}"), "--answers", "2"]
     assert main(["train", data, *tuned, "--steps", "2", "--device", "cpu"]) == 0

@@ -119,8 +119,9 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
 def _from_ranks(ranks: dict[bytes, int]) -> Any:
     """A BPE model whose merges are those that built each token of the list."""
     from tokenizers import models
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    shown = _shown_bytes()
+    shown = bytes_to_unicode()
 
     def text(token: bytes) -> str:
         return "".join(shown[b] for b in token)
@@ -141,13 +142,6 @@ def _halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
             raise ValueError(f"no two tokens make up {token!r}")
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return parts[0], parts[1]
-
-
-def _shown_bytes() -> dict[int, str]:
-    """The character by which byte-level BPE writes each byte: itself where it is printable."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    hidden = [b for b in range(256) if b not in printable]
-    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(hidden)}
 
 
 def _refused(name: str, why: str) -> BiddableError:

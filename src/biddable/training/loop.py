@@ -49,6 +49,7 @@ class Parts:
         folder: where checkpoints and the best weights go.
         batch_tokens: tokens per micro-batch.
         every: steps between evaluations; 0 evaluates at the end only.
+        floor: share of the peak learning rate that is left at the last step.
         ranks: those that share the rows of each step; only the first of them saves.
     """
 
@@ -61,6 +62,7 @@ class Parts:
     folder: Path
     batch_tokens: int
     every: int = 0
+    floor: float = 0.1
     ranks: Ranks = ALONE
 
 
@@ -168,7 +170,7 @@ def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: 
     norm = _scale_and_clip(parts, weight_sum, settings.clip)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise _not_finite(step, loss, norm, examples)
-    rate = learning_rate(step, total, settings.lr, settings.warmup)
+    rate = learning_rate(step, total, settings.lr, settings.warmup, parts.floor)
     for group in parts.optimizer.param_groups:
         group["lr"] = rate
     parts.optimizer.step()

@@ -14,8 +14,8 @@ def total_steps(rows: int, batch_size: int, epochs: float, steps: int) -> int:
     return steps or max(1, math.ceil(rows * epochs / batch_size))
 
 
-def learning_rate(step: int, total: int, peak: float, warmup: float) -> float:
-    """The learning rate of a step, counted from 1: linear warm-up, then cosine decay to a tenth.
+def learning_rate(step: int, total: int, peak: float, warmup: float, floor: float = 0.1) -> float:
+    """The learning rate of a step, counted from 1: linear warm-up, then cosine decay to a share.
 
     >>> [round(learning_rate(s, 10, 1.0, 0.2), 2) for s in (1, 2, 3, 10)]
     [0.5, 1.0, 0.97, 0.1]
@@ -24,7 +24,7 @@ def learning_rate(step: int, total: int, peak: float, warmup: float) -> float:
     if step <= rising:
         return peak * step / rising
     progress = (step - rising) / max(1, total - rising)
-    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+    return peak * (floor + (1 - floor) / 2 * (1 + math.cos(math.pi * progress)))
 
 
 def rows_of_step(step: int, rows: int, batch_size: int, seed: int) -> list[int]:

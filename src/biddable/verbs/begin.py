@@ -11,17 +11,23 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from biddable.data.findings import BiddableError
 from biddable.models.aside import sha256
+from biddable.training.checkpoint import Progress, has_checkpoint, load_checkpoint
+from biddable.training.loop import Parts
 from biddable.training.ranks import Ranks, told
 from biddable.training.run_folder import (
     RunFolder,
+    cut_log,
     new_run_folder,
     open_run_folder,
     unfinished_run,
 )
 from biddable.training.settings import Settings, read_config, with_values
 from biddable.verbs.prepared import Prepared
+from biddable.verbs.show import line
 
 AUTO = "auto"
 # These may change while a run is on: they say where and how often to save, not what is learnt.
@@ -149,3 +155,18 @@ def _changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> It
         else:
             gone = ", which is gone" if key not in new else ""
             yield f"{'data file' if name == 'sources' else name} {key}{gone}"
+
+
+def resume_progress(folder: RunFolder, parts: Parts, out: Console) -> Progress:
+    """The progress of the newest sound checkpoint, or of none; the log is cut back to it."""
+    progress = Progress()
+    if has_checkpoint(parts.folder):
+        progress, damaged = load_checkpoint(
+            parts.folder, parts.weights, parts.optimizer, parts.ranks
+        )
+        for name in damaged:
+            line(out, "damaged", f"checkpoint {name} is passed over")
+    if parts.ranks.first:
+        cut_log(folder.log, progress.step or -1)
+    line(out, "resume", f"from step {progress.step}")
+    return progress

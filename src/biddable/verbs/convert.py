@@ -67,14 +67,7 @@ def convert(
         )
     tensors, facts = _load(checkpoint)
     gpt = read_gpt(tensors, _heads(heads, facts), activation)
-    words = open_tokenizer(tokenizer)
-    if len(words) > gpt.config.vocab_size:
-        raise BiddableError(
-            f"the tokenizer {tokenizer} has {len(words):,} tokens, the checkpoint embeds "
-            f"{gpt.config.vocab_size:,}",
-            code="tokenizer_refused",
-            fix="give the tokenizer of the checkpoint with --tokenizer",
-        )
+    words = _tokenizer(tokenizer, gpt.config.vocab_size)
     gpt.config.bos_token_id = gpt.config.eos_token_id = words.eos_token_id
     model = new_model(gpt.config, torch.device("cpu"), seed=0)
     model.load_state_dict(gpt.tensors)
@@ -111,6 +104,18 @@ def _load(checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise refused(f"it cannot be loaded with weights_only: {told[0][:300]}")
         facts = json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))
         return load_file(Path(folder) / WEIGHTS), facts
+
+
+def _tokenizer(name: str, embedded: int) -> Any:
+    """The tokenizer, which may have fewer tokens than are embedded (nanoGPT pads), never more."""
+    words = open_tokenizer(name)
+    if len(words) > embedded:
+        raise BiddableError(
+            f"the tokenizer {name} has {len(words):,} tokens, the checkpoint embeds {embedded:,}",
+            code="tokenizer_refused",
+            fix="give the tokenizer of the checkpoint with --tokenizer",
+        )
+    return words
 
 
 def _heads(asked: int, facts: dict[str, Any]) -> int:

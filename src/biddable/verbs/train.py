@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from biddable import __version__
 from biddable.dialogue.encode import Example, stop_token_ids
@@ -25,8 +24,6 @@ from biddable.models.save import save_model
 from biddable.training.checkpoint import (
     Progress,
     clear_best,
-    has_checkpoint,
-    load_checkpoint,
     weight_bytes,
 )
 from biddable.training.evaluate import held_out_loss
@@ -41,7 +38,7 @@ from biddable.training.loop import (
     make_optimizer,
 )
 from biddable.training.ranks import first_before_others, joined_ranks, mean_loss, told
-from biddable.training.run_folder import Lock, RunFolder, cut_log
+from biddable.training.run_folder import Lock
 from biddable.training.schedule import total_steps
 from biddable.training.settings import Settings, write_config
 from biddable.training.trackers import tracker, tracker_package
@@ -50,6 +47,7 @@ from biddable.verbs.begin import (
     day_of,
     new_folder,
     refuse_changes,
+    resume_progress,
     settings_record,
     start,
 )
@@ -236,21 +234,6 @@ def _base_judgement(task: Task, weights: Weights) -> Judgement:
     base = task.judged(weights.model)
     task.folder.write_json(BASE_FILE, base.as_json())
     return base
-
-
-def resume_progress(folder: RunFolder, parts: Parts, out: Console) -> Progress:
-    """The progress of the newest sound checkpoint, or of none; the log is cut back to it."""
-    progress = Progress()
-    if has_checkpoint(parts.folder):
-        progress, damaged = load_checkpoint(
-            parts.folder, parts.weights, parts.optimizer, parts.ranks
-        )
-        for name in damaged:
-            line(out, "damaged", f"checkpoint {name} is passed over")
-    if parts.ranks.first:
-        cut_log(folder.log, progress.step or -1)
-    line(out, "resume", f"from step {progress.step}")
-    return progress
 
 
 def _judge_and_save(task: Task, weights: Weights, base: Judgement, progress: Progress) -> Trained:
