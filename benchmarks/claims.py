@@ -45,7 +45,8 @@ from biddable.training.evaluate import held_out_loss
 from biddable.training.interrupt import Interrupt
 from biddable.training.loop import Parts, fit, load_best, make_optimizer
 from biddable.training.settings import Settings
-from biddable.verbs.prepare import Prepared, prepare
+from biddable.verbs.prepare import prepare
+from biddable.verbs.prepared import Prepared
 
 BUDGET = 2048
 COUNTS = (10, 30, 50, 100, 200)

@@ -43,7 +43,9 @@ def main() -> None:
             answer=lambda: "",
             log=tell,
             folder=Path(folder),
-            batch_tokens=choose_batch_tokens(needs_of(weights.model, weights.masters), device),
+            batch_tokens=choose_batch_tokens(
+                needs_of(weights.model, weights.masters, weights.pieces), device
+            ),
         )
         fit(parts, settings, Progress(), interrupt)
 

@@ -79,7 +79,7 @@ def main() -> None:
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
     weights = Weights(load(work["base"], device), dtype)
-    needs = needs_of(weights.model, weights.masters)
+    needs = needs_of(weights.model, weights.masters, weights.pieces)
     budget = choose_batch_tokens(needs, device)
     steps = [[rows[i] for i in step] for step in work["order"]]
     trained = [sum(sum(w > 0 for w in r.weights) for r in step) for step in steps]
