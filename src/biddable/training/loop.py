@@ -156,16 +156,7 @@ def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: 
     step = progress.step + 1
     rows = rows_of_step(step, len(parts.examples), settings.batch_size, settings.seed)
     examples = [parts.examples[i] for i in rows]
-    share = share_rows(examples, parts.ranks.count)[parts.ranks.index]
-    mine = [examples[i] for i in share]
-    plan = plan_step(mine, parts.batch_tokens)
-    loss_sum, weight_sum, means = backward_step(parts.weights.model, mine, plan)
-    losses = [0.0] * len(rows)
-    for i, mean in zip(share, means, strict=True):
-        losses[i] = mean
-    sums = (loss_sum, weight_sum, plan.tokens, plan.padded_tokens, *losses)
-    loss_sum, weight_sum, tokens, padded_tokens, *losses = add_up(parts.ranks, *sums)
-    share_gradients(parts.ranks, parts.weights)
+    loss_sum, weight_sum, tokens, padded_tokens, *losses = _gradient(parts, examples)
     loss = loss_sum / weight_sum
     norm = _scale_and_clip(parts, weight_sum, settings.clip)
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -202,6 +193,26 @@ def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: 
         tokens=progress.tokens + int(tokens),
         seconds=progress.seconds + seconds,
     )
+
+
+def _gradient(parts: Parts, examples: Sequence[Example]) -> list[float]:
+    """Forms the gradient of a step's examples, summed over the ranks; each takes its share of them.
+
+    Returns:
+        Loss sum, weight sum, tokens fed and those of a padded run, of all ranks; then the mean loss
+        of each example.
+    """
+    share = share_rows(examples, parts.ranks.count)[parts.ranks.index]
+    mine = [examples[i] for i in share]
+    plan = plan_step(mine, parts.batch_tokens)
+    loss_sum, weight_sum, means = backward_step(parts.weights.model, mine, plan)
+    losses = [0.0] * len(examples)
+    for i, mean in zip(share, means, strict=True):
+        losses[i] = mean
+    sums = (loss_sum, weight_sum, plan.tokens, plan.padded_tokens, *losses)
+    found = add_up(parts.ranks, *sums)
+    share_gradients(parts.ranks, parts.weights)
+    return list(found)
 
 
 @torch.no_grad()
