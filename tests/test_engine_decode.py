@@ -1,4 +1,4 @@
-"""Attention and products of a decoding step against their plain definitions."""
+"""Attention of a decoding step against its plain definition."""
 
 from __future__ import annotations
 
@@ -7,39 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn import functional
 
 from biddable.engine.attention import Prefix
 from biddable.engine.decode import attend_rows, start_rows
 from biddable.engine.masked import masked_attention
-from biddable.engine.products import few_rows, weight_first
 
 # Key/value heads, query heads of each, width of a head.
 KINDS, GROUPS, WIDTH = 2, 3, 8
 CPU = torch.device("cpu")
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    shape=st.tuples(*[st.integers(1, 9)] * 3),
-    lead=st.sampled_from([(), (1,), (2, 1)]),
-    biased=st.booleans(),
-    strided=st.booleans(),
-)
-def test_weight_first_products_are_those_of_the_linear_layer(
-    shape: tuple[int, int, int], lead: tuple[int, ...], biased: bool, strided: bool
-) -> None:
-    rows, wide, out = shape
-    x = torch.randn(*lead, rows, wide, dtype=torch.float64)
-    x = x.transpose(-1, -2).contiguous().transpose(-1, -2) if strided else x
-    weight = torch.randn(out, wide, dtype=torch.float64)
-    bias = torch.randn(out, dtype=torch.float64) if biased else None
-    expected = functional.linear(x, weight, bias)
-    with few_rows(CPU):
-        replaced = functional.linear(x, weight, bias)
-    for found in (replaced, weight_first(x, weight, bias)):
-        assert found.shape == expected.shape
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def _cached(tokens: int) -> Prefix:

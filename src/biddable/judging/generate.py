@@ -14,7 +14,6 @@ from biddable.engine.attention import Layout, Prefix
 from biddable.engine.decode import Rows, start_rows
 from biddable.engine.loss import head_logits, head_of
 from biddable.engine.plan import Segment, plan_step
-from biddable.engine.products import few_rows
 from biddable.engine.step import feed, feed_prefixes
 from biddable.judging.sampler import Sampler, make_sampler
 
@@ -176,8 +175,6 @@ def _tensors(
 def _next(model: Any, rows: Rows, tokens: Sequence[int]) -> Tensor:
     """(N, V) logits after one more token of each row."""
     ids = torch.tensor([tokens], device=model.device)
-    with few_rows(model.device):
-        hidden = feed(model, ids, rows.positions()[None, :], rows)
-        logits = head_logits(hidden, head_of(model))
+    hidden = feed(model, ids, rows.positions()[None, :], rows)
     rows.step()
-    return logits.contiguous()
+    return head_logits(hidden, head_of(model))
