@@ -35,7 +35,7 @@ EXPECTED = {
 }
 # Examples in the prompt of the rival, and what the advice must then say.
 SHOTS = {"clinc150": (5, ""), "perfect_prompt": (3, "the tuning was not needed")}
-ALWAYS = "Thank you. Your message has been passed on."
+ALWAYS = "Passed on to a librarian."
 
 
 def demo(name: str) -> list[dict[str, Any]]:

@@ -92,6 +92,9 @@ def test_known_rows_and_no_better_others_are_memory() -> None:
 def test_a_rival_that_is_as_good_is_told() -> None:
     rival = replace(RIGHT, few_shot=0.58)
     assert "not needed" in decide({"held_out_loss": LOSS, "accuracy": rival}).advice
+    form = {"held_out_loss": LOSS, "follows_format": replace(FORMAT, few_shot=0.88)}
+    assert decide(form).outcome == "format_only"
+    assert "not needed" in decide(form).advice
     rival = replace(RIGHT, few_shot=0.5)
     assert "not needed" not in decide({"held_out_loss": LOSS, "accuracy": rival}).advice
 

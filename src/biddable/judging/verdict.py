@@ -86,7 +86,7 @@ def decide(metrics: Mapping[str, Metric]) -> Verdict:
         return _verdict("too_few", metrics, "hold out more rows, or give them with --eval")
     outcome = _outcome(metrics, loss)
     advice = ADVICE[outcome]
-    if outcome == "learnt" and few_shot_as_good(metrics):
+    if outcome in ("learnt", "format_only") and few_shot_as_good(metrics):
         advice = "examples in the prompt alone do as well: the tuning was not needed"
     return _verdict(outcome, metrics, advice)
 
