@@ -77,8 +77,8 @@ def rows_of(case: str, args: argparse.Namespace) -> tuple[list[dict[str, Any]], 
         head = shuffled(rows[:500]) if case.endswith("shuffled") else rows[:500]
         return head + tail, {"epochs": 2.0}
     if case == "gsm8k":
-        rows = gsm8k(args.gsm8k, 264)
-        return rows[:200] + [{**r, "held": True} for r in rows[200:]], {"steps": 30}
+        rows = gsm8k(args.gsm8k, 224)
+        return rows[:200] + [{**r, "held": True} for r in rows[200:]], {"steps": 24}
     if case == "shuffled":
         return shuffled(demo("train.jsonl")) + held, {}
     if case == "perfect_prompt":
