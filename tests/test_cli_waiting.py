@@ -30,3 +30,10 @@ def test_on_a_busy_machine_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> Non
         for process in busy:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize(("busy", "name"), [(19.9, "GOMP_SPINCOUNT"), (20.1, "OMP_WAIT_POLICY")])
+def test_how_busy_is_busy(monkeypatch: pytest.MonkeyPatch, busy: float, name: str) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr("psutil.cpu_percent", lambda interval: busy)
+    assert list(waiting()) == [name]

@@ -43,7 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> int:
     """Runs one command and returns its exit code."""
-    args = build_parser().parse_args(argv)
+    return _call(build_parser().parse_args(argv))
+
+
+def _call(args: argparse.Namespace) -> int:
     try:
         code: int = args.run(args)
         return code
@@ -78,8 +81,9 @@ def waiting() -> dict[str, str]:
 
 def run() -> None:
     """The entry point of the command `biddable`."""
+    args = build_parser().parse_args()  # --help and --version end here, and wait for nothing
     os.environ.update(waiting())
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(_call(args))
 
 
 def _fail(found: Finding, as_json: bool) -> int:

@@ -134,13 +134,24 @@ def attend(
     pieces = [Piece(a, b, _pair(layout, g, layer)) for a, b, g in spans]
     if softcap is None and fits_varlen(query):
         return varlen_attention(query, key, value, pieces, scale, window).transpose(1, 2), None
+    return _plain((query, key, value), pieces, scale, window, softcap).transpose(1, 2), None
+
+
+def _plain(
+    qkv: tuple[Tensor, Tensor, Tensor],
+    pieces: Sequence[Piece],
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """(1, H, T, E): piece by piece with a mask, what works everywhere."""
     parts = []
     for piece in pieces:
-        q, k, v = (t[:, :, piece.start : piece.stop] for t in (query, key, value))
+        q, k, v = (t[:, :, piece.start : piece.stop] for t in qkv)
         if piece.prefix is not None:
             k, v = torch.cat([piece.prefix[0], k], 2), torch.cat([piece.prefix[1], v], 2)
         parts.append(masked_attention(q, k, v, scale, window=window, softcap=softcap))
-    return torch.cat(parts, 2).transpose(1, 2), None
+    return torch.cat(parts, 2)
 
 
 def _flash_of(
