@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from biddable.cli.main import main
+from biddable.data.conversation import Conversation, Message
+from biddable.verbs.prepared import shared_system_prompt
 from folders import base_folder, rows, write_jsonl
 
 
@@ -101,6 +103,31 @@ def test_the_model_folder_answers_in_plain_transformers_with_its_own_template(ru
         answer = whole[ids["input_ids"].shape[1] :]
         assert answer[-1] in model.generation_config.eos_token_id
         assert tokenizer.decode(answer[:-1]) == sample["tuned"]
+
+
+def test_chat_sends_the_system_prompt_of_training_unless_told_otherwise(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
+    system = rows()[0]["system"]
+    assert (run / "model" / "system_prompt.txt").read_text() == system
+    assert "system_prompt.txt" in (run / "model" / "README.md").read_text()
+    ask = ["chat", str(run), "-p", sample["question"], "-t", "0", "--max-new-tokens", "20"]
+    assert main(ask) == 0
+    told = capsys.readouterr()
+    assert told.out.strip() == sample["tuned"].strip()
+    assert f"system prompt, as in training: {system}" in told.err
+    assert main([*ask, "-s", ""]) == 0
+    assert "as in training" not in capsys.readouterr().err
+
+
+def test_a_system_prompt_that_not_all_rows_share_is_not_sent_for_them() -> None:
+    question, one, other = Message("user", "Two?"), Message("system", "A"), Message("system", "B")
+    same, without = Conversation([one, question]), Conversation([question])
+    assert shared_system_prompt([same, same]) == "A"
+    for mixed in ([same, Conversation([other, question])], [without, same], [same, without]):
+        assert shared_system_prompt(mixed) == ""
+    assert shared_system_prompt([without]) == ""
 
 
 def test_the_saved_weights_are_those_that_were_judged(run: Path, place: Path) -> None:

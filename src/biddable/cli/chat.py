@@ -14,7 +14,9 @@ def add_parser(verbs: Any) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="run folder, model folder, hub id or base")
     parser.add_argument("--prompt", "-p", metavar="TEXT", help="answer once and exit; - is stdin")
-    parser.add_argument("--system", "-s", default="", metavar="TEXT", help="system prompt")
+    parser.add_argument(
+        "--system", "-s", metavar="TEXT", help="system prompt; '' for none (default: of training)"
+    )
     parser.add_argument("--temperature", "-t", type=float, default=0.7, metavar="T")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
     parser.add_argument("--max-new-tokens", type=int, default=512, metavar="N")

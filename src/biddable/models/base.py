@@ -22,6 +22,8 @@ from biddable.data.findings import BiddableError
 from biddable.models.support import check_supported
 
 PACKAGED = "smollm2"
+# In the folder of a model all of whose training rows began with the same system prompt.
+SYSTEM_PROMPT_FILE = "system_prompt.txt"
 _MANIFEST = "biddable-base.json"
 # Weights, tokenizer and template; safetensors and JSON only.
 _WANTED = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
@@ -72,6 +74,19 @@ def load_config(base: Base) -> Any:
         return AutoConfig.from_pretrained(base.folder)
     except (OSError, ValueError, KeyError) as error:
         raise _not_found(base.name, f"its config.json cannot be read: {error}") from error
+
+
+def trained_system_prompt(base: Base) -> str:
+    """The system prompt that a model tuned here saw in every row; "" where there is none.
+
+    Raises:
+        BiddableError: `base_not_found`, it cannot be read.
+    """
+    path = base.folder / SYSTEM_PROMPT_FILE
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise _not_found(base.name, f"its {path.name} cannot be read: {error}") from error
 
 
 def load_tokenizer(base: Base) -> Any:

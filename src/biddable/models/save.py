@@ -18,10 +18,10 @@ def save_model(
     *,
     chat_template: str | None,
     stop_ids: Sequence[int],
-    card: str,
+    texts: Mapping[str, str],
     folder: Path,
 ) -> None:
-    """Writes weights, config, tokenizer, chat template, stop tokens and model card.
+    """Writes weights, config, tokenizer, chat template, stop tokens, and texts about the model.
 
     The folder appears whole or not at all. Weights are written in the precision they were trained
     and judged in, fp32: a rounded copy would be another model than the one on the scorecard.
@@ -30,7 +30,7 @@ def save_model(
         model: for its config, generation config and buffers.
         tensors: the fp32 parameters by name; tied ones once.
         stop_ids: at any of these, generation stops.
-        card: the text of README.md.
+        texts: by file name; README.md is the model card. An empty one is not written.
     """
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {k: v for k, v in model.state_dict().items() if k not in parameters}
@@ -40,7 +40,9 @@ def save_model(
         _save_generation(model, stop_ids, aside)
         tokenizer.chat_template = chat_template
         tokenizer.save_pretrained(aside)
-        (aside / "README.md").write_text(card, encoding="utf-8")
+        for name, text in texts.items():
+            if text:
+                (aside / name).write_text(text, encoding="utf-8")
 
 
 def _save_config(model: Any, folder: Path) -> None:

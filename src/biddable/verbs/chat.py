@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TextIO, TypedDict, Unpack
 
 from biddable.data.conversation import Message
@@ -14,10 +14,12 @@ from biddable.dialogue.template import Template
 from biddable.engine.precision import choose_device, load_model
 from biddable.judging.sampler import make_sampler
 from biddable.judging.stream import stream
-from biddable.models.base import load_tokenizer, resolve_base
+from biddable.models.base import load_tokenizer, resolve_base, trained_system_prompt
 
 # In a talk an answer needs some room: this share of the context, or what it may use if less.
 ROOM_SHARE = 4
+# Characters of the system prompt that are shown.
+SHOWN = 100
 HELP = "/new starts again, /system TEXT sets the system prompt, /quit ends"
 
 Reply = Callable[[Sequence[Message]], Generator[str, None, Literal["stop", "length"]]]
@@ -43,6 +45,7 @@ class Speaker:
         context: positions of the model.
         room: tokens that a talk keeps free for the answer.
         max_new_tokens: the limit of an answer.
+        trained_system: the system prompt of every training row, if they had the same.
     """
 
     encode: Callable[[Sequence[Message]], list[int]]
@@ -50,6 +53,7 @@ class Speaker:
     context: int
     room: int
     max_new_tokens: int
+    trained_system: str = ""
 
 
 @dataclass(slots=True)
@@ -68,7 +72,7 @@ def chat(
     model: str,
     *,
     prompt: str | None = None,
-    system: str = "",
+    system: str | None = None,
     device: str = "auto",
     **sampling: Unpack[Sampling],
 ) -> None:
@@ -77,7 +81,7 @@ def chat(
     Args:
         model: run folder, model folder, hub id, .gguf file or packaged base.
         prompt: answer this and return; None talks.
-        system: system prompt.
+        system: system prompt; "" sends none, None the one that every training row began with.
         device: auto, cuda, mps or cpu.
         sampling: temperature (0.7; 0 is greedy), top_p (1), max_new_tokens (512), stop (texts that
             end an answer and are not shown), seed (0).
@@ -87,6 +91,10 @@ def chat(
             than the model's context.
     """
     speaker = load_speaker(model, device, **sampling)
+    if system is None:
+        system = speaker.trained_system
+        if system:
+            sys.stderr.write(f"system prompt, as in training: {_short(system)}\n")
     if prompt is None:
         talk(speaker, system, _typed(sys.stdin, sys.stderr), sys.stdout, sys.stderr)
     else:
@@ -106,7 +114,8 @@ def load_speaker(model: str, device: str = "auto", **sampling: Unpack[Sampling])
     base = resolve_base(model)
     tokenizer = load_tokenizer(base)
     template = Template.of(tokenizer)
-    return make_speaker(load_model(base, choose_device(device)), tokenizer, template, options)
+    speaker = make_speaker(load_model(base, choose_device(device)), tokenizer, template, options)
+    return replace(speaker, trained_system=trained_system_prompt(base))
 
 
 def make_speaker(model: Any, tokenizer: Any, template: Template, options: Sampling) -> Speaker:
@@ -222,6 +231,12 @@ def _write_answer(speaker: Speaker, talk: Talk, out: TextIO, notices: TextIO) ->
     if finish == "length":
         notices.write(f"(cut at {speaker.max_new_tokens} tokens or the end of the context)\n")
     return answer.strip()
+
+
+def _short(text: str) -> str:
+    """The beginning of a text, in one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
 
 
 def _typed(source: TextIO, notices: TextIO) -> Iterable[str]:

@@ -77,7 +77,9 @@ def convert(
         words,
         chat_template=words.chat_template,
         stop_ids=[words.eos_token_id],
-        card=f"# Converted from {Path(checkpoint).name}\n\nBy `biddable convert`.\n",
+        texts={
+            "README.md": f"# Converted from {Path(checkpoint).name}\n\nBy `biddable convert`.\n"
+        },
         folder=Path(out),
     )
     parameters = sum(p.numel() for p in model.parameters())

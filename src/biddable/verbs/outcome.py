@@ -12,8 +12,9 @@ from biddable.judging.judge import Judgement, Question
 from biddable.judging.scorecard import Scorecard
 from biddable.judging.shown import card_lines
 from biddable.judging.unusual import ENDS, unusual
+from biddable.models.base import SYSTEM_PROMPT_FILE
 from biddable.training.settings import Settings
-from biddable.verbs.prepared import Prepared
+from biddable.verbs.prepared import Prepared, shared_system_prompt
 from biddable.verbs.show import line
 
 SIDE_BY_SIDE = 3
@@ -107,9 +108,22 @@ Learning rate {settings.lr:g}, {settings.epochs:g} epochs, {settings.batch_size}
 
 ## Use
 
-```python
+{_use(prepared)}"""
+
+
+def _use(prepared: Prepared) -> str:
+    """How the model is asked elsewhere as it was trained."""
+    read = system = told = ""
+    if shared_system_prompt(prepared.train.conversations):
+        read = f'\nsystem = open("PATH/{SYSTEM_PROMPT_FILE}", encoding="utf-8").read()'
+        system = '{"role": "system", "content": system}, '
+        told = (
+            f"Every training row began with the system prompt in `{SYSTEM_PROMPT_FILE}`: send it "
+            "with each question.\n\n"
+        )
+    return f"""{told}```python
 from transformers import pipeline
-chat = pipeline("text-generation", model="PATH")
-chat([{{"role": "user", "content": "..."}}])
+chat = pipeline("text-generation", model="PATH"){read}
+chat([{system}{{"role": "user", "content": "..."}}])
 ```
 """

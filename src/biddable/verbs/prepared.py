@@ -25,6 +25,18 @@ class Side:
     examples: Sequence[Example]
 
 
+def shared_system_prompt(conversations: Sequence[Conversation]) -> str:
+    """The system prompt that all conversations begin with; "" where one differs or has none."""
+    found = ""
+    for n, conversation in enumerate(conversations):
+        first = conversation.messages[0]
+        system = first.content if first.role == "system" else ""
+        if n and system != found:
+            return ""
+        found = system
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Of some examples: tokens, trained tokens, and a sum over all ids and weights.

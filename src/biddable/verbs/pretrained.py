@@ -84,7 +84,7 @@ def save_pretrained(task: Task, result: Pretrained) -> None:
         task.tokenizer,
         chat_template=task.tokenizer.chat_template,
         stop_ids=[stop],
-        card=_card(task, result),
+        texts={"README.md": _card(task, result)},
         folder=folder.model,
     )
     rows = [json.dumps(sample, ensure_ascii=False) for sample in samples]

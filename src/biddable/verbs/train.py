@@ -20,6 +20,7 @@ from biddable.judging.judge import Judgement, ask
 from biddable.judging.report import page
 from biddable.judging.scorecard import Scorecard, score
 from biddable.models.aside import need_space, write_whole
+from biddable.models.base import SYSTEM_PROMPT_FILE
 from biddable.models.save import save_model
 from biddable.training.checkpoint import (
     Progress,
@@ -54,6 +55,7 @@ from biddable.verbs.begin import (
 from biddable.verbs.budget import tokens_per_pass
 from biddable.verbs.outcome import model_card, samples, show_outcome, show_unusual
 from biddable.verbs.prepare import prepare
+from biddable.verbs.prepared import shared_system_prompt
 from biddable.verbs.reporting import training_answers
 from biddable.verbs.show import line, show_findings, show_masks, show_prepared
 from biddable.verbs.task import Task, report_of, trained_rows
@@ -247,7 +249,10 @@ def _judge_and_save(task: Task, weights: Weights, base: Judgement, progress: Pro
         prepared.tokenizer,
         chat_template=prepared.template.text,
         stop_ids=stop_token_ids(prepared.tokenizer, prepared.template),
-        card=model_card(prepared, task.settings, card, __version__),
+        texts={
+            "README.md": model_card(prepared, task.settings, card, __version__),
+            SYSTEM_PROMPT_FILE: shared_system_prompt(prepared.train.conversations),
+        },
         folder=folder.model,
     )
     folder.write_json("scorecard.json", card.as_json())
