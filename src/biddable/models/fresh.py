@@ -39,15 +39,7 @@ def new_config(shape: Shape, vocabulary: int, eos_id: int) -> Any:
     """
     from transformers import GPT2Config, LlamaConfig
 
-    if min(shape.width, shape.layers, shape.heads) < 1 or shape.width % (2 * shape.heads):
-        raise BiddableError(
-            f"a model of width {shape.width} with {shape.heads} heads and {shape.layers} layers "
-            "cannot be made",
-            code="option",
-            fix="give a --width that is an even multiple of --heads, and 1 layer or more",
-        )
-    if shape.context < 2:
-        raise BiddableError(f"--context is {shape.context}", code="option", fix="give 2 or more")
+    _check(shape)
     if shape.kind == "gpt2":
         return GPT2Config(
             vocab_size=vocabulary,
@@ -77,3 +69,20 @@ def new_config(shape: Shape, vocabulary: int, eos_id: int) -> Any:
         bos_token_id=None,
         eos_token_id=eos_id,
     )
+
+
+def _check(shape: Shape) -> None:
+    """Refuses numbers that give no model.
+
+    Raises:
+        BiddableError: `option`.
+    """
+    if min(shape.width, shape.layers, shape.heads) < 1 or shape.width % (2 * shape.heads):
+        raise BiddableError(
+            f"a model of width {shape.width} with {shape.heads} heads and {shape.layers} layers "
+            "cannot be made",
+            code="option",
+            fix="give a --width that is an even multiple of --heads, and 1 layer or more",
+        )
+    if shape.context < 2:
+        raise BiddableError(f"--context is {shape.context}", code="option", fix="give 2 or more")

@@ -58,33 +58,41 @@ def convert(
         BiddableError: `missing_file`, `checkpoint_refused`, `tokenizer_refused`, `out_exists` or
             `option`.
     """
-    if activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise BiddableError(f"no activation {activation}", code="option", fix=f"one of {known}")
-    if Path(out).exists():
-        raise BiddableError(
-            f"the output folder {out} exists already", code="out_exists", fix="give another --out"
-        )
+    _check(activation, Path(out))
     tensors, facts = _load(checkpoint)
     gpt = read_gpt(tensors, _heads(heads, facts), activation)
     words = _tokenizer(tokenizer, gpt.config.vocab_size)
     gpt.config.bos_token_id = gpt.config.eos_token_id = words.eos_token_id
     model = new_model(gpt.config, torch.device("cpu"), seed=0)
     model.load_state_dict(gpt.tensors)
+    card = f"# Converted from {Path(checkpoint).name}\n\nBy `biddable convert`.\n"
     save_model(
         model,
         dict(model.named_parameters()),
         words,
         chat_template=words.chat_template,
         stop_ids=[words.eos_token_id],
-        texts={
-            "README.md": f"# Converted from {Path(checkpoint).name}\n\nBy `biddable convert`.\n"
-        },
+        texts={"README.md": card},
         folder=Path(out),
     )
     parameters = sum(p.numel() for p in model.parameters())
     c = gpt.config
     return Converted(Path(out), parameters, c.n_layer, c.n_head, c.n_embd, c.n_positions)
+
+
+def _check(activation: str, out: Path) -> None:
+    """Refuses an unknown activation and a folder that is there.
+
+    Raises:
+        BiddableError: `option` or `out_exists`.
+    """
+    if activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise BiddableError(f"no activation {activation}", code="option", fix=f"one of {known}")
+    if out.exists():
+        raise BiddableError(
+            f"the output folder {out} exists already", code="out_exists", fix="give another --out"
+        )
 
 
 def _load(checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
