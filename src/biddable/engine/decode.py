@@ -157,10 +157,26 @@ def attend_rows(
     count, heads, width = query.shape
     _write(rows.keys, layer, rows.used, key)
     _write(rows.values, layer, rows.used, value)
-    keys, values = (c[layer][:, :, : rows.used + 1] for c in (rows.keys, rows.values))
-    q = query.reshape(count, keys.shape[1], -1, width)
+    own = (rows.keys[layer][:, :, : rows.used + 1], rows.values[layer][:, :, : rows.used + 1])
+    q = query.reshape(count, key.shape[1], -1, width)
     if softcap is None and q.device.type == "cpu" and not rows.reaches(window):
-        return _flash_rows(rows, layer, q, (keys, values), scale).reshape(1, count, heads, width)
+        out = _flash_rows(rows, layer, q, own, scale)
+    else:
+        out = _plain_rows(rows, layer, q, own, scale, window, softcap)
+    return out.reshape(1, count, heads, width)
+
+
+def _plain_rows(
+    rows: Rows,
+    layer: int,
+    q: Tensor,
+    own: tuple[Tensor, Tensor],
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """(N, K, G, E): with a mask, what works everywhere."""
+    keys, values = own
     wide = rows.widest()
     scores = q.new_zeros(*q.shape[:3], wide + rows.used + 1)
     scores[..., wide:] = q @ keys.transpose(2, 3)
@@ -180,7 +196,7 @@ def attend_rows(
         if g >= 0:
             prefix = rows.prefixes[g]
             out[a:b] += _with_prefix(shares[a:b, ..., : prefix.length], prefix.values[layer][0])
-    return out.reshape(1, count, heads, width)
+    return out
 
 
 def _flash_rows(
