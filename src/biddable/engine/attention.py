@@ -3,11 +3,10 @@
 Letters: T tokens of a flat micro-batch, P prefix tokens, H query heads, K key/value heads, E head
 width. The batch dimension is always 1.
 
-Each segment attends to itself causally. Where a segment continues a prefix that was fed before, it
-attends to all of the prefix in a second call, and the two results are merged by their log-sum-exp
-(LSE), as in FlashAttention-2 (arXiv 2307.08691, section 3.1). The backward is the same two flash
-calls, fed the merged output and the merged LSE. transformers passes extra keyword arguments of the
-model's forward on to the attention function; our `Layout` comes that way.
+Each segment attends to itself causally, and to all of the prefix that it continues, if any. On a
+CPU that is `flash`, on CUDA `varlen`, elsewhere and for what these cannot do `masked`. transformers
+passes extra keyword arguments of the model's forward on to the attention function; our `Layout`
+comes that way.
 """
 
 from __future__ import annotations
@@ -20,14 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from biddable.engine.decode import Rows, attend_rows
+from biddable.engine.flash import Flash, Tile, tiles_of
 from biddable.engine.masked import masked_attention
 from biddable.engine.varlen import Piece, fits_varlen, varlen_attention
 
 NAME = "biddable"
-# Segments up to the first length share a flash call with their neighbours, up to the second.
-_SHORT, _TILE = 64, 256
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @dataclass(slots=True)
@@ -45,10 +41,6 @@ class Prefix:
             return {layer: t.detach().requires_grad_() for layer, t in tensors.items()}
 
         return Prefix(self.length, cut(self.keys), cut(self.values))
-
-
-Tile = tuple[int, int, Tensor | None]
-"""(start, stop, mask) of a stretch of the flat micro-batch; without a mask it is plainly causal."""
 
 
 @dataclass(slots=True)
@@ -164,8 +156,8 @@ def _flash_of(
     """(1, H, T, E): the flash calls of a pass on a CPU."""
     used = [layout.prefixes[g] for g in _used(spans)]
     pairs = [t for p in used for t in (p.keys[layer], p.values[layer])]
-    layout.tiles = layout.tiles or _tiles(layout.lengths, qkv[0])
-    out: Tensor = _Flash.apply(*qkv, scale, layout.tiles, _renumber(spans), *pairs)  # type: ignore[no-untyped-call]
+    layout.tiles = layout.tiles or tiles_of(layout.lengths, qkv[0])
+    out: Tensor = Flash.apply(*qkv, scale, layout.tiles, _renumber(spans), *pairs)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -174,35 +166,6 @@ def _pair(layout: Layout, prefix: int, layer: int) -> tuple[Tensor, Tensor] | No
     if prefix < 0:
         return None
     return layout.prefixes[prefix].keys[layer], layout.prefixes[prefix].values[layer]
-
-
-def _tiles(lengths: Sequence[int], like: Tensor) -> list[Tile]:
-    """Cuts the micro-batch into flash calls: a call costs more than a few short segments do.
-
-    Short neighbours form one tile, whose mask (L, L) keeps them apart: 0 where a token sees
-    another of its own segment that does not come after it, else minus infinity, which adds an
-    exact 0 to a sum.
-    """
-    runs: list[list[int]] = []
-    for length in lengths:
-        if runs and max(length, *runs[-1]) <= _SHORT and sum(runs[-1]) + length <= _TILE:
-            runs[-1].append(length)
-        else:
-            runs.append([length])
-    tiles: list[Tile] = []
-    start = 0
-    for run in runs:
-        stop = start + sum(run)
-        tiles.append((start, stop, None if len(run) == 1 else _blocks(run, like)))
-        start = stop
-    return tiles
-
-
-def _blocks(run: list[int], like: Tensor) -> Tensor:
-    """The additive mask of a tile."""
-    number = torch.repeat_interleave(torch.arange(len(run)), torch.tensor(run))
-    seen = (number[:, None] == number[None, :]).tril()
-    return torch.zeros(seen.shape, dtype=like.dtype).masked_fill(~seen, float("-inf"))
 
 
 def _prefix_length(layout: Layout, prefix: int) -> int:
@@ -218,83 +181,3 @@ def _renumber(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
     """The spans with prefixes numbered by their place among those used."""
     number = {g: n for n, g in enumerate(_used(spans))}
     return [(start, stop, number.get(g, -1)) for start, stop, g in spans]
-
-
-def _continuations(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Joins neighbouring segments of one prefix: to the prefix they are one run of queries."""
-    runs: list[tuple[int, int, int]] = []
-    for start, stop, g in spans:
-        if g < 0:
-            continue
-        if runs and runs[-1][1] == start and runs[-1][2] == g:
-            runs[-1] = (runs[-1][0], stop, g)
-        else:
-            runs.append((start, stop, g))
-    return runs
-
-
-class _Flash(torch.autograd.Function):
-    """Flash attention on CPU, per segment, with prefixes merged by log-sum-exp."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        scale: float,
-        tiles: list[Tile],
-        spans: list[tuple[int, int, int]],
-        *pairs: Tensor,
-    ) -> Tensor:
-        """(1, H, T, E) from q (1, H, T, E), k and v (1, K, T, E) and key/value pairs."""
-        _, heads, tokens, width = q.shape
-        # Laid out as (1, T, H, E), which is what the model's output projection reads.
-        out = q.new_empty(1, tokens, heads, width).transpose(1, 2)
-        lse = q.new_empty(1, heads, tokens, dtype=torch.promote_types(q.dtype, torch.float32))
-        for start, stop, mask in tiles:
-            one = slice(start, stop)
-            o, part = _flash(
-                q[:, :, one], k[:, :, one], v[:, :, one], 0.0, mask is None,
-                attn_mask=mask, scale=scale,
-            )  # fmt: skip
-            out[:, :, one], lse[:, :, one] = o, part
-        for start, stop, g in _continuations(spans):
-            one = slice(start, stop)
-            o, part = _flash(q[:, :, one], pairs[2 * g], pairs[2 * g + 1], 0.0, False, scale=scale)
-            both = torch.logaddexp(lse[:, :, one], part)
-            own = (lse[:, :, one] - both).exp().unsqueeze(-1)
-            out[:, :, one] = out[:, :, one] * own + o * (part - both).exp().unsqueeze(-1)
-            lse[:, :, one] = both
-        ctx.save_for_backward(q, k, v, out, lse, *pairs)
-        ctx.scale, ctx.tiles, ctx.spans = scale, tiles, spans
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of q, k, v and of each prefix pair."""
-        q, k, v, out, lse, *pairs = ctx.saved_tensors
-        dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
-
-        def run(
-            one: slice, keys: Tensor, values: Tensor, causal: bool, mask: Tensor | None = None
-        ) -> tuple[Tensor, ...]:
-            parts: tuple[Tensor, ...] = _flash_backward(
-                grad[:, :, one], q[:, :, one], keys, values, out[:, :, one],
-                lse[:, :, one].contiguous(), 0.0, causal, attn_mask=mask, scale=ctx.scale,
-            )  # fmt: skip
-            return parts
-
-        for start, stop, mask in ctx.tiles:
-            one = slice(start, stop)
-            dq[:, :, one], dk[:, :, one], dv[:, :, one] = run(
-                one, k[:, :, one], v[:, :, one], mask is None, mask
-            )
-        pair_grads: list[Tensor] = [torch.zeros_like(t) for t in pairs]
-        for start, stop, g in _continuations(ctx.spans):
-            one = slice(start, stop)
-            a, b, c = run(one, pairs[2 * g], pairs[2 * g + 1], False)
-            dq[:, :, one] += a
-            pair_grads[2 * g] += b
-            pair_grads[2 * g + 1] += c
-        return (dq, dk, dv, None, None, None, *pair_grads)
