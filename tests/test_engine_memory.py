@@ -68,7 +68,7 @@ def test_less_free_memory_means_shorter_passes(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(memory, "free_bytes", lambda _, gib=gib: gib * 2**30)
         chosen.append(choose_batch_tokens(NEEDS, CPU))
     assert chosen == sorted(chosen, reverse=True)
-    assert chosen[0] == 2**30 // NEEDS.token
+    assert chosen[0] == 2**31 // NEEDS.token
     assert chosen[-1] < chosen[0]
 
 

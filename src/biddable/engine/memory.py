@@ -25,8 +25,8 @@ from biddable.engine.loss import CHUNK_ELEMENTS
 from biddable.engine.plan import StepPlan
 from biddable.engine.step import feed
 
-# Longer passes than this holds gain a CPU 5 %, and other programs want memory too.
-_CPU_ACTIVATIONS = 2**30
+# Half of this makes a step 10 % slower, twice as much no faster; other programs want memory too.
+_CPU_ACTIVATIONS = 2**31
 _FEWEST, _MOST = 256, 16_384
 _PROBE = 32
 # What a heap of large blocks holds beyond what is in use, as measured on benchmarks' workloads.
@@ -121,7 +121,7 @@ def peak_of(needs: Needs, plans: Iterable[StepPlan], trained: Iterable[int]) -> 
 
 
 def choose_batch_tokens(needs: Needs, device: torch.device) -> int:
-    """Tokens per micro-batch: 1 GiB of activations on a CPU, two fifths of what a GPU has free.
+    """Tokens per micro-batch: 2 GiB of activations on a CPU, two fifths of what a GPU has free.
 
     Never more than two fifths of what is free once the optimizer has its memory.
     """
