@@ -62,6 +62,25 @@ def test_the_largest_step_counts() -> None:
     assert peak_of(NEEDS, plans, [1, 1, 1]) == NEEDS.peak(899, 1, several=False)
 
 
+def test_a_prefix_fed_apart_stays_while_the_gradients_come() -> None:
+    class Row:
+        def __init__(self, last: int) -> None:
+            self.input_ids = [*range(200), last, last, 7]
+            self.weights = [0.0] * 202 + [1.0]
+
+    (plan,) = [plan_step([Row(300), Row(301)], 150)]
+    shared = sum(map(len, plan.prefixes))
+    assert shared >= 190
+    assert not plan.joined
+    assert len(plan.micro_batches) == 1
+    longest = sum(map(len, plan.micro_batches[0]))
+    peak = peak_of(NEEDS, [plan], [2])
+    assert peak == NEEDS.peak(shared + longest, 2, several=False, kept=shared)
+    assert peak >= NEEDS.resident + NEEDS.moments + NEEDS.gradients + shared * NEEDS.token
+    # One micro-batch: while its activations grow there are no gradients yet.
+    assert peak < NEEDS.peak(shared + longest, 2, several=True)
+
+
 def test_less_free_memory_means_shorter_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = []
     for gib in (64, 2, 1):

@@ -55,19 +55,20 @@ class Needs:
     vocabulary: int
     width: int
 
-    def peak(self, tokens: int, rows: int, *, several: bool) -> int:
+    def peak(self, tokens: int, rows: int, *, several: bool, kept: int = 0) -> int:
         """The most that a step holds at once.
 
         Args:
             tokens: those whose activations are alive together: of one pass and of its prefixes.
             rows: trained rows of the pass.
             several: whether the step has more passes, so that gradients of one are there already.
+            kept: those of `tokens` whose activations outlive the pass: of prefixes fed before it.
         """
         chunk = min(rows * self.vocabulary, max(CHUNK_ELEMENTS, self.vocabulary))
         # Logits with the copy that their log-sum-exp makes; the head's own gradient.
         head = 2 * 4 * chunk + 4 * self.vocabulary * self.width
         forward = self.token * tokens + head + (self.gradients if several else 0)
-        backward = self.gradients + 4 * self.width * tokens
+        backward = self.gradients + 4 * self.width * tokens + self.token * kept
         return self.resident + round(_HOLES * (self.moments + max(forward, backward)))
 
 
@@ -115,8 +116,8 @@ def peak_of(needs: Needs, plans: Iterable[StepPlan], trained: Iterable[int]) -> 
     for plan, rows in zip(plans, trained, strict=True):
         shared = sum(map(len, plan.prefixes))
         longest = max(sum(map(len, batch)) for batch in plan.micro_batches)
-        several = len(plan.micro_batches) > 1 or bool(shared and not plan.joined)
-        peaks.append(needs.peak(shared + longest, rows, several=several))
+        several, kept = len(plan.micro_batches) > 1, 0 if plan.joined else shared
+        peaks.append(needs.peak(shared + longest, rows, several=several, kept=kept))
     return max(peaks)
 
 
