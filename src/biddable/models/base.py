@@ -84,7 +84,8 @@ def trained_system_prompt(base: Base) -> str:
     """
     path = base.folder / SYSTEM_PROMPT_FILE
     try:
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+        # As bytes: reading as text would turn a carriage return into a line feed.
+        return path.read_bytes().decode() if path.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise _not_found(base.name, f"its {path.name} cannot be read: {error}") from error
 

@@ -42,7 +42,7 @@ def save_model(
         tokenizer.save_pretrained(aside)
         for name, text in texts.items():
             if text:
-                (aside / name).write_text(text, encoding="utf-8")
+                (aside / name).write_text(text, encoding="utf-8", newline="")
 
 
 def _save_config(model: Any, folder: Path) -> None:

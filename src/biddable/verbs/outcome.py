@@ -14,7 +14,7 @@ from biddable.judging.shown import card_lines
 from biddable.judging.unusual import ENDS, unusual
 from biddable.models.base import SYSTEM_PROMPT_FILE
 from biddable.training.settings import Settings
-from biddable.verbs.prepared import Prepared, shared_system_prompt
+from biddable.verbs.prepared import Prepared
 from biddable.verbs.show import line
 
 SIDE_BY_SIDE = 3
@@ -72,7 +72,9 @@ def samples(
     ]
 
 
-def model_card(prepared: Prepared, settings: Settings, card: Scorecard, version: str) -> str:
+def model_card(
+    prepared: Prepared, settings: Settings, card: Scorecard, version: str, with_system: bool
+) -> str:
     """README.md of the model folder: what it is, how it was made and judged; no row of the data."""
     base = settings.base if settings.base != "smollm2" else "HuggingFaceTB/SmolLM2-135M-Instruct"
     table = "\n".join(
@@ -108,14 +110,14 @@ Learning rate {settings.lr:g}, {settings.epochs:g} epochs, {settings.batch_size}
 
 ## Use
 
-{_use(prepared)}"""
+{_use(with_system)}"""
 
 
-def _use(prepared: Prepared) -> str:
-    """How the model is asked elsewhere as it was trained."""
+def _use(with_system: bool) -> str:
+    """How the model is asked elsewhere as it was trained; with its system prompt, if it has one."""
     read = system = told = ""
-    if shared_system_prompt(prepared.train.conversations):
-        read = f'\nsystem = open("PATH/{SYSTEM_PROMPT_FILE}", encoding="utf-8").read()'
+    if with_system:
+        read = f'\nsystem = open("PATH/{SYSTEM_PROMPT_FILE}", encoding="utf-8", newline="").read()'
         system = '{"role": "system", "content": system}, '
         told = (
             f"Every training row began with the system prompt in `{SYSTEM_PROMPT_FILE}`: send it "

@@ -243,6 +243,7 @@ def _judge_and_save(task: Task, weights: Weights, base: Judgement, progress: Pro
     tuned = task.judged(weights.model)
     card = score(base, tuned, questions, training_answers(prepared.train.conversations))
     trained = trained_rows(task)
+    system = shared_system_prompt(prepared.train.conversations)
     save_model(
         weights.model,
         dict(weights.named()),
@@ -250,8 +251,8 @@ def _judge_and_save(task: Task, weights: Weights, base: Judgement, progress: Pro
         chat_template=prepared.template.text,
         stop_ids=stop_token_ids(prepared.tokenizer, prepared.template),
         texts={
-            "README.md": model_card(prepared, task.settings, card, __version__),
-            SYSTEM_PROMPT_FILE: shared_system_prompt(prepared.train.conversations),
+            "README.md": model_card(prepared, task.settings, card, __version__, bool(system)),
+            SYSTEM_PROMPT_FILE: system,
         },
         folder=folder.model,
     )
