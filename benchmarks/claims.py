@@ -52,7 +52,7 @@ BUDGET = 2048
 COUNTS = (10, 30, 50, 100, 200)
 RATES = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 # Options here that `train` has not.
-NO_SETTINGS = ("claims", "read", "seeds", "evaluations")
+NO_SETTINGS = ("claims", "read", "seeds", "first_seed", "evaluations")
 
 Figures = dict[str, float]
 
@@ -270,6 +270,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     return parser.parse_args()
 
 
@@ -284,7 +285,7 @@ def main() -> None:
     options |= {"data": (args.data,), "base": str(resolve_base(args.base).folder)}
     about = {k: vars(args)[k] for k in ("base", "data", "steps", "batch_size", "lr")}
     start = time.monotonic()
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         settings = Settings(**options, seed=seed)
         bench = Bench(settings, prepare(settings), max(1, args.steps // args.evaluations))
         for claim in args.claims:
