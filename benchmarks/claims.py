@@ -42,8 +42,9 @@ from biddable.judging.probes import probes
 from biddable.models.base import resolve_base
 from biddable.training.checkpoint import Progress
 from biddable.training.evaluate import held_out_loss
+from biddable.training.held import Replicas
 from biddable.training.interrupt import Interrupt
-from biddable.training.loop import Parts, fit, load_best, make_optimizer
+from biddable.training.loop import Parts, best_weights, fit, make_optimizer
 from biddable.training.settings import Settings
 from biddable.verbs.prepare import prepare
 from biddable.verbs.prepared import Prepared
@@ -94,7 +95,8 @@ def train(bench: Bench, examples: Sequence[Example], lr: float = 0.0) -> Run:
     """Trains on the examples."""
     settings = replace(bench.settings, lr=lr or bench.settings.lr)
     held_out = bench.prepared.held_out.examples
-    weights = Weights(load_model(bench.prepared.base, choose_device("cpu")), torch.float32)
+    model = load_model(bench.prepared.base, choose_device("cpu"))
+    weights = Replicas(Weights(model, torch.float32))
     curve = [(0, held_out_loss(weights.model, held_out, BUDGET))]
     losses: list[float] = []
 
@@ -116,7 +118,8 @@ def train(bench: Bench, examples: Sequence[Example], lr: float = 0.0) -> Run:
             batch_tokens=BUDGET,
             every=bench.every,
         )
-        load_best(parts, fit(parts, settings, Progress(), Interrupt()))
+        progress = fit(parts, settings, Progress(), Interrupt())
+        weights.load(best_weights(parts, progress))
     return Run(curve, losses, weights.model)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
 from biddable.training.checkpoint import Progress
+from biddable.training.held import Replicas
 from biddable.training.interrupt import Interrupt
 from biddable.training.loop import Parts, fit, make_optimizer
 from biddable.training.settings import Settings
@@ -27,7 +28,7 @@ def main() -> None:
     keep_freed_memory()
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
-    weights = Weights(load_model(prepared.base, device), dtype)
+    weights = Replicas(Weights(load_model(prepared.base, device), dtype))
 
     def tell(event: Any) -> None:
         if event["event"] == "step":
@@ -44,7 +45,7 @@ def main() -> None:
             log=tell,
             folder=Path(folder),
             batch_tokens=choose_batch_tokens(
-                needs_of(weights.model, weights.masters, weights.pieces), device
+                needs_of(weights.model, weights.pieces, weights.working_bytes), device
             ),
         )
         fit(parts, settings, Progress(), interrupt)

@@ -57,7 +57,9 @@ def main() -> None:
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
     model = load_model(resolve_base("smollm2"), device, dtype)
-    budget = choose_batch_tokens(needs_of(model, model.parameters(), model.parameters()), device)
+    budget = choose_batch_tokens(
+        needs_of(model, model.parameters(), 4 * model.num_parameters()), device
+    )
     rate = product_rate(dtype, device)
     for setting in [replace(SETTINGS[0]), *SETTINGS]:  # the first warms up
         rows = rows_of(setting)

@@ -22,6 +22,7 @@ from biddable.engine.plan import plan_step
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
 from biddable.models.base import resolve_base
 from biddable.training.checkpoint import Progress
+from biddable.training.held import Replicas
 from biddable.training.interrupt import Interrupt
 from biddable.training.loop import Parts, fit, make_optimizer
 from biddable.training.settings import Settings
@@ -78,8 +79,8 @@ def main() -> None:
     rows = [Row(r["input_ids"], [float(i != -100) for i in r["labels"]]) for r in work["rows"]]
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
-    weights = Weights(load(work["base"], device), dtype)
-    needs = needs_of(weights.model, weights.masters, weights.pieces)
+    weights = Replicas(Weights(load(work["base"], device), dtype))
+    needs = needs_of(weights.model, weights.pieces, weights.working_bytes)
     budget = choose_batch_tokens(needs, device)
     steps = [[rows[i] for i in step] for step in work["order"]]
     trained = [sum(sum(w > 0 for w in r.weights) for r in step) for step in steps]

@@ -2,7 +2,8 @@
 
 Writes FOLDER/N with the log, the checkpoints and the weights that N gloo ranks came to in 10 steps.
 The ranks are forks of this process, which has imported everything and computed nothing. A+B means
-that the last of A ranks gets a signal in step 1, and that B ranks then go on.
+that the last of A ranks gets a signal in step 1, and that B ranks then go on; As is A ranks that
+share the weights too.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from biddable.dialogue.encode import Example
 from biddable.engine.precision import Weights
 from biddable.models.aside import write_tensors
 from biddable.training.checkpoint import Progress, has_checkpoint, load_checkpoint
-from biddable.training.evaluate import held_out_loss
+from biddable.training.evaluate import mean_loss
+from biddable.training.held import Held, Replicas
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import json_log, silent
 from biddable.training.loop import Parts, fit, make_optimizer
-from biddable.training.ranks import joined_ranks, mean_loss
+from biddable.training.ranks import Ranks, joined_ranks
 from biddable.training.settings import Settings
+from biddable.training.shards import Shards
 from tiny import VOCABULARY, tiny
 
 # Fewer rows than three ranks in every step, so that at least one rank has none.
@@ -53,17 +56,24 @@ def examples() -> list[Example]:
     return made
 
 
-def train(folder: Path, *, signalled: bool) -> None:
+def held(ranks: Ranks, *, sharded: bool) -> Held:
+    """The weights of a tiny model as these ranks hold them."""
+    model = tiny("llama", ours=True, dtype=torch.float32)
+    if sharded:
+        return Shards(model, torch.device("cpu"), torch.float32, ranks)
+    return Replicas(Weights(model, torch.float32), ranks)
+
+
+def train(folder: Path, *, sharded: bool, signalled: bool) -> None:
     """Trains on the ranks of the environment; with a signal that only the last of them gets."""
     with joined_ranks() as ranks:
-        weights = Weights(tiny("llama", ours=True, dtype=torch.float32), torch.float32)
-        weights.cut(ranks.index, ranks.count)
+        weights = held(ranks, sharded=sharded)
         rows = examples()
         parts = Parts(
             weights=weights,
             optimizer=make_optimizer(weights, SETTINGS),
             examples=rows[:8],
-            evaluate=lambda: mean_loss(ranks, lambda e: held_out_loss(weights.model, e, 99), rows),
+            evaluate=lambda: mean_loss(weights, rows, 99, ranks),
             answer=lambda: "",
             log=json_log(folder / "log.jsonl") if ranks.first else silent,
             folder=folder / "checkpoints",
@@ -72,18 +82,20 @@ def train(folder: Path, *, signalled: bool) -> None:
         )
         progress, interrupt = Progress(), Interrupt()
         if has_checkpoint(parts.folder):
-            progress, _ = load_checkpoint(parts.folder, weights, parts.optimizer, ranks)
+            progress, _ = load_checkpoint(parts.folder, weights, parts.optimizer)
         if signalled and ranks.index == ranks.count - 1:
             interrupt.exit_code = 143
         progress = fit(parts, SETTINGS, progress, interrupt)
         assert interrupt.exit_code == (143 if signalled else 0)
         assert progress.step == (1 if signalled else SETTINGS.steps)
         # Each rank holds the moments of its own part only.
-        held = sum(state["exp_avg"].numel() for state in parts.optimizer.state.values())
-        total = sum(m.numel() for m in weights.masters)
-        assert held <= total / ranks.count + len(weights.masters)
+        moments = sum(state["exp_avg"].numel() for state in parts.optimizer.state.values())
+        total = sum(shape.numel() for shape in weights.shapes)
+        rows_of_shards = sum(shape[1:].numel() for shape in weights.shapes)
+        assert moments <= total / ranks.count + rows_of_shards
+        tensors = weights.gather(first=ranks.first)
         if ranks.first and not signalled:
-            write_tensors(dict(weights.named()), folder / "weights.safetensors")
+            write_tensors(tensors, folder / "weights.safetensors")
 
 
 def on_ranks(count: int, work: Callable[[], None]) -> None:
@@ -114,6 +126,7 @@ if __name__ == "__main__":
     for name in sys.argv[2:]:
         place = root / name
         place.mkdir()
-        counts = [int(n) for n in name.split("+")]
-        for i, count in enumerate(counts):
-            on_ranks(count, partial(train, place, signalled=i < len(counts) - 1))
+        parts = name.split("+")
+        for i, part in enumerate(parts):
+            work = partial(train, place, sharded=part.endswith("s"), signalled=i < len(parts) - 1)
+            on_ranks(int(part.rstrip("s")), work)

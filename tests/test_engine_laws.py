@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from biddable.engine.attention import Layout
 from biddable.engine.loss import head_of
 from biddable.engine.plan import plan_step
-from biddable.engine.precision import Weights
-from biddable.engine.step import backward_step, example_losses
+from biddable.engine.precision import Weights, load_model
+from biddable.engine.step import backward_step, example_losses, feed
+from biddable.models.base import Base
 from biddable.models.support import SUPPORTED
 from tiny import ALL_FP64, CONFIGS, VOCABULARY, Row, reference_step, tiny
 
@@ -178,6 +179,20 @@ def test_bf16_compute_stays_as_near_to_fp64_as_transformers_own_bf16() -> None:
         assert all(g.dtype == torch.float32 for g in grads.values())
         ours += distance(grads, exact)
     assert ours <= theirs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bf16_compute_is_the_model_that_is_served_in_bf16(kind: str, tmp_path: Path) -> None:
+    model = tiny(kind, ours=True, dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    served = load_model(Base("tiny", tmp_path), torch.device("cpu"), torch.bfloat16)
+    ids = torch.randint(3, VOCABULARY, (1, 100), generator=torch.Generator().manual_seed(1))
+    places = torch.arange(100)[None]
+    trained = Weights(model, torch.bfloat16).model
+    with torch.no_grad():
+        a, b = (feed(m, ids, places, Layout([100], [-1])) for m in (trained, served))
+    assert a.dtype == torch.bfloat16
+    assert torch.equal(a, b)
 
 
 def test_small_updates_move_the_weights_in_bf16_compute() -> None:

@@ -70,6 +70,19 @@ def test_nothing_moved() -> None:
     assert outcome(held_out_loss=replace(flat, low=-0.3, high=0.2)) == "too_few"
 
 
+def test_a_loss_that_fell_is_no_format_that_the_answers_lack() -> None:
+    never = Metric(0.0, 0.0, 32, -0.1, 0.1, "rate")
+    stops = Metric(1.0, 1.0, 32, -0.1, 0.1, "rate")
+    assert outcome(stops_by_itself=stops, follows_format=never, exact_match=never) == "begun"
+    assert outcome(stops_by_itself=stops, follows_format=replace(never, base=0.9, tuned=0.91)) == (
+        "format_only"
+    )
+    assert outcome(stops_by_itself=replace(stops, base=0.5, low=0.3), follows_format=never) == (
+        "format_only"
+    )
+    assert outcome(stops_by_itself=stops, follows_format=never, exact_match=RIGHT) == "learnt"
+
+
 def test_known_rows_and_no_better_others_are_memory() -> None:
     known = Metric(3.0, 0.5, 32, -2.6, -2.4)
     risen = Metric(2.0, 2.4, 32, 0.2, 0.6)

@@ -17,32 +17,39 @@ from biddable.training.checkpoint import (
     save_best,
     save_checkpoint,
 )
+from biddable.training.held import Replicas
 from biddable.training.loop import make_optimizer
-from biddable.training.ranks import ALONE
 from biddable.training.settings import Settings
 from tiny import tiny
 
 
-def trained_state(seed: int) -> tuple[Weights, torch.optim.AdamW]:
-    weights = Weights(tiny("llama", ours=True, dtype=torch.float32), torch.float32)
+def trained_state(seed: int) -> tuple[Replicas, torch.optim.AdamW]:
+    weights = Replicas(Weights(tiny("llama", ours=True, dtype=torch.float32), torch.float32))
     optimizer = make_optimizer(weights, Settings(lr=1e-2))
     torch.manual_seed(seed)
     for _ in range(3):
-        for master in weights.masters:
+        for master in weights.pieces:
             master.grad = torch.randn_like(master)
         optimizer.step()
     return weights, optimizer
 
 
+def save(
+    folder: Path, progress: Progress, weights: Replicas, optimizer: torch.optim.AdamW, keep: int
+) -> Path:
+    moments = moments_of(weights, optimizer, first=True)
+    return save_checkpoint(folder, progress, weights.gather(first=True), moments, keep)
+
+
 def test_a_checkpoint_gives_back_weights_moments_and_progress(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
     progress = Progress(step=3, best_step=2, best_loss=1.5, tokens=99)
-    save_best(tmp_path, 2, weights)
-    save_checkpoint(tmp_path, progress, weights, moments_of(ALONE, weights, optimizer), keep=2)
+    save_best(tmp_path, 2, weights.gather(first=True))
+    save(tmp_path, progress, weights, optimizer, 2)
     others, other_optimizer = trained_state(2)
     loaded, damaged = load_checkpoint(tmp_path, others, other_optimizer)
     assert (loaded, damaged) == (progress, [])
-    for a, b in zip(weights.masters, others.masters, strict=True):
+    for a, b in zip(weights.pieces, others.pieces, strict=True):
         assert torch.equal(a, b)
         for key in ("step", "exp_avg", "exp_avg_sq"):
             assert torch.equal(optimizer.state[a][key], other_optimizer.state[b][key])
@@ -51,9 +58,7 @@ def test_a_checkpoint_gives_back_weights_moments_and_progress(tmp_path: Path) ->
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
     for step in (3, 6, 9):
-        save_checkpoint(
-            tmp_path, Progress(step=step), weights, moments_of(ALONE, weights, optimizer), keep=2
-        )
+        save(tmp_path, Progress(step=step), weights, optimizer, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000006", "step-000009"]
 
 
@@ -63,12 +68,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     tmp_path: Path, name: str, harm: str
 ) -> None:
     weights, optimizer = trained_state(1)
-    save_checkpoint(
-        tmp_path, Progress(step=3), weights, moments_of(ALONE, weights, optimizer), keep=2
-    )
-    newest = save_checkpoint(
-        tmp_path, Progress(step=6), weights, moments_of(ALONE, weights, optimizer), keep=2
-    )
+    save(tmp_path, Progress(step=3), weights, optimizer, 2)
+    newest = save(tmp_path, Progress(step=6), weights, optimizer, 2)
     content = bytearray((newest / name).read_bytes())
     if harm == "remove":
         (newest / name).unlink()

@@ -26,12 +26,11 @@ from biddable.data.findings import BiddableError
 from biddable.models import aside as durable
 from biddable.models.aside import Aside, is_sound, write_whole
 from biddable.training import checkpoint
-from biddable.training.checkpoint import Progress, load_best, load_checkpoint, moments_of, save_best
+from biddable.training.checkpoint import Progress, load_checkpoint, read_best, save_best
 from biddable.training.loop import SECONDS_BETWEEN_SAVES, _save_is_due
-from biddable.training.ranks import ALONE
 from biddable.training.run_folder import Lock, RunFolder, cut_log
 from folders import base_folder, rows, write_jsonl
-from test_training_checkpoint import trained_state
+from test_training_checkpoint import save, trained_state
 
 HERE = Path(__file__).parent
 PYTHONPATH = os.pathsep.join([str(Path(biddable.__file__).parent.parent), str(HERE)])
@@ -86,41 +85,31 @@ def test_content_is_on_disk_before_its_name(
 
 def test_best_weights_stay_while_a_checkpoint_names_them(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
-    save_best(tmp_path, 2, weights)
-    checkpoint.save_checkpoint(
-        tmp_path, Progress(3, best_step=2), weights, moments_of(ALONE, weights, optimizer), 1
-    )
-    save_best(tmp_path, 4, weights)
+    save_best(tmp_path, 2, weights.gather(first=True))
+    save(tmp_path, Progress(3, best_step=2), weights, optimizer, 1)
+    save_best(tmp_path, 4, weights.gather(first=True))
     assert {p.name for p in tmp_path.glob("best-*")} == {"best-000002", "best-000004"}
-    checkpoint.save_checkpoint(
-        tmp_path, Progress(6, best_step=4), weights, moments_of(ALONE, weights, optimizer), 1
-    )
+    save(tmp_path, Progress(6, best_step=4), weights, optimizer, 1)
     assert {p.name for p in tmp_path.iterdir()} == {"best-000004", "step-000006"}
 
 
 def test_a_checkpoint_whose_best_weights_are_damaged_is_passed_over(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
-    checkpoint.save_checkpoint(
-        tmp_path, Progress(3), weights, moments_of(ALONE, weights, optimizer), 2
-    )
-    save_best(tmp_path, 5, weights)
-    checkpoint.save_checkpoint(
-        tmp_path, Progress(6, best_step=5), weights, moments_of(ALONE, weights, optimizer), 2
-    )
+    save(tmp_path, Progress(3), weights, optimizer, 2)
+    save_best(tmp_path, 5, weights.gather(first=True))
+    save(tmp_path, Progress(6, best_step=5), weights, optimizer, 2)
     file = tmp_path / "best-000005" / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     progress, damaged = load_checkpoint(tmp_path, weights, optimizer)
     assert (progress.step, damaged) == (3, ["step-000006"])
     with pytest.raises(BiddableError, match="best_damaged"):
-        load_best(tmp_path, 5, weights)
+        read_best(tmp_path, 5)
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
 def test_a_damaged_manifest_damages_its_checkpoint(tmp_path: Path, harm: str) -> None:
     weights, optimizer = trained_state(1)
-    made = checkpoint.save_checkpoint(
-        tmp_path, Progress(3), weights, moments_of(ALONE, weights, optimizer), 2
-    )
+    made = save(tmp_path, Progress(3), weights, optimizer, 2)
     content = bytearray((made / "manifest.json").read_bytes())
     content[len(content) // 2] ^= 1
     (made / "manifest.json").write_bytes(content if harm == "flip" else content[:9])
@@ -142,19 +131,15 @@ def files_up_to(size: int) -> Iterator[None]:
 
 def test_a_full_disk_harms_no_checkpoint_and_says_what_is_free(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
-    save_best(tmp_path, 3, weights)
-    checkpoint.save_checkpoint(
-        tmp_path, Progress(3, best_step=3), weights, moments_of(ALONE, weights, optimizer), 1
-    )
+    save_best(tmp_path, 3, weights.gather(first=True))
+    save(tmp_path, Progress(3, best_step=3), weights, optimizer, 1)
     largest = max(p.stat().st_size for p in tmp_path.rglob("*"))
     # The weights fit; the moments, written after them, do not.
     for size in (100, largest - 1):
         with files_up_to(size), pytest.raises(BiddableError, match=r"bytes are free.*no_space"):
-            checkpoint.save_checkpoint(
-                tmp_path, Progress(6), weights, moments_of(ALONE, weights, optimizer), 1
-            )
+            save(tmp_path, Progress(6), weights, optimizer, 1)
     with files_up_to(100), pytest.raises(BiddableError, match="no_space"):
-        save_best(tmp_path, 6, weights)
+        save_best(tmp_path, 6, weights.gather(first=True))
     assert {p.name for p in tmp_path.iterdir()} == {"best-000003", "step-000003"}
     assert load_checkpoint(tmp_path, *trained_state(2))[0].step == 3
 
@@ -179,10 +164,9 @@ def test_a_disk_that_fills_up_during_a_save_harms_no_checkpoint(
     # Something else took the room between the look at it and the writing.
     monkeypatch.setattr(checkpoint, "need_space", lambda *_: None)
     weights, optimizer = trained_state(1)
-    moments = moments_of(ALONE, weights, optimizer)
-    first = checkpoint.save_checkpoint(small_disk, Progress(3), weights, moments, 2)
+    first = save(small_disk, Progress(3), weights, optimizer, 2)
     with pytest.raises(BiddableError, match=r"bytes are free.*no_space"):
-        checkpoint.save_checkpoint(small_disk, Progress(6), weights, moments, 2)
+        save(small_disk, Progress(6), weights, optimizer, 2)
     assert list(small_disk.iterdir()) == [first]
     assert load_checkpoint(small_disk, weights, optimizer)[0].step == 3
 
@@ -193,9 +177,7 @@ def test_room_is_looked_for_before_a_save(tmp_path: Path, monkeypatch: pytest.Mo
     usage = shutil.disk_usage(tmp_path)._replace(free=needed)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(BiddableError, match=f"bytes are needed, {needed:,} bytes are free"):
-        checkpoint.save_checkpoint(
-            tmp_path / "new", Progress(3), weights, moments_of(ALONE, weights, optimizer), 1
-        )
+        save(tmp_path / "new", Progress(3), weights, optimizer, 1)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from biddable.dialogue.encode import Example
 from biddable.engine.precision import Weights
 from biddable.training.checkpoint import Progress
+from biddable.training.held import Replicas
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Screen, each
 from biddable.training.loop import Parts, evaluation_interval, finished, fit, make_optimizer
@@ -29,7 +30,7 @@ def run(
     folder: Path, losses: list[float], settings: Settings = SETTINGS
 ) -> tuple[Progress, list[Mapping[str, Any]], str]:
     """Trains with an evaluation at each step; returns the progress, the events and the screen."""
-    weights = Weights(tiny("llama", ours=True, dtype=torch.float32), torch.float32)
+    weights = Replicas(Weights(tiny("llama", ours=True, dtype=torch.float32), torch.float32))
     scripted, answers = iter(losses), iter(f"answer\n{i} \x1b[31m" for i in range(1, 99))
     events: list[Mapping[str, Any]] = []
     shown = StringIO()

@@ -21,7 +21,7 @@ from biddable.engine.plan import plan_step
 from biddable.engine.shares import share_rows
 from biddable.models.aside import is_sound
 from folders import base_folder, rows, write_jsonl
-from tiny import Row
+from tiny import CONFIGS, Row
 
 HERE = Path(__file__).parent
 PYTHONPATH = os.pathsep.join([str(Path(biddable.__file__).parent.parent), str(HERE)])
@@ -30,7 +30,7 @@ PYTHONPATH = os.pathsep.join([str(Path(biddable.__file__).parent.parent), str(HE
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    counts = ["1", "2", "3", "2+1", "2+3"]
+    counts = ["1", "2", "3", "2s", "3s", "2+1", "2+3", "2s+1", "2s+3s", "2+3s"]
     command = [sys.executable, "-W", "error", str(HERE / "rank_fit.py"), str(folder), *counts]
     env = {**os.environ, "PYTHONPATH": PYTHONPATH}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
@@ -38,7 +38,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["2", "3", "2+1", "2+3"])
+@pytest.mark.parametrize(
+    "name", ["2", "3", "2s", "3s", "2+1", "2+3", "2s+1", "2s+3s", "2+3s"]
+)
 def test_ranks_come_to_the_weights_of_one_process(runs: Path, name: str) -> None:
     one = load_file(runs / "1" / "weights.safetensors")
     many = load_file(runs / name / "weights.safetensors")
@@ -47,7 +49,7 @@ def test_ranks_come_to_the_weights_of_one_process(runs: Path, name: str) -> None
         torch.testing.assert_close(many[key], value, rtol=1e-6, atol=1e-6, msg=key)
 
 
-@pytest.mark.parametrize("name", ["2", "3"])
+@pytest.mark.parametrize("name", ["2", "3", "3s"])
 def test_one_log_counts_all_ranks(runs: Path, name: str) -> None:
     def steps(run: str) -> list[dict[str, float]]:
         events = map(json.loads, (runs / run / "log.jsonl").read_text().splitlines())
@@ -58,6 +60,43 @@ def test_one_log_counts_all_ranks(runs: Path, name: str) -> None:
         assert many["trained_tokens"] == one["trained_tokens"]
         assert many["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert many["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+def test_shards_of_every_architecture_give_the_gradient_of_one_process(tmp_path: Path) -> None:
+    told = tmp_path / "laws.jsonl"
+    command = [sys.executable, "-W", "error", str(HERE / "rank_laws.py"), str(told)]
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in told.read_text().splitlines()]
+    assert {f["kind"] for f in found if f["dtype"] == "fp32"} == set(CONFIGS)
+    for law in found:
+        exact = law["dtype"] == "fp32"
+        assert law["gradient"] <= (1e-5 if exact else 0.05), law
+        assert law["loss"] <= (1e-6 if exact else 1e-3), law
+        assert law["held_out"] <= (1e-6 if exact else 1e-3), law
+        # The first rank's micro-batches are those of one process: nothing else may differ.
+        assert exact or law["rows"] == "both" or law["gradient"] <= 1e-6, law
+
+
+def test_a_sharded_run_gives_the_model_and_the_scorecard_of_one_process(tmp_path: Path) -> None:
+    given = [write_jsonl(tmp_path / "data.jsonl", rows()), "--base", base_folder(tmp_path / "base")]
+    given += ["--steps", "4", "--answers", "2", "--lr", "1e-3"]
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    for name, start in (("one", [sys.executable]), ("two", run)):
+        command = [*start, "-m", "biddable", "train", *given, "--shard", "on"]
+        command += ["--out", str(tmp_path / name)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+        assert ("fp32 on cpu, sharded" in done.stderr) == (name == "two")
+    one, two = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("one", "two"))
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-5, atol=1e-5, msg=key)
+    cards = [json.loads((tmp_path / n / "scorecard.json").read_text()) for n in ("one", "two")]
+    losses = [card["held_out_loss"]["tuned"] for card in cards]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_a_signal_to_torchrun_has_its_ranks_save_and_leave(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ width. The batch dimension is always 1.
 Each segment attends to itself causally, and to all of the prefix that it continues, if any. On a
 CPU that is `flash`, on CUDA `varlen`, elsewhere and for what these cannot do `masked`. transformers
 passes extra keyword arguments of the model's forward on to the attention function; our `Layout`
-comes that way.
+comes that way, inside a function: the hooks of sharded modules copy records among the arguments,
+and what a layer stores in a copy would be lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +86,7 @@ def attend(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    layout: Layout | Rows | None = None,
+    layout: Callable[[], Layout | Rows] | None = None,
     **given: Any,
 ) -> tuple[Tensor, None]:
     """Attention of a flat micro-batch.
@@ -93,7 +94,7 @@ def attend(
     Args:
         query: (1, H, T, E).
         key, value: (1, K, T, E); heads are never repeated.
-        layout: how T is cut; `Rows` when each of the T tokens continues a row of its own.
+        layout: gives how T is cut; `Rows` when each of the T tokens continues a row of its own.
         given: what transformers passes beside it; `scaling`, `sliding_window` and `softcap` are
             honoured, `dropout` and `s_aux` (attention sinks) refused, the rest changes nothing.
 
@@ -109,12 +110,25 @@ def attend(
     scaling, softcap, sliding_window = (
         given.get(name) for name in ("scaling", "softcap", "sliding_window")
     )
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
-    layout.layers.append(layer)
+    cut, layer = layout(), int(module.layer_idx)  # type: ignore[arg-type]
+    cut.layers.append(layer)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    if isinstance(layout, Rows):
-        out = attend_rows(layout, layer, (query, key, value), scale, sliding_window, softcap)
+    if isinstance(cut, Rows):
+        out = attend_rows(cut, layer, (query, key, value), scale, sliding_window, softcap)
         return out, None
+    return _attend_segments(cut, layer, (query, key, value), scale, sliding_window, softcap), None
+
+
+def _attend_segments(
+    layout: Layout,
+    layer: int,
+    qkv: tuple[Tensor, Tensor, Tensor],
+    scale: float,
+    sliding_window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """(1, T, H, E): attention of the segments of a micro-batch, by the way that fits them."""
+    query, key, value = qkv
     spans = layout.spans()
     for (start, stop, _), kept in zip(spans, layout.keep, strict=False):
         kept.keys[layer] = key[:, :, start:stop].contiguous()
@@ -122,11 +136,11 @@ def attend(
     reach = max(stop - start + _prefix_length(layout, g) for start, stop, g in spans)
     window = sliding_window if sliding_window is not None and sliding_window < reach else None
     if softcap is None and window is None and query.device.type == "cpu":
-        return _flash_of(layout, layer, spans, (query, key, value), scale).transpose(1, 2), None
+        return _flash_of(layout, layer, spans, qkv, scale).transpose(1, 2)
     pieces = [Piece(a, b, _pair(layout, g, layer)) for a, b, g in spans]
     if softcap is None and fits_varlen(query):
-        return varlen_attention(query, key, value, pieces, scale, window).transpose(1, 2), None
-    return _plain((query, key, value), pieces, scale, window, softcap).transpose(1, 2), None
+        return varlen_attention(query, key, value, pieces, scale, window).transpose(1, 2)
+    return _plain(qkv, pieces, scale, window, softcap).transpose(1, 2)
 
 
 def _plain(

@@ -120,6 +120,8 @@ class _HeadLoss(torch.autograd.Function):
             d_weight = d_logits.T @ h if d_weight is None else d_weight.addmm_(d_logits.T, h)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
+        # A pass without trained rows has a gradient too: ranks that share weights wait for it.
+        d_weight = torch.zeros_like(weight) if d_weight is None else d_weight
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         ctx.mark_non_differentiable(found)
         return total, found

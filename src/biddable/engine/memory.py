@@ -16,14 +16,14 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from biddable.data.findings import BiddableError
 from biddable.engine.attention import Layout
 from biddable.engine.loss import CHUNK_ELEMENTS
 from biddable.engine.plan import StepPlan
-from biddable.engine.step import feed
+from biddable.engine.step import Run, directly, feed
 
 # Half of this makes a step of gsm8k 7 % slower, twice as much 6 % faster; others want memory too.
 _CPU_ACTIVATIONS = 2**31
@@ -42,7 +42,8 @@ class Needs:
     Args:
         resident: held already: the program, the weights and their copies.
         moments: AdamW's, of the parts of the fp32 masters that are this rank's.
-        gradients: those of all masters, and in bf16 of the largest parameter once more.
+        gradients: those that this rank keeps, what it gathers for a pass, and in bf16 that of the
+            head once more.
         token: what one token of a pass keeps until the backward.
         vocabulary: rows of the vocabulary head.
         width: columns of the vocabulary head.
@@ -72,14 +73,18 @@ class Needs:
         return self.resident + round(_HOLES * (self.moments + max(forward, backward)))
 
 
-def needs_of(model: Any, masters: Iterable[Tensor], pieces: Iterable[Tensor]) -> Needs:
+def needs_of(
+    model: Any, pieces: Iterable[Tensor], working_bytes: int, run: Run = directly
+) -> Needs:
     """Measures a loaded model, with a pass of a few tokens.
 
     Args:
-        masters, pieces: those of `Weights`.
+        pieces: what this rank's optimizer changes.
+        working_bytes: gradients, and what is gathered for a pass.
+        run: calls a pass.
     """
-    weights, mine = (sum(m.numel() * m.element_size() for m in some) for some in (masters, pieces))
-    token = (_saved_bytes(model, 2 * _PROBE) - _saved_bytes(model, _PROBE)) // _PROBE
+    mine = sum(p.numel() * p.element_size() for p in pieces)
+    token = (_saved_bytes(model, 2 * _PROBE, run) - _saved_bytes(model, _PROBE, run)) // _PROBE
     head = model.get_output_embeddings().weight
     copied = int(head.numel()) * 2 if head.dtype != torch.float32 else 0
     if model.device.type == "cuda":
@@ -87,27 +92,27 @@ def needs_of(model: Any, masters: Iterable[Tensor], pieces: Iterable[Tensor]) ->
     else:
         resident = psutil.Process().memory_info().rss
     rows, width = map(int, head.shape)
-    return Needs(resident, 2 * mine, weights + copied, token, rows, width)
+    return Needs(resident, 2 * mine, working_bytes + copied, token, rows, width)
 
 
-def _saved_bytes(model: Any, tokens: int) -> int:
-    """Bytes that autograd saves in a forward of so many tokens, parameters left out."""
-    known = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    saved: dict[int, int] = {}
-    held: list[Tensor] = []  # or a freed block's address would be counted once for two tensors
+def _saved_bytes(model: Any, tokens: int, run: Run) -> int:
+    """Bytes that autograd saves in a forward of so many tokens, parameters left out.
+
+    What was gathered of shards is gone after the forward, or stands among the parameters.
+    """
+    held: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage.nbytes()
-            held.append(tensor)
+        held.append(tensor)
         return tensor
 
     ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
     places = torch.arange(tokens, device=model.device)[None]
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        feed(model, ids, places, Layout([tokens], [-1]))
-    return sum(saved.values())
+        run(lambda: feed(model, ids, places, Layout([tokens], [-1])).sum())
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
+    known = {p.untyped_storage().data_ptr() for p in model.parameters() if type(p) is nn.Parameter}
+    return sum(size for place, size in storages.items() if place not in known)
 
 
 def peak_of(needs: Needs, plans: Iterable[StepPlan], trained: Iterable[int]) -> int:

@@ -20,7 +20,7 @@ The last trained token of an example is predicted, never fed: nothing that follo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 # A shorter prefix saves less than a pass of its own costs.
@@ -66,12 +66,14 @@ class StepPlan:
         micro_batches: segments of each pass; those of one group stand together.
         joined: the one micro-batch has room for the prefixes too, which it feeds first.
         padded_tokens: what a run that pads these rows to the longest would feed.
+        even: the plans of all ranks have the same passes, each of which reaches every parameter.
     """
 
     prefixes: tuple[tuple[int, ...], ...]
     micro_batches: tuple[tuple[Segment, ...], ...]
     joined: bool
     padded_tokens: int
+    even: bool = False
 
     @property
     def tokens(self) -> int:
@@ -102,6 +104,21 @@ def plan_step(examples: Sequence[Trainable], batch_tokens: int, *, share: bool =
     tokens = sum(lengths) + sum(map(len, segments))
     joined = len(batches) == 1 and tokens <= batch_tokens
     return StepPlan(prefixes, tuple(batches), joined, longest * len(examples))
+
+
+def even_plan(plan: StepPlan, passes: int, *, apart: bool) -> StepPlan:
+    """The plan with empty micro-batches up to so many, for ranks that have to pass in step.
+
+    Args:
+        passes: the most micro-batches that any rank's plan has.
+        apart: whether any rank feeds prefixes in a pass of their own; then this one does too, if
+            need be a prefix of one token that nothing continues.
+    """
+    filled = plan.micro_batches + ((),) * (passes - len(plan.micro_batches))
+    if not apart:
+        return replace(plan, micro_batches=filled, even=True)
+    prefixes = plan.prefixes or ((0,),)
+    return replace(plan, prefixes=prefixes, micro_batches=filled, joined=False, even=True)
 
 
 def first_trained(example: Trainable) -> int:

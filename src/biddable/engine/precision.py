@@ -8,7 +8,7 @@ weights (they round to no change), so the optimizer always works on fp32.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -109,9 +109,6 @@ class Weights:
     In fp32 they are the same tensors. In bf16 each parameter's gradient is added to its master's
     fp32 gradient as soon as a micro-batch has formed it, and `push` casts the masters back once a
     step.
-
-    `pieces` are what this rank's optimizer changes: the masters themselves, or after `cut` an equal
-    part of each, flat, that lies in the master's own memory.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype) -> None:
@@ -122,19 +119,13 @@ class Weights:
         if dtype != torch.float32:
             # Tied parameters occur once in parameters(), so the copies stay tied too.
             self.masters = [nn.Parameter(p.detach().clone()) for p in model.parameters()]
-            self.model = model.to(dtype)
-            self._computed = list(self.model.parameters())
+            # Parameters only: rounded rotary frequencies, which are buffers, would put every token
+            # where the model that is served does not.
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(dtype)
+            self._computed = list(model.parameters())
             for compute, master in zip(self._computed, self.masters, strict=True):
                 compute.register_post_accumulate_grad_hook(_adder(master))  # type: ignore[no-untyped-call]
-        self.pieces = self.masters
-
-    def cut(self, index: int, count: int) -> None:
-        """Leaves this rank's optimizer the `index`-th of `count` parts of each master."""
-        if count > 1:
-            flats = [(m.data.view(-1), part(m, count)) for m in self.masters]
-            self.pieces = [
-                nn.Parameter(flat[index * size : (index + 1) * size]) for flat, size in flats
-            ]
 
     def named(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, fp32 master) of each parameter."""
@@ -147,16 +138,11 @@ class Weights:
             torch._foreach_copy_(self._computed, [m.data for m in self.masters])
 
     @torch.no_grad()
-    def load(self, tensors: dict[str, Tensor]) -> None:
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Overwrites the masters, by name, and the compute copy."""
         for name, master in self.named():
             master.copy_(tensors[name])
         self.push()
-
-
-def part(tensor: Tensor, count: int) -> int:
-    """Elements of a `count`-th part, rounded up: the last parts may hold fewer."""
-    return -(-tensor.numel() // count)
 
 
 def _adder(master: nn.Parameter) -> Any:

@@ -8,9 +8,10 @@ the step fits into one pass, the prefix is simply in it. Both are exact; see doc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,19 @@ from biddable.engine.decode import Rows
 from biddable.engine.embedding import embed
 from biddable.engine.loss import head_of, loss_sum, row_losses
 from biddable.engine.plan import Segment, StepPlan, Trainable
+
+T = TypeVar("T")
+
+
+class Run(Protocol):
+    """Calls one pass of the model; where ranks share the weights, inside hooks that gather them."""
+
+    def __call__(self, work: Callable[[], T]) -> T: ...
+
+
+def directly(work: Callable[[], T]) -> T:
+    """The pass of a model that has its weights."""
+    return work()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +56,7 @@ class Flat:
 
 
 def backward_step(
-    model: Any, examples: Sequence[Trainable], plan: StepPlan
+    model: Any, examples: Sequence[Trainable], plan: StepPlan, run: Run = directly
 ) -> tuple[float, float, list[float]]:
     """Adds the gradient of sum(w * CE) over the examples to the parameters' `.grad`.
 
@@ -51,32 +65,43 @@ def backward_step(
     Returns:
         (loss sum, weight sum, the mean loss of each example).
     """
-    prefixes = _prefixes(model, plan)
+    prefixes, end = _prefixes(model, plan, run)
     leaves = prefixes if plan.joined else [p.leaves() for p in prefixes]
     loss, weight, means = 0.0, 0.0, [0.0] * len(examples)
-    for flat, hidden in _passes(model, examples, plan, leaves):
-        part, losses = loss_sum(hidden, head_of(model), flat.targets, flat.weights)
+    for flat, layout in _passes(model, examples, plan, leaves):
+        part, losses = run(partial(_loss_of, model, flat, layout))
         part.backward()  # type: ignore[no-untyped-call]
         loss += part.item()
         weight += float(flat.weights.sum())
         for example, some, weights in _by_example(flat, examples, losses):
             means[example] = float((some * weights).sum() / weights.sum())
     if not plan.joined:
-        _backward_prefixes(prefixes, leaves)
+        _backward_prefixes(prefixes, leaves, end if plan.even else None)
     return loss, weight, means
 
 
 @torch.no_grad()
 def example_losses(
-    model: Any, examples: Sequence[Trainable], plan: StepPlan
+    model: Any, examples: Sequence[Trainable], plan: StepPlan, run: Run = directly
 ) -> list[tuple[Tensor, Tensor]]:
     """(losses, weights) of the trained tokens of each example, in the order of the examples."""
     found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(examples)
-    for flat, hidden in _passes(model, examples, plan, _prefixes(model, plan)):
-        losses = row_losses(hidden, head_of(model), flat.targets)
+    prefixes, _ = _prefixes(model, plan, run)
+    for flat, layout in _passes(model, examples, plan, prefixes):
+        losses = run(partial(_losses_of, model, flat, layout))
         for example, some, weights in _by_example(flat, examples, losses):
             found[example] = (some, weights)
     return found
+
+
+def _loss_of(model: Any, flat: Flat, layout: Layout) -> tuple[Tensor, Tensor]:
+    hidden = feed(model, flat.input_ids, flat.position_ids, layout)[flat.rows]
+    return loss_sum(hidden, head_of(model), flat.targets, flat.weights)
+
+
+def _losses_of(model: Any, flat: Flat, layout: Layout) -> Tensor:
+    hidden = feed(model, flat.input_ids, flat.position_ids, layout)[flat.rows]
+    return row_losses(hidden, head_of(model), flat.targets)
 
 
 def _by_example(
@@ -92,18 +117,20 @@ def _by_example(
 
 def _passes(
     model: Any, examples: Sequence[Trainable], plan: StepPlan, prefixes: Sequence[Prefix]
-) -> Iterator[tuple[Flat, Tensor]]:
-    """Each micro-batch with the (R, D) hidden states of its trained rows."""
+) -> Iterator[tuple[Flat, Layout]]:
+    """Each micro-batch, and how it is cut."""
     lead = plan.prefixes if plan.joined else ()
     for segments in plan.micro_batches:
         flat = flatten(examples, segments, model.device, lead)
-        layout = Layout(
-            lengths=[*map(len, lead), *map(len, segments)],
-            prefix_of=[-1] * len(lead) + [s.group for s in segments],
-            prefixes=prefixes,
-            keep=prefixes if lead else (),
+        yield (
+            flat,
+            Layout(
+                lengths=[*map(len, lead), *map(len, segments)] or [1],
+                prefix_of=[-1] * len(lead) + [s.group for s in segments] or [-1],
+                prefixes=prefixes,
+                keep=prefixes if lead else (),
+            ),
         )
-        yield flat, feed(model, flat.input_ids, flat.position_ids, layout)[flat.rows]
 
 
 def flatten(
@@ -112,7 +139,7 @@ def flatten(
     device: torch.device,
     prefixes: Sequence[Sequence[int]] = (),
 ) -> Flat:
-    """The tensors of a micro-batch made of these prefixes and segments."""
+    """The tensors of a micro-batch made of these prefixes and segments; of none, one idle token."""
     ids = [i for p in prefixes for i in p]
     positions = [i for p in prefixes for i in range(len(p))]
     rows: list[int] = []
@@ -129,10 +156,10 @@ def flatten(
         ids += example.input_ids[s.start : s.stop]
         positions += range(s.start, s.stop)
     return Flat(
-        torch.tensor([ids], device=device),
-        torch.tensor([positions], device=device),
-        torch.tensor(rows, device=device),
-        torch.tensor(targets, device=device),
+        torch.tensor([ids or [0]], device=device),
+        torch.tensor([positions or [0]], device=device),
+        torch.tensor(rows, device=device, dtype=torch.long),
+        torch.tensor(targets, device=device, dtype=torch.long),
         torch.tensor(weights, device=device, dtype=torch.float64).to(_float(device)),
         tuple(segments),
     )
@@ -147,7 +174,7 @@ def feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout | R
     """(T, D) hidden states after the last norm; checks that attention ran once a layer, ours."""
     embeddings = embed(model.get_input_embeddings(), input_ids)
     out = model.base_model(
-        inputs_embeds=embeddings, position_ids=position_ids, use_cache=False, layout=layout
+        inputs_embeds=embeddings, position_ids=position_ids, use_cache=False, layout=lambda: layout
     )
     if sorted(layout.layers) != list(range(model.config.num_hidden_layers)):
         raise RuntimeError(
@@ -158,30 +185,48 @@ def feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout | R
     return hidden
 
 
-def _prefixes(model: Any, plan: StepPlan) -> list[Prefix]:
+def _prefixes(model: Any, plan: StepPlan, run: Run) -> tuple[list[Prefix], Tensor | None]:
     """The plan's prefixes: fed, unless their tokens are part of the one micro-batch."""
     if plan.joined:
-        return [Prefix(len(ids)) for ids in plan.prefixes]
-    return feed_prefixes(model, plan)
+        return [Prefix(len(ids)) for ids in plan.prefixes], None
+    return feed_prefixes(model, plan, run)
 
 
-def feed_prefixes(model: Any, plan: StepPlan) -> list[Prefix]:
-    """One flat pass over all prefixes of the step, for their keys and values."""
+def feed_prefixes(
+    model: Any, plan: StepPlan, run: Run = directly
+) -> tuple[list[Prefix], Tensor | None]:
+    """One flat pass over all prefixes of the step.
+
+    Returns:
+        Their keys and values, and a scalar that depends on every parameter of the trunk; None where
+        there are no prefixes.
+    """
     prefixes = [Prefix(len(ids)) for ids in plan.prefixes]
-    if prefixes:
-        ids = torch.tensor([[i for p in plan.prefixes for i in p]], device=model.device)
-        positions = torch.tensor(
-            [[i for p in plan.prefixes for i in range(len(p))]], device=model.device
-        )
-        layout = Layout([p.length for p in prefixes], [-1] * len(prefixes), (), prefixes)
-        feed(model, ids, positions, layout)
-    return prefixes
+    return prefixes, run(partial(_feed_prefixes, model, plan, prefixes)) if prefixes else None
 
 
-def _backward_prefixes(prefixes: Sequence[Prefix], leaves: Sequence[Prefix]) -> None:
-    """Sends what the suffixes collected in the leaves through the prefixes, once."""
-    tensors: list[Tensor] = []
-    grads: list[Tensor] = []
+def _feed_prefixes(model: Any, plan: StepPlan, prefixes: Sequence[Prefix]) -> Tensor:
+    ids = [i for p in plan.prefixes for i in p]
+    positions = [i for p in plan.prefixes for i in range(len(p))]
+    layout = Layout([p.length for p in prefixes], [-1] * len(prefixes), (), prefixes)
+    device = model.device
+    hidden = feed(
+        model, torch.tensor([ids], device=device), torch.tensor([positions], device=device), layout
+    )
+    return hidden[-1].sum()
+
+
+def _backward_prefixes(
+    prefixes: Sequence[Prefix], leaves: Sequence[Prefix], end: Tensor | None
+) -> None:
+    """Sends what the suffixes collected in the leaves through the prefixes, once.
+
+    Args:
+        end: where ranks share the weights, the pass's last number: the hooks that gather them sit
+            on what a layer gives, so a backward from keys and values alone would find none.
+    """
+    tensors: list[Tensor] = [] if end is None else [end]
+    grads: list[Tensor] = [torch.zeros_like(t) for t in tensors]
     for prefix, leaf in zip(prefixes, leaves, strict=True):
         for graph, cut in ((prefix.keys, leaf.keys), (prefix.values, leaf.values)):
             for layer, tensor in graph.items():

@@ -148,7 +148,7 @@ def _prefill(model: Any, prompts: Sequence[Sequence[int]]) -> tuple[Rows, list[i
     """Feeds the prompts: (rows, the prompt of each row, (N, V) logits of the first new token)."""
     examples = [_Prompt([*p, 0], [0.0] * len(p) + [1.0]) for p in prompts]
     plan = plan_step(examples, BATCH_TOKENS)
-    prefixes = feed_prefixes(model, plan)
+    prefixes, _ = feed_prefixes(model, plan)
     own: list[Prefix] = []
     ends: list[Tensor] = []
     for segments in plan.micro_batches:

@@ -13,11 +13,12 @@ from typing import Literal
 
 from biddable.judging.series import Metric
 
-Outcome = Literal["learnt", "format_only", "memorised", "no_change", "worse", "too_few"]
+Outcome = Literal["learnt", "format_only", "begun", "memorised", "no_change", "worse", "too_few"]
 
 SENTENCES: Mapping[Outcome, str] = {
     "learnt": "It learnt it.",
     "format_only": "It learnt the format, not the content.",
+    "begun": "It began to learn, but its answers do not show it.",
     "memorised": "It memorised the training rows.",
     "no_change": "No change.",
     "worse": "It got worse.",
@@ -43,6 +44,7 @@ AS_GOOD = 0.05
 ADVICE: Mapping[Outcome, str] = {
     "learnt": "",
     "format_only": "facts and skills need more rows, or a larger base; look at the answers",
+    "begun": "more epochs, or a larger learning rate",
     "memorised": "more rows, or fewer epochs",
     "no_change": "a larger learning rate, or more epochs",
     "worse": "a smaller learning rate; look at the data with `biddable check`",
@@ -102,8 +104,10 @@ def _outcome(metrics: Mapping[str, Metric], loss: Metric) -> Outcome:
         return "memorised"
     if rose or (worse and not fell):
         return "worse"
+    if content is not None and _has_content(content) and (fell or better):
+        return "learnt"
     if fell or better:
-        return "learnt" if content is not None and _has_content(content) else "format_only"
+        return "format_only" if better or _in_form(metrics) else "begun"
     certain = loss.high is not None and loss.low is not None
     narrow = certain and loss.high - loss.low < 4 * LOSS_CHANGE * loss.base  # type: ignore[operator]
     return "no_change" if narrow else "too_few"
@@ -142,6 +146,12 @@ def _has_content(metric: Metric) -> bool:
     if metric.kind == "rate":
         return _gained(metric) or (metric.base > 1 - RATE_CHANGE and not _lost(metric))
     return _gained(metric)
+
+
+def _in_form(metrics: Mapping[str, Metric]) -> bool:
+    """Whether nearly all answers keep the format, where a rule of it is known."""
+    form = metrics.get("follows_format")
+    return form is None or form.tuned > 1 - RATE_CHANGE
 
 
 def _fell(loss: Metric) -> bool:

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,29 @@ def load_config(base: Base) -> Any:
         return AutoConfig.from_pretrained(base.folder)
     except (OSError, ValueError, KeyError) as error:
         raise _not_found(base.name, f"its config.json cannot be read: {error}") from error
+
+
+def parameter_count(base: Base) -> int:
+    """Parameters in the base's files, read from their headers alone.
+
+    Raises:
+        BiddableError: `base_damaged`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    count = 0
+    for path in base.folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, "pt") as file:
+                names = file.keys()
+                count += sum(prod(file.get_slice(name).get_shape()) for name in names)
+        except (OSError, SafetensorError) as error:
+            raise BiddableError(
+                f"the weights {path} cannot be read: {error}",
+                code="base_damaged",
+                fix="get the file anew",
+            ) from error
+    return count
 
 
 def trained_system_prompt(base: Base) -> str:

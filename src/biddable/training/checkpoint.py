@@ -19,9 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from biddable.data.findings import BiddableError
-from biddable.engine.precision import Weights, part
 from biddable.models.aside import Aside, is_sound, need_space, remove, write_tensors, write_text
-from biddable.training.ranks import ALONE, Ranks, gathered
+from biddable.training.held import Held
 
 # Of the JSON files and safetensors headers beside the tensors, generously.
 _SLACK = 2**20
@@ -49,7 +48,7 @@ class Progress:
 
 
 def moments_of(
-    ranks: Ranks, weights: Weights, optimizer: torch.optim.Optimizer
+    weights: Held, optimizer: torch.optim.Optimizer, *, first: bool
 ) -> dict[str, Tensor]:
     """AdamW's moments by name, whole; where several ranks hold parts all must call, and the first
     gets them, in the memory of the CPU.
@@ -58,29 +57,33 @@ def moments_of(
         BiddableError: `rank_lost`.
     """
     moments: dict[str, Tensor] = {}
-    for (name, master), piece in zip(weights.named(), weights.pieces, strict=True):
+    for i, (name, piece) in enumerate(zip(weights.names, weights.pieces, strict=True)):
         for key, value in optimizer.state[piece].items():
-            if value.ndim == 0:
+            if value.ndim == 0 and key == "step":
                 moments[f"{key}/{name}"] = value.reshape(-1)
                 continue
-            whole = gathered(ranks, master, value)
-            if ranks.first:
-                moments[f"{key}/{name}"] = whole.view(master.shape).cpu()
+            whole = weights.whole(i, value)
+            if first:
+                moments[f"{key}/{name}"] = whole.cpu()
     return moments
 
 
 def save_checkpoint(
-    folder: Path, progress: Progress, weights: Weights, moments: Mapping[str, Tensor], keep: int
+    folder: Path,
+    progress: Progress,
+    weights: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
+    keep: int,
 ) -> Path:
     """Writes `folder/step-NNNNNN`, and then deletes all but the newest `keep`.
 
     Raises:
         BiddableError: `no_space`; what was there before is untouched.
     """
-    need_space(folder, 3 * weight_bytes(weights) + _SLACK)
+    need_space(folder, 3 * _bytes(weights) + _SLACK)
     target = folder / f"step-{progress.step:06d}"
     with Aside(target) as aside:
-        write_tensors(dict(weights.named()), aside / "weights.safetensors")
+        write_tensors(weights, aside / "weights.safetensors")
         write_tensors(moments, aside / "optimizer.safetensors")
         write_text(aside / "progress.json", json.dumps(asdict(progress)))
     for old in _newest_first(folder)[max(1, keep) :]:
@@ -89,20 +92,20 @@ def save_checkpoint(
     return target
 
 
-def save_best(folder: Path, step: int, weights: Weights) -> None:
+def save_best(folder: Path, step: int, weights: Mapping[str, Tensor]) -> None:
     """Writes `folder/best-NNNNNN`, and then deletes those that no checkpoint names.
 
     Raises:
         BiddableError: `no_space`; what was there before is untouched.
     """
-    need_space(folder, weight_bytes(weights) + _SLACK)
+    need_space(folder, _bytes(weights) + _SLACK)
     with Aside(_best(folder, step)) as aside:
-        write_tensors(dict(weights.named()), aside / "weights.safetensors")
+        write_tensors(weights, aside / "weights.safetensors")
     _forget_best(folder, step)
 
 
-def load_best(folder: Path, step: int, weights: Weights) -> None:
-    """Puts the weights that `save_best` kept at a step back into the model.
+def read_best(folder: Path, step: int) -> dict[str, Tensor]:
+    """The weights that `save_best` kept at a step.
 
     Raises:
         BiddableError: `best_damaged`.
@@ -114,7 +117,8 @@ def load_best(folder: Path, step: int, weights: Weights) -> None:
             code="best_damaged",
             fix="`biddable train --resume RUN` goes on from a checkpoint before them",
         )
-    weights.load(load_file(path / "weights.safetensors"))
+    found: dict[str, Tensor] = load_file(path / "weights.safetensors")
+    return found
 
 
 def clear_best(folder: Path) -> None:
@@ -124,7 +128,7 @@ def clear_best(folder: Path) -> None:
 
 
 def load_checkpoint(
-    folder: Path, weights: Weights, optimizer: torch.optim.Optimizer, ranks: Ranks = ALONE
+    folder: Path, weights: Held, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, list[str]]:
     """Loads the newest sound checkpoint into weights and optimizer.
 
@@ -141,7 +145,7 @@ def load_checkpoint(
             damaged.append(path.name)
             continue
         weights.load(load_file(path / "weights.safetensors"))
-        _load_moments(load_file(path / "optimizer.safetensors"), weights, optimizer, ranks)
+        _load_moments(load_file(path / "optimizer.safetensors"), weights, optimizer)
         return progress, damaged
     told = f" (damaged: {', '.join(damaged)})" if damaged else ""
     raise BiddableError(
@@ -156,9 +160,13 @@ def has_checkpoint(folder: Path) -> bool:
     return bool(_newest_first(folder))
 
 
-def weight_bytes(weights: Weights) -> int:
+def weight_bytes(weights: Held) -> int:
     """Bytes of one fp32 copy of all parameters; a checkpoint holds three."""
-    return sum(m.numel() * 4 for m in weights.masters)
+    return sum(shape.numel() * 4 for shape in weights.shapes)
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -192,16 +200,11 @@ def _forget_best(folder: Path, step: int) -> None:
 
 
 def _load_moments(
-    moments: Mapping[str, Tensor],
-    weights: Weights,
-    optimizer: torch.optim.Optimizer,
-    ranks: Ranks,
+    moments: Mapping[str, Tensor], weights: Held, optimizer: torch.optim.Optimizer
 ) -> None:
-    for (name, master), piece in zip(weights.named(), weights.pieces, strict=True):
+    for i, (name, piece) in enumerate(zip(weights.names, weights.pieces, strict=True)):
         state = optimizer.state[piece]
         state["step"] = moments[f"step/{name}"].reshape(())
-        first = ranks.index * part(master, ranks.count)
         for key in ("exp_avg", "exp_avg_sq"):
-            mine = moments[f"{key}/{name}"].reshape(-1)[first : first + piece.numel()]
             # A copy: the rest of what was read is let go.
-            state[key] = mine.view(piece.shape).to(piece.device, copy=True)
+            state[key] = weights.mine(i, moments[f"{key}/{name}"]).to(piece.device, copy=True)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from biddable.engine.plan import Trainable, plan_step
 from biddable.engine.step import example_losses
+from biddable.training.held import Held
+from biddable.training.ranks import Ranks, add_up
 
 # Rows planned together, so that a prefix they share is fed once for all of them.
 ROWS = 64
@@ -27,6 +29,28 @@ def token_losses(
 
 def held_out_loss(model: Any, examples: Sequence[Trainable], batch_tokens: int) -> float:
     """sum(w * CE) / sum(w) over the trained tokens of all examples."""
-    found = token_losses(model, examples, batch_tokens)
+    total, weight = _sums(token_losses(model, examples, batch_tokens))
+    return total / weight
+
+
+def mean_loss(
+    weights: Held, examples: Sequence[Trainable], batch_tokens: int, ranks: Ranks
+) -> float:
+    """The same, each rank measuring some of the examples; all of them call it.
+
+    Raises:
+        BiddableError: `rank_lost`.
+    """
+    found: list[tuple[Tensor, Tensor]] = []
+    size = ROWS * ranks.count
+    for start in range(0, len(examples), size):
+        some = examples[start + ranks.index : start + size : ranks.count]
+        plan = weights.agree(plan_step(some, batch_tokens))
+        found += example_losses(weights.model, some, plan, weights.run)
+    total, weight = add_up(ranks, *_sums(found))
+    return total / weight
+
+
+def _sums(found: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     total = sum(float((losses.double() * weights).sum()) for losses, weights in found)
-    return total / sum(float(weights.sum()) for _, weights in found)
+    return total, sum(float(weights.sum()) for _, weights in found)

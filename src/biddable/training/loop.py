@@ -18,14 +18,14 @@ from torch import Tensor
 from biddable.data.findings import BiddableError, place
 from biddable.dialogue.encode import Example
 from biddable.engine.plan import plan_step
-from biddable.engine.precision import Weights
 from biddable.engine.shares import share_rows
 from biddable.engine.step import backward_step
 from biddable.training import checkpoint
 from biddable.training.checkpoint import Progress
+from biddable.training.held import Held
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log
-from biddable.training.ranks import ALONE, Ranks, add_up, gather_weights, highest, share_gradients
+from biddable.training.ranks import ALONE, Ranks, add_up, highest
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
 from biddable.training.settings import FitSettings
 
@@ -40,8 +40,8 @@ class Parts:
     """What the loop works with, all built before it starts.
 
     Args:
-        weights: the model and its masters.
-        optimizer: over the masters.
+        weights: the model, and what this rank holds of it.
+        optimizer: over the pieces of the weights.
         examples: the training examples, in file order.
         evaluate: held-out loss of the model as it is.
         answer: the model's answer to one fixed held-out prompt.
@@ -53,7 +53,7 @@ class Parts:
         ranks: those that share the rows of each step; only the first of them saves.
     """
 
-    weights: Weights
+    weights: Held
     optimizer: torch.optim.Optimizer
     examples: Sequence[Example]
     evaluate: Callable[[], float]
@@ -66,11 +66,11 @@ class Parts:
     ranks: Ranks = ALONE
 
 
-def make_optimizer(weights: Weights, settings: FitSettings) -> torch.optim.AdamW:
+def make_optimizer(weights: Held, settings: FitSettings) -> torch.optim.AdamW:
     """Fused AdamW over this rank's part of the fp32 masters; only matrices decay."""
-    pairs = list(zip(weights.masters, weights.pieces, strict=True))
-    matrices = [piece for m, piece in pairs if m.ndim >= 2]
-    vectors = [piece for m, piece in pairs if m.ndim < 2]
+    pairs = list(zip(weights.shapes, weights.pieces, strict=True))
+    matrices = [piece for shape, piece in pairs if len(shape) >= 2]
+    vectors = [piece for shape, piece in pairs if len(shape) < 2]
     groups = [
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -128,10 +128,12 @@ def _save(parts: Parts, settings: FitSettings, progress: Progress) -> None:
     # Logged before too: that line has the log flushed, so that no checkpoint is ahead of it.
     parts.log({"event": "save", "step": progress.step})
     start = time.perf_counter()
-    moments = checkpoint.moments_of(parts.ranks, parts.weights, parts.optimizer)
-    if not parts.ranks.first:
+    first = parts.ranks.first
+    tensors = parts.weights.gather(first=first)
+    moments = checkpoint.moments_of(parts.weights, parts.optimizer, first=first)
+    if not first:
         return
-    checkpoint.save_checkpoint(parts.folder, progress, parts.weights, moments, settings.keep)
+    checkpoint.save_checkpoint(parts.folder, progress, tensors, moments, settings.keep)
     seconds = time.perf_counter() - start
     parts.log({"event": "saved", "step": progress.step, "seconds": seconds})
 
@@ -166,8 +168,7 @@ def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: 
         group["lr"] = rate
     parts.optimizer.step()
     parts.optimizer.zero_grad(set_to_none=True)
-    gather_weights(parts.ranks, parts.weights)
-    parts.weights.push()
+    parts.weights.spread()
     trained = sum(sum(w > 0 for w in e.weights) for e in examples)
     seconds = time.perf_counter() - start
     parts.log(
@@ -204,14 +205,15 @@ def _gradient(parts: Parts, examples: Sequence[Example]) -> list[float]:
     """
     share = share_rows(examples, parts.ranks.count)[parts.ranks.index]
     mine = [examples[i] for i in share]
-    plan = plan_step(mine, parts.batch_tokens)
-    loss_sum, weight_sum, means = backward_step(parts.weights.model, mine, plan)
+    weights = parts.weights
+    plan = weights.agree(plan_step(mine, parts.batch_tokens))
+    loss_sum, weight_sum, means = backward_step(weights.model, mine, plan, weights.run)
     losses = [0.0] * len(examples)
     for i, mean in zip(share, means, strict=True):
         losses[i] = mean
     sums = (loss_sum, weight_sum, plan.tokens, plan.padded_tokens, *losses)
     found = add_up(parts.ranks, *sums)
-    share_gradients(parts.ranks, parts.weights)
+    weights.collect()
     return list(found)
 
 
@@ -234,8 +236,9 @@ def _evaluate(parts: Parts, progress: Progress) -> Progress:
     loss = parts.evaluate()
     best = loss < progress.best_loss
     if best:
+        tensors = parts.weights.gather(first=parts.ranks.first)
         if parts.ranks.first:
-            checkpoint.save_best(parts.folder, progress.step, parts.weights)
+            checkpoint.save_best(parts.folder, progress.step, tensors)
         progress = replace(progress, best_loss=loss, best_step=progress.step, since_best=0)
     else:
         progress = replace(progress, since_best=progress.since_best + 1)
@@ -248,10 +251,15 @@ def _evaluate(parts: Parts, progress: Progress) -> Progress:
     return progress
 
 
-def load_best(parts: Parts, progress: Progress) -> None:
-    """Puts the weights of the best evaluation back into the model."""
-    if progress.best_step and progress.best_step != progress.step:
-        checkpoint.load_best(parts.folder, progress.best_step, parts.weights)
+def best_weights(parts: Parts, progress: Progress) -> dict[str, Tensor]:
+    """The fp32 weights of the best evaluation by name, on the first rank; all ranks call it.
+
+    Raises:
+        BiddableError: `best_damaged`, `rank_lost`.
+    """
+    if not progress.best_step or progress.best_step == progress.step:
+        return parts.weights.gather(first=parts.ranks.first)
+    return checkpoint.read_best(parts.folder, progress.best_step) if parts.ranks.first else {}
 
 
 def _not_finite(step: int, loss: float, norm: float, examples: Sequence[Any]) -> BiddableError:

@@ -1,16 +1,16 @@
 """Ranks: processes, started by torchrun, that share the rows of each step.
 
-Each holds the whole model and forms the gradient of its own rows. The sums are added over all ranks
-and divided once by the trained tokens of all, so the update is that of one process; each rank makes
-it for its part of every parameter, and holds AdamW's moments of that part alone. Collectives go
-through torch.distributed, gloo on CPUs and NCCL on CUDA; what is not a tensor travels as JSON.
+Each forms the gradient of its own rows. The sums are added over all ranks and divided once by the
+trained tokens of all, so the update is that of one process; each rank makes it for its part of
+every parameter, and holds AdamW's moments of that part alone. Collectives go through
+torch.distributed, gloo on CPUs and NCCL on CUDA; what is not a tensor travels as JSON.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,12 +18,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.nn.functional import pad
 
 from biddable.data.findings import BiddableError
-from biddable.dialogue.encode import Example
-from biddable.engine.precision import Weights, part
 
 T = TypeVar("T")
 # The first rank judges the base while the others wait. A rank that dies does not wait for this:
@@ -65,51 +61,6 @@ def joined_ranks() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def share_gradients(ranks: Ranks, weights: Weights) -> None:
-    """Gives each rank's pieces their gradient, summed over the ranks; the masters' are freed.
-
-    Raises:
-        BiddableError: `rank_lost`.
-    """
-    if ranks.count == 1:
-        return
-    with _all_there():
-        for master, piece in zip(weights.masters, weights.pieces, strict=True):
-            # A rank without rows takes part with zeros.
-            grad = torch.zeros_like(master) if master.grad is None else master.grad
-            size = part(master, ranks.count)
-            whole = pad(grad.reshape(-1), (0, size * ranks.count - grad.numel()))
-            mine = grad.new_empty(size)
-            dist.reduce_scatter(mine, list(whole.view(-1, size).unbind()))
-            piece.grad, master.grad = mine[: piece.numel()], None
-
-
-def gather_weights(ranks: Ranks, weights: Weights) -> None:
-    """Puts all ranks' pieces into the masters of each.
-
-    Raises:
-        BiddableError: `rank_lost`.
-    """
-    for master, piece in zip(weights.masters, weights.pieces, strict=True):
-        if ranks.count > 1:
-            master.data.view(-1).copy_(gathered(ranks, master, piece.data))
-
-
-def gathered(ranks: Ranks, master: Tensor, mine: Tensor) -> Tensor:
-    """All ranks' parts of what belongs to a master (itself, a moment) as one flat tensor.
-
-    Raises:
-        BiddableError: `rank_lost`.
-    """
-    if ranks.count == 1:
-        return mine.reshape(-1)
-    size = part(master, ranks.count)
-    whole = mine.new_empty(size * ranks.count)
-    with _all_there():
-        dist.all_gather(list(whole.view(-1, size).unbind()), pad(mine, (0, size - mine.numel())))
-    return whole[: master.numel()]
-
-
 def add_up(ranks: Ranks, *values: float) -> list[float]:
     """Each value summed over the ranks, in fp64.
 
@@ -119,7 +70,7 @@ def add_up(ranks: Ranks, *values: float) -> list[float]:
     if ranks.count == 1:
         return list(values)
     total = torch.tensor(values, dtype=torch.float64)
-    with _all_there():
+    with all_there():
         dist.all_reduce(total)
     return total.tolist()
 
@@ -133,7 +84,7 @@ def highest(ranks: Ranks, *values: int) -> list[int]:
     if ranks.count == 1:
         return list(values)
     found = torch.tensor(values)
-    with _all_there():
+    with all_there():
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
     return found.tolist()
 
@@ -147,7 +98,7 @@ def told(ranks: Ranks, value: Callable[[], Any]) -> Any:
     if ranks.count == 1:
         return value()
     text = list(json.dumps(value()).encode()) if ranks.first else []
-    with _all_there():
+    with all_there():
         size = torch.tensor([len(text)])
         dist.broadcast(size, 0)
         sent = torch.tensor(text or [0] * int(size), dtype=torch.uint8)
@@ -166,27 +117,8 @@ def first_before_others(ranks: Ranks, work: Callable[[], T]) -> T:
     return made[0] if made else work()
 
 
-def mean_loss(
-    ranks: Ranks, loss: Callable[[Sequence[Example]], float], examples: Sequence[Example]
-) -> float:
-    """The loss per trained token of all examples, each rank having measured some.
-
-    Args:
-        loss: the same of some examples, on this rank.
-
-    Raises:
-        BiddableError: `rank_lost`.
-    """
-    if ranks.count == 1:
-        return loss(examples)
-    mine = examples[ranks.index :: ranks.count]
-    weight = float(sum(sum(e.weights) for e in mine))
-    total, weights = add_up(ranks, loss(mine) * weight if mine else 0.0, weight)
-    return total / weights
-
-
 @contextmanager
-def _all_there() -> Iterator[None]:
+def all_there() -> Iterator[None]:
     """Turns the backend's error, when another rank has gone, into one that says so."""
     try:
         yield

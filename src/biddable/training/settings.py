@@ -72,6 +72,11 @@ class Settings(FitSettings):
         "assistant", "which messages are trained", choices=("assistant", "last", "all")
     )
     answers: int = _option(32, "held-out prompts that base and tuned answer at the end")
+    shard: str = _option(
+        "auto",
+        "of several ranks, each holds a part of the weights; auto: where the whole does not fit",
+        choices=("auto", "on", "off"),
+    )
     report_to: str = _option(
         "none", "also hand every step and evaluation to this tracker", choices=("none", *TRACKERS)
     )

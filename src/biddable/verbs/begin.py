@@ -31,7 +31,7 @@ from biddable.verbs.show import line
 
 AUTO = "auto"
 # These may change while a run is on: they say where and how often to save, not what is learnt.
-_FREE = {"data", "base", "out", "keep", "save_every", "report_to"}
+_FREE = {"data", "base", "out", "keep", "save_every", "report_to", "shard"}
 # What someone may have changed; the rest of the record follows from these.
 _CAUSES = ("sources", "base", "tokenizer", "template", "settings")
 
@@ -161,9 +161,7 @@ def resume_progress(folder: RunFolder, parts: Parts, out: Console) -> Progress:
     """The progress of the newest sound checkpoint, or of none; the log is cut back to it."""
     progress = Progress()
     if has_checkpoint(parts.folder):
-        progress, damaged = load_checkpoint(
-            parts.folder, parts.weights, parts.optimizer, parts.ranks
-        )
+        progress, damaged = load_checkpoint(parts.folder, parts.weights, parts.optimizer)
         for name in damaged:
             line(out, "damaged", f"checkpoint {name} is passed over")
     if parts.ranks.first:

@@ -23,9 +23,10 @@ from biddable.models.vocabulary import open_tokenizer, train_tokenizer
 from biddable.training.checkpoint import Progress
 from biddable.training.corpus import Corpus, cut_ends, encode_corpus
 from biddable.training.evaluate import held_out_loss
+from biddable.training.held import Replicas
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Screen, console, each, json_log
-from biddable.training.loop import Parts, fit, load_best, make_optimizer
+from biddable.training.loop import Parts, best_weights, fit, make_optimizer
 from biddable.training.run_folder import Lock, RunFolder, new_run_folder, open_run_folder
 from biddable.training.settings import PretrainSettings, read_config, with_values, write_config
 from biddable.verbs.begin import refuse_changes, resume_progress
@@ -98,7 +99,7 @@ def _tokenizer(settings: PretrainSettings, texts: Sequence[PlainText], kept: Pat
     return train_tokenizer(starts, settings.vocab)
 
 
-def _build(settings: PretrainSettings, tokenizer: Any) -> tuple[Weights, int]:
+def _build(settings: PretrainSettings, tokenizer: Any) -> tuple[Replicas, int]:
     """A new model's weights, and tokens per pass."""
     s = settings
     shape = Shape(s.shape, s.width, s.layers, s.heads, s.context)
@@ -106,9 +107,9 @@ def _build(settings: PretrainSettings, tokenizer: Any) -> tuple[Weights, int]:
     keep_freed_memory()
     device = choose_device(s.device)
     dtype = choose_dtype(s.precision, device)  # type: ignore[arg-type]
-    weights = Weights(new_model(config, device, s.seed), dtype)
+    weights = Replicas(Weights(new_model(config, device, s.seed), dtype))
     return weights, s.batch_tokens or choose_batch_tokens(
-        needs_of(weights.model, weights.masters, weights.pieces), device
+        needs_of(weights.model, weights.pieces, weights.working_bytes), device
     )
 
 
@@ -116,19 +117,19 @@ def _show(
     settings: PretrainSettings,
     texts: Sequence[PlainText],
     corpus: Corpus,
-    weights: Weights,
+    weights: Replicas,
     out: Console,
 ) -> None:
     size = sum(len(t.content) for t in texts)
     line(out, "text", f"{len(texts)} texts of {size:,} characters")
     rows, held_out = len(corpus.train), sum(len(e.input_ids) - 1 for e in corpus.held_out)
     line(out, "tokens", f"{rows:,} rows of {settings.context} to train on, {held_out:,} held out")
-    parameters = sum(m.numel() for m in weights.masters)
+    parameters = sum(shape.numel() for shape in weights.shapes)
     line(out, "model", f"{settings.shape} of {settings.layers} layers, {parameters:,} parameters")
 
 
 def _settled(
-    settings: PretrainSettings, weights: Weights, corpus: Corpus, budget: int
+    settings: PretrainSettings, weights: Replicas, corpus: Corpus, budget: int
 ) -> PretrainSettings:
     """The settings with what was chosen here, which a resumed run must not choose anew."""
     model = weights.model
@@ -141,7 +142,7 @@ def _settled(
     )
 
 
-def _steps_in(settings: PretrainSettings, weights: Weights, corpus: Corpus, budget: int) -> int:
+def _steps_in(settings: PretrainSettings, weights: Replicas, corpus: Corpus, budget: int) -> int:
     """As many steps as fit into the minutes, by the time of the first few."""
     rows = corpus.train[: settings.batch_size]
     plan = plan_step(rows, budget)
@@ -150,14 +151,14 @@ def _steps_in(settings: PretrainSettings, weights: Weights, corpus: Corpus, budg
         start = time.perf_counter()
         backward_step(weights.model, rows, plan)
         seconds.append(time.perf_counter() - start)
-    for master in weights.masters:
-        master.grad = None
+    for piece in weights.pieces:
+        piece.grad = None
     return max(1, int(60 * settings.minutes * SHARE_OF_PASSES / min(seconds)))
 
 
 def _run(task: Task, interrupt: Interrupt, resumed: bool) -> Pretrained:
     settings, weights, folder, out = task.settings, task.weights, task.folder, task.out
-    parameters = sum(m.numel() for m in weights.masters)
+    parameters = sum(shape.numel() for shape in weights.shapes)
     screen = Screen(settings.steps, out)
     parts = Parts(
         weights=weights,
@@ -177,7 +178,7 @@ def _run(task: Task, interrupt: Interrupt, resumed: bool) -> Pretrained:
     if progress.step < settings.steps:
         line(out, "interrupted", f"saved; go on with: biddable pretrain --resume {folder.path}")
         return Pretrained(folder.path, progress, parameters, None, interrupt.exit_code)
-    load_best(parts, progress)
+    weights.load(best_weights(parts, progress))
     # Comparable between tokenizers, which nats a token are not.
     bits = progress.best_loss / math.log(2) / task.corpus.bytes_per_token
     result = Pretrained(folder.path, progress, parameters, bits)

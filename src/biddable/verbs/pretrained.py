@@ -13,7 +13,6 @@ from rich.console import Console
 
 from biddable import __version__
 from biddable.dialogue.tokens import Piece, encode_batch, make_codec
-from biddable.engine.precision import Weights
 from biddable.judging.generate import generate
 from biddable.judging.pictures import loss_curve
 from biddable.judging.report import document, facts_list, section
@@ -21,6 +20,7 @@ from biddable.models.aside import write_whole
 from biddable.models.save import save_model
 from biddable.training.checkpoint import Progress, clear_best
 from biddable.training.corpus import Corpus
+from biddable.training.held import Replicas
 from biddable.training.run_folder import RunFolder
 from biddable.training.settings import PretrainSettings
 from biddable.verbs.reporting import versions
@@ -68,7 +68,7 @@ class Task:
     folder: RunFolder
     tokenizer: Any
     corpus: Corpus
-    weights: Weights
+    weights: Replicas
     budget: int
     out: Console
 
@@ -80,7 +80,7 @@ def save_pretrained(task: Task, result: Pretrained) -> None:
     samples = samples_of(task, ["", *task.corpus.openings], SAMPLE_TOKENS)
     save_model(
         model,
-        dict(task.weights.named()),
+        task.weights.gather(first=True),
         task.tokenizer,
         chat_template=task.tokenizer.chat_template,
         stop_ids=[stop],

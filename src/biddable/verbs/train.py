@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from biddable import __version__
-from biddable.dialogue.encode import Example, stop_token_ids
+from biddable.dialogue.encode import stop_token_ids
 from biddable.engine.memory import keep_freed_memory
-from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
+from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.judging.judge import Judgement, ask
 from biddable.judging.report import page
 from biddable.judging.scorecard import Scorecard, score
@@ -27,21 +29,23 @@ from biddable.training.checkpoint import (
     clear_best,
     weight_bytes,
 )
-from biddable.training.evaluate import held_out_loss
+from biddable.training.evaluate import mean_loss
+from biddable.training.held import Held
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log, Screen, console, counting, each, json_log, silent
 from biddable.training.loop import (
     Parts,
+    best_weights,
     evaluation_interval,
     finished,
     fit,
-    load_best,
     make_optimizer,
 )
-from biddable.training.ranks import first_before_others, joined_ranks, mean_loss, told
+from biddable.training.ranks import first_before_others, highest, joined_ranks, told
 from biddable.training.run_folder import Lock
 from biddable.training.schedule import total_steps
 from biddable.training.settings import Settings, write_config
+from biddable.training.shards import Shards
 from biddable.training.trackers import tracker, tracker_package
 from biddable.verbs.begin import (
     data_record,
@@ -52,7 +56,7 @@ from biddable.verbs.begin import (
     settings_record,
     start,
 )
-from biddable.verbs.budget import tokens_per_pass
+from biddable.verbs.budget import hold, tokens_per_pass
 from biddable.verbs.outcome import model_card, samples, show_outcome, show_unusual
 from biddable.verbs.prepare import prepare
 from biddable.verbs.prepared import shared_system_prompt
@@ -146,7 +150,7 @@ def _run(task: Task, interrupt: Interrupt, sent: Log) -> Trained:
     resumed = told(task.ranks, lambda: folder.begun)
     if resumed:
         refuse_changes(folder.read_json("data.json"), task.record, folder)
-    weights, settings = _load(task)
+    weights, settings, fresh = _load(task)
     rows = len(task.prepared.train.examples)
     steps = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
     told_plan = f"{steps} steps of {settings.batch_size} rows"
@@ -156,7 +160,7 @@ def _run(task: Task, interrupt: Interrupt, sent: Log) -> Trained:
         _begin(task, weights)
     screen = Screen(steps, out)
     parts = _parts(task, weights, each(json_log(folder.log), screen, sent))
-    base = _base_judgement(task, weights) if task.ranks.first else None
+    base = _base_judgement(task, weights, fresh) if task.ranks.first else None
     progress = resume_progress(folder, parts, out) if resumed else Progress()
     with screen:
         if base and not progress.step:
@@ -168,28 +172,29 @@ def _run(task: Task, interrupt: Interrupt, sent: Log) -> Trained:
     elif progress.step < steps:
         told_why = f"{progress.since_best} evaluations without improvement"
         line(out, "early stop", f"after step {progress.step}: {told_why}")
+    best = best_weights(parts, progress) if done else {}
     if base is None or not done:
         return Trained(folder.path, progress, None, interrupt.exit_code, task.ranks.index)
-    load_best(parts, progress)
     parts.optimizer.state.clear()
-    return _judge_and_save(task, weights, base, progress)
+    return _judge_and_save(task, weights.alone(fresh, best), best, base, progress)
 
 
-def _parts(task: Task, weights: Weights, log: Log) -> Parts:
-    """What the loop works with; of several ranks only the first logs."""
+def _parts(task: Task, weights: Held, log: Log) -> Parts:
+    """What the loop works with; of several ranks only the first logs, and watches an answer.
+
+    Shards watch none: as many passes as the answer has tokens, each with all ranks.
+    """
     budget, held_out = task.settings.batch_tokens, task.prepared.held_out.examples
     rows, size = len(task.prepared.train.examples), task.settings.batch_size
     steps = total_steps(rows, size, task.settings.epochs, task.settings.steps)
-
-    def loss(some: Sequence[Example]) -> float:
-        return held_out_loss(weights.model, some, budget)
+    watched = task.ranks.first and not isinstance(weights, Shards)
 
     return Parts(
         weights=weights,
         optimizer=make_optimizer(weights, task.settings),
         examples=task.prepared.train.examples,
-        evaluate=lambda: mean_loss(task.ranks, loss, held_out),
-        answer=lambda: task.answer(weights.model) if task.ranks.first else "",
+        evaluate=lambda: mean_loss(weights, held_out, budget, task.ranks),
+        answer=lambda: task.answer(weights.model) if watched else "",
         log=log if task.ranks.first else silent,
         folder=task.folder.checkpoints,
         batch_tokens=budget,
@@ -198,8 +203,9 @@ def _parts(task: Task, weights: Weights, log: Log) -> Parts:
     )
 
 
-def _load(task: Task) -> tuple[Weights, Settings]:
-    """The base's weights as they are trained, and the settings with what was chosen for them."""
+def _load(task: Task) -> tuple[Held, Settings, Callable[[], Any]]:
+    """The base's weights as they are trained, the settings with what was chosen for them, and what
+    loads the base as it is computed with."""
     settings = task.settings
     keep_freed_memory()
     device = choose_device(settings.device)
@@ -207,18 +213,17 @@ def _load(task: Task) -> tuple[Weights, Settings]:
     # Two ranks that measured for themselves might choose otherwise.
     precision = told(task.ranks, lambda: "bf16" if dtype == torch.bfloat16 else "fp32")
     dtype = choose_dtype(precision, device)
-    # Loaded in fp32 whatever is computed in: these are the masters.
-    weights = Weights(load_model(task.prepared.base, device), dtype)
-    weights.cut(task.ranks.index, task.ranks.count)
-    chosen = told(
-        task.ranks, lambda: tokens_per_pass(settings, weights, task.prepared, device, task.out)
-    )
-    budget = int(chosen)
-    line(task.out, "compute", f"{precision} on {device.type}")
-    return weights, replace(settings, device=device.type, precision=precision, batch_tokens=budget)
+    base = task.prepared.base
+    weights = hold(base, settings.shard, device, dtype, task.ranks)
+    mine = tokens_per_pass(settings, weights, task.prepared, device, task.out)
+    budget = -highest(task.ranks, -mine)[0]
+    sharded = ", sharded" if isinstance(weights, Shards) else ""
+    line(task.out, "compute", f"{precision} on {device.type}{sharded}")
+    chosen = replace(settings, device=device.type, precision=precision, batch_tokens=budget)
+    return weights, chosen, partial(load_model, base, device, dtype)
 
 
-def _begin(task: Task, weights: Weights) -> None:
+def _begin(task: Task, weights: Held) -> None:
     """Writes what the run is made of; config.toml comes last, and says that it has begun."""
     settings, folder = task.settings, task.folder
     # Checkpoints while one more is written, the best weights and those before, the tuned model.
@@ -228,25 +233,27 @@ def _begin(task: Task, weights: Weights) -> None:
     write_config(settings, folder.config)
 
 
-def _base_judgement(task: Task, weights: Weights) -> Judgement:
+def _base_judgement(task: Task, weights: Held, fresh: Callable[[], Any]) -> Judgement:
     """The base's judgement: made before step 1, and kept for when the run is resumed."""
     if (task.folder.path / BASE_FILE).is_file():
         return Judgement.from_json(task.folder.read_json(BASE_FILE))
     line(task.out, "base", f"answers {len(task.questions)} held-out prompts")
-    base = task.judged(weights.model)
+    base = task.judged(weights.alone(fresh, {}))
     task.folder.write_json(BASE_FILE, base.as_json())
     return base
 
 
-def _judge_and_save(task: Task, weights: Weights, base: Judgement, progress: Progress) -> Trained:
+def _judge_and_save(
+    task: Task, model: Any, tensors: Mapping[str, Tensor], base: Judgement, progress: Progress
+) -> Trained:
     prepared, folder, questions = task.prepared, task.folder, task.questions
-    tuned = task.judged(weights.model)
+    tuned = task.judged(model)
     card = score(base, tuned, questions, training_answers(prepared.train.conversations))
     trained = trained_rows(task)
     system = shared_system_prompt(prepared.train.conversations)
     save_model(
-        weights.model,
-        dict(weights.named()),
+        model,
+        tensors,
         prepared.tokenizer,
         chat_template=prepared.template.text,
         stop_ids=stop_token_ids(prepared.tokenizer, prepared.template),
