@@ -38,9 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "name", ["2", "3", "2s", "3s", "2+1", "2+3", "2s+1", "2s+3s", "2+3s"]
-)
+@pytest.mark.parametrize("name", ["2", "3", "2s", "3s", "2+1", "2+3", "2s+1", "2s+3s", "2+3s"])
 def test_ranks_come_to_the_weights_of_one_process(runs: Path, name: str) -> None:
     one = load_file(runs / "1" / "weights.safetensors")
     many = load_file(runs / name / "weights.safetensors")
