@@ -7,7 +7,13 @@ import os
 import torch
 from rich.console import Console
 
-from biddable.engine.memory import choose_batch_tokens, free_bytes, needs_of, peak_of
+from biddable.engine.memory import (
+    choose_batch_tokens,
+    free_bytes,
+    give_back_freed_memory,
+    needs_of,
+    peak_of,
+)
 from biddable.engine.memory import refuse_too_much as refuse
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import Weights, load_model
@@ -70,5 +76,6 @@ def hold(base: Base, shard: str, device: torch.device, dtype: torch.dtype, ranks
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
     tight = highest(ranks, int(whole > _MOST_HELD * free_bytes(device) / here))[0]
     if shard == "on" or (shard == "auto" and tight):
+        give_back_freed_memory()
         return Shards(load_model(base, torch.device("cpu")), device, dtype, ranks)
     return Replicas(Weights(load_model(base, device), dtype), ranks)

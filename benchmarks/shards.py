@@ -1,0 +1,132 @@
+"""Memory of a rank with and without sharded weights: `python -m benchmarks.shards RANKS`.
+
+Runs itself under torchrun, first with shards and then with replicas: two steps of two rows of 64
+tokens on a random Llama of 116 million parameters, one thread a rank. One JSON line for each, with
+bytes per parameter beyond those of the program: once loaded, at the peak, and the peak foreseen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from biddable.engine.attention import NAME, register
+from biddable.engine.memory import (
+    give_back_freed_memory,
+    keep_freed_memory,
+    needs_of,
+    peak_of,
+)
+from biddable.engine.plan import plan_step
+from biddable.engine.precision import Weights
+from biddable.engine.step import backward_step
+from biddable.training.held import Held, Replicas
+from biddable.training.loop import make_optimizer
+from biddable.training.ranks import Ranks, joined_ranks
+from biddable.training.settings import Settings
+from biddable.training.shards import Shards
+
+CPU = torch.device("cpu")
+TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """An example for the engine."""
+
+    input_ids: list[int]
+    weights: list[float]
+
+
+def own_memory() -> int:
+    """Bytes that no other process has."""
+    return int(psutil.Process().memory_full_info().uss)
+
+
+def random_model() -> Any:
+    """A Llama of 116 million parameters, few of them in its embedding."""
+    register()
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "llama",
+        vocab_size=4096,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=16,
+        num_attention_heads=12,
+        num_key_value_heads=12,
+        tie_word_embeddings=True,
+    )
+    return AutoModelForCausalLM.from_config(config, attn_implementation=NAME).eval()
+
+
+def held(way: str, ranks: Ranks) -> Held:
+    """The weights as shards or as replicas."""
+    if way == "shards":
+        give_back_freed_memory()
+        return Shards(random_model(), CPU, torch.float32, ranks)
+    keep_freed_memory()
+    return Replicas(Weights(random_model(), torch.float32), ranks)
+
+
+def measure(way: str) -> None:
+    """One rank's part of a measurement; the first prints the line."""
+    peak = [0]
+
+    def watch() -> None:
+        while True:
+            peak[0] = max(peak[0], own_memory())
+            time.sleep(0.02)
+
+    with joined_ranks() as ranks:
+        before = own_memory()
+        weights = held(way, ranks)
+        count = sum(shape.numel() for shape in weights.shapes)
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        loaded = own_memory()
+        needs = needs_of(weights.model, weights.pieces, weights.working_bytes, weights.run)
+        threading.Thread(target=watch, daemon=True).start()
+        optimizer = make_optimizer(weights, Settings())
+        half = TOKENS // 2
+        rows = [Row(list(range(TOKENS)), [0.0] * half + [1.0] * half) for _ in range(2)]
+        for _ in range(2):
+            plan = weights.agree(plan_step(rows, TOKENS))
+            backward_step(weights.model, rows, plan, weights.run)
+            weights.collect()
+            optimizer.step()
+            optimizer.zero_grad()
+            weights.spread()
+        foreseen = peak_of(needs, [plan], [2 * half])
+        sizes = {"loaded": loaded, "peak": peak[0], "foreseen": foreseen}
+        told = {name: round((size - before) / count, 2) for name, size in sizes.items()}
+        if ranks.first:
+            line = {"benchmark": "shards", "held": way, "ranks": ranks.count, "parameters": count}
+            print(json.dumps({**line, "bytes_per_parameter": told}), flush=True)
+
+
+def main() -> None:
+    """Starts both measurements, or is one rank of one."""
+    if sys.argv[1] in ("shards", "replicas"):
+        measure(sys.argv[1])
+        return
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", sys.argv[1]]
+    for way in ("shards", "replicas"):
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([*start, "-m", "benchmarks.shards", way], check=True, env=env)
+
+
+if __name__ == "__main__":
+    main()
