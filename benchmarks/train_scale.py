@@ -1,10 +1,11 @@
 """Training on many rows whose encoding is kept: `python benchmarks/train_scale.py 1000000`.
 
 Encodes a thousand rows of about 200 tokens and trains a tiny model with SmolLM2's tokenizer on them
-for a few steps: what everything but the data takes. Then it repeats these rows to as many as were
-asked for, in the file and in the cache (encoding them would only take long), and trains on those.
-Prints the seconds until the first step was done and the largest memory of the process, its own and
-that of mapped files (which the kernel may take back). Linux only.
+for a few steps: what everything but the data takes. Then the same with as many rows as were asked
+for. Prints what encoding took, and of each training the seconds until the first step was done and
+the largest memory of the process, its own and that of mapped files (which the kernel may take
+back). With a folder as second argument all is left there, and a second call encodes nothing. Linux
+only.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -23,11 +24,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.check_scale import write_rows
 from biddable.models.base import load_tokenizer, resolve_base
-from biddable.training.kept import Kept
-from biddable.training.settings import Settings
-from biddable.verbs.kept import hashes_of, keep, place_of
-from biddable.verbs.prepare import decides, prepare
-from biddable.verbs.prepared import Side, counted
 
 STEPS = 20
 
@@ -100,51 +96,55 @@ def trained(data: Path, base: Path, out: Path) -> dict[str, float]:
     }
 
 
-def repeated(data: Path, base: Path, few: Path, count: int) -> float:
-    """Keeps what would be made of the rows of `few`, repeated; the seconds that writing took."""
-    settings = Settings(data=(str(few),), base=str(base), template="chatml")
-    made = prepare(settings)
-    rows, examples = list(made.conversations()), list(made.examples())
-    all_rows = Kept(lambda i: replace(rows[i % len(rows)], line=i + 1), range(count))
-    all_examples = Kept(lambda i: replace(examples[i % len(rows)], line=i + 1), range(count))
-    known = {n: getattr(made, n) for n in ("base", "tokenizer", "template", "max_length")}
-    settings = replace(settings, data=(str(data),))
-    hashes = hashes_of(settings.data)
-    assert hashes is not None
-    made = replace(
-        made,
-        rows=count,
-        hashes=hashes,
-        train=Side(all_rows[500:], all_examples[500:]),
-        held_out=Side(all_rows[:500], all_examples[:500]),
-        counts=counted(all_examples),
-        lengths=[len(e.input_ids) for e in examples] * (count // len(rows)),
-    )
-    decided = decides(settings, made.tokenizer, made.template, made.max_length)
-    start = time.perf_counter()
-    keep(place_of(decided, hashes), made, known)
-    return time.perf_counter() - start
+def checked(data: Path, base: Path) -> dict[str, float]:
+    """Has `biddable check` read, check, encode and keep the rows; what that took.
+
+    The largest process is this one's child; its workers are looked at beside it.
+    """
+    command = [sys.executable, "-m", "biddable", "check", str(data), "--base", str(base)]
+    command += ["--template", "chatml", "--json"]
+    start, used, most, workers = time.perf_counter(), 0.0, 0, 0
+    with data.with_suffix(".txt").open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        while process.poll() is None:
+            children = psutil.Process(process.pid).children(recursive=True)
+            most = max(most, memory(process.pid)[0])
+            workers = max([workers, *(memory(child.pid)[0] for child in children)])
+            with suppress(psutil.Error):
+                everyone = [process.pid, *(child.pid for child in children)]
+                used = max(used, sum(processor_seconds(pid) for pid in everyone))
+            time.sleep(0.5)
+    if process.returncode:
+        raise SystemExit(data.with_suffix(".txt").read_text()[-2000:])
+    return {
+        "encoded_after_s": round(time.perf_counter() - start, 1),
+        "processor_s": round(used, 1),
+        "own_mib": most,
+        "own_mib_of_a_worker": workers,
+    }
 
 
-def main(count: int) -> None:
-    """Writes, trains twice, prints a JSON line each."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        base_folder(folder / "base")
-        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
-        few, many = folder / "few.jsonl", folder / "many.jsonl"
-        write_rows(few, 1000)
-        with many.open("wb") as file:
-            file.writelines(few.read_bytes() for _ in range(count // 1000))
-        seconds = repeated(many, folder / "base", few, count)
-        kept = sum(p.stat().st_size for p in (folder / "cache").rglob("rows/*/*"))
-        told = {"rows": count, "keeping_s": round(seconds, 1), "kept_mib": kept // 2**20}
-        sys.stdout.write(json.dumps(told) + "\n")
-        for rows, data in ((1000, few), (count, many)):
-            told = {"rows": rows, **trained(data, folder / "base", folder / f"run-{rows}")}
+def main(count: int, folder: Path) -> None:
+    """Writes, encodes, trains twice, prints a JSON line each."""
+    base_folder(folder / "base")
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    for rows in (1000, count):
+        data = folder / f"{rows}.jsonl"
+        if not data.exists():
+            write_rows(data, rows)
+            told = {"rows": rows, **checked(data, folder / "base")}
             sys.stdout.write(json.dumps(told) + "\n")
             sys.stdout.flush()
+        out = folder / f"run-{rows}-{time.time():.0f}"
+        told = {"rows": rows, **trained(data, folder / "base", out)}
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    if len(sys.argv) > 2:
+        Path(sys.argv[2]).mkdir(exist_ok=True)
+        main(int(sys.argv[1]), Path(sys.argv[2]))
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            main(int(sys.argv[1]), Path(name))
