@@ -25,7 +25,7 @@ from biddable.training.checkpoint import Progress
 from biddable.training.held import Held
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log
-from biddable.training.ranks import ALONE, Ranks, add_up, highest
+from biddable.training.ranks import ALONE, Ranks, add_up, all_there, highest
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
 from biddable.training.settings import FitSettings
 
@@ -207,7 +207,8 @@ def _gradient(parts: Parts, examples: Sequence[Example]) -> list[float]:
     mine = [examples[i] for i in share]
     weights = parts.weights
     plan = weights.agree(plan_step(mine, parts.batch_tokens))
-    loss_sum, weight_sum, means = backward_step(weights.model, mine, plan, weights.run)
+    with all_there():
+        loss_sum, weight_sum, means = backward_step(weights.model, mine, plan, weights.run)
     losses = [0.0] * len(examples)
     for i, mean in zip(share, means, strict=True):
         losses[i] = mean

@@ -45,7 +45,11 @@ ALONE = Ranks()
 
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """The ranks that torchrun started, by its environment; without it, this process alone."""
+    """The ranks that torchrun started, by its environment; without it, this process alone.
+
+    Raises:
+        BiddableError: `rank_lost`, they did not find one another.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield ALONE
@@ -54,7 +58,8 @@ def joined_ranks() -> Iterator[Ranks]:
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    dist.init_process_group(backend, timeout=LONGEST_WAIT)
+    with all_there():
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
         yield Ranks(dist.get_rank(), count)
     finally:
@@ -123,6 +128,9 @@ def all_there() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # Gloo has no error class of its own; a pass of the model may fail for reasons of its own.
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
+            raise
         raise BiddableError(
             f"another rank has gone, or could not follow: {str(error).split('. ')[0]}",
             code="rank_lost",

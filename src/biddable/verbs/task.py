@@ -23,8 +23,9 @@ from biddable.training.settings import Settings
 from biddable.verbs.prepared import Prepared
 from biddable.verbs.reporting import shown_tokens, training_answers, versions
 
-# Training examples whose loss is measured, to tell learning from memorising.
-MOST_COMPARED = 32
+# Training examples whose loss is measured, to tell learning from memorising: as many as are held
+# out, within these.
+FEWEST_COMPARED, MOST_COMPARED = 32, 64
 # Tokens of the answer at each evaluation: enough to watch it change.
 MOST_WATCHED = 64
 
@@ -71,7 +72,7 @@ class Task:
             self.prepared.template,
             self.questions,
             held_out,
-            train_examples=train[: max(MOST_COMPARED, len(held_out))],
+            train_examples=train[: min(MOST_COMPARED, max(FEWEST_COMPARED, len(held_out)))],
         )
 
 
