@@ -13,6 +13,7 @@ from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError
 from biddable.dialogue.encode import encode_prompt
 from biddable.dialogue.template import Template
+from biddable.models.base import SYSTEM_PROMPT_FILE
 from biddable.verbs.chat import Speaker, answer_once, chat, load_speaker, make_speaker, talk
 from letters import letters, tiny_folder
 from tiny import tiny
@@ -38,7 +39,7 @@ def echo(
     return Speaker(encode, reply, context, room, 7)
 
 
-def run(speaker: Speaker, *lines: str, system: str = "") -> tuple[str, str]:
+def run(speaker: Speaker, *lines: str, system: str | None = None) -> tuple[str, str]:
     out, notices = io.StringIO(), io.StringIO()
     talk(speaker, system, lines, out, notices)
     return out.getvalue(), notices.getvalue()
@@ -73,6 +74,12 @@ def test_new_and_system_start_again_and_quit_ends() -> None:
         [("system", "Be brief."), ("user", "ef")],
     ]
     assert "/what is no command" in notices
+
+
+def test_an_empty_system_prompt_is_not_none() -> None:
+    told: Told = []
+    run(echo(told), "ab", "/system", "cd", system="")
+    assert told == [[("system", ""), ("user", "ab")], [("user", "cd")]]
 
 
 def test_the_oldest_turns_are_dropped_until_there_is_room_and_that_is_said() -> None:
@@ -128,6 +135,24 @@ def test_the_verb_prints_one_answer(tmp_path: Path, capsys: pytest.CaptureFixtur
     expected = "".join(speaker.reply([Message("user", "ab?")]))
     chat(model, prompt="ab?", temperature=0.0, max_new_tokens=6)
     assert capsys.readouterr().out.rstrip("\n") == expected.rstrip("\n")
+
+
+def test_the_verb_sends_the_empty_system_prompt_of_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_folder(tmp_path)
+    speaker = load_speaker(model, temperature=0.0, max_new_tokens=6)
+    asked = Message("user", "ab?")
+    bare, empty = (
+        "".join(speaker.reply(m)).strip() for m in ([asked], [Message("system", ""), asked])
+    )
+    assert bare != empty
+    (Path(model) / SYSTEM_PROMPT_FILE).write_text("")
+    for given, expected in ((None, empty), ("", bare)):
+        chat(model, prompt="ab?", system=given, temperature=0.0, max_new_tokens=6)
+        told = capsys.readouterr()
+        assert told.out.strip() == expected
+        assert ("as in training: an empty one" in told.err) == (given is None)
 
 
 def test_a_prompt_longer_than_the_context_says_by_how_much(tmp_path: Path) -> None:

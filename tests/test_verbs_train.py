@@ -134,11 +134,11 @@ def test_a_system_prompt_comes_back_from_the_model_folder_to_the_letter(tmp_path
         letters(),
         chat_template=None,
         stop_ids=[0],
-        texts={SYSTEM_PROMPT_FILE: told, "README.md": ""},
+        texts={SYSTEM_PROMPT_FILE: told},
         folder=tmp_path / "model",
     )
     assert trained_system_prompt(Base("it", tmp_path / "model")) == told
-    assert not (tmp_path / "model" / "README.md").exists()
+    assert trained_system_prompt(Base("it", tmp_path)) is None
 
 
 def test_a_system_prompt_that_not_all_rows_share_is_not_sent_for_them() -> None:
@@ -146,8 +146,11 @@ def test_a_system_prompt_that_not_all_rows_share_is_not_sent_for_them() -> None:
     same, without = Conversation([one, question]), Conversation([question])
     assert shared_system_prompt([same, same]) == "A"
     for mixed in ([same, Conversation([other, question])], [without, same], [same, without]):
-        assert shared_system_prompt(mixed) == ""
-    assert shared_system_prompt([without]) == ""
+        assert shared_system_prompt(mixed) is None
+    assert shared_system_prompt([without]) is None
+    empty = Conversation([Message("system", ""), question])
+    assert shared_system_prompt([empty, empty]) == ""
+    assert shared_system_prompt([empty, without]) is None
 
 
 def test_the_saved_weights_are_those_that_were_judged(run: Path, place: Path) -> None:

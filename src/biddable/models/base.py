@@ -100,8 +100,8 @@ def parameter_count(base: Base) -> int:
     return count
 
 
-def trained_system_prompt(base: Base) -> str:
-    """The system prompt that a model tuned here saw in every row; "" where there is none.
+def trained_system_prompt(base: Base) -> str | None:
+    """The system prompt that a model tuned here saw in every row; None where there is none.
 
     Raises:
         BiddableError: `base_not_found`, it cannot be read.
@@ -109,7 +109,7 @@ def trained_system_prompt(base: Base) -> str:
     path = base.folder / SYSTEM_PROMPT_FILE
     try:
         # As bytes: reading as text would turn a carriage return into a line feed.
-        return path.read_bytes().decode() if path.is_file() else ""
+        return path.read_bytes().decode() if path.is_file() else None
     except (OSError, UnicodeDecodeError) as error:
         raise _not_found(base.name, f"its {path.name} cannot be read: {error}") from error
 

@@ -30,7 +30,7 @@ def save_model(
         model: for its config, generation config and buffers.
         tensors: the fp32 parameters by name; tied ones once.
         stop_ids: at any of these, generation stops.
-        texts: by file name; README.md is the model card. An empty one is not written.
+        texts: by file name; README.md is the model card.
     """
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {k: v for k, v in model.state_dict().items() if k not in parameters}
@@ -41,8 +41,7 @@ def save_model(
         tokenizer.chat_template = chat_template
         tokenizer.save_pretrained(aside)
         for name, text in texts.items():
-            if text:
-                (aside / name).write_text(text, encoding="utf-8", newline="")
+            (aside / name).write_text(text, encoding="utf-8", newline="")
 
 
 def _save_config(model: Any, folder: Path) -> None:

@@ -53,19 +53,19 @@ class Speaker:
     context: int
     room: int
     max_new_tokens: int
-    trained_system: str = ""
+    trained_system: str | None = None
 
 
 @dataclass(slots=True)
 class Talk:
-    """The history of a talk."""
+    """The history of a talk; None is no system prompt, "" an empty one."""
 
-    system: str = ""
+    system: str | None = None
     messages: list[Message] = field(default_factory=list)
 
     def sent(self) -> list[Message]:
         """What the model is asked with: the system prompt, if any, and the turns."""
-        return [*([Message("system", self.system)] if self.system else []), *self.messages]
+        return [*([] if self.system is None else [Message("system", self.system)]), *self.messages]
 
 
 def chat(
@@ -91,14 +91,13 @@ def chat(
             than the model's context.
     """
     speaker = load_speaker(model, device, **sampling)
-    if system is None:
-        system = speaker.trained_system
-        if system:
-            sys.stderr.write(f"system prompt, as in training: {_short(system)}\n")
+    sent = speaker.trained_system if system is None else system or None
+    if system is None and sent is not None:
+        sys.stderr.write(f"system prompt, as in training: {_short(sent) or 'an empty one'}\n")
     if prompt is None:
-        talk(speaker, system, _typed(sys.stdin, sys.stderr), sys.stdout, sys.stderr)
+        talk(speaker, sent, _typed(sys.stdin, sys.stderr), sys.stdout, sys.stderr)
     else:
-        answer_once(speaker, system, prompt, sys.stdout, sys.stderr)
+        answer_once(speaker, sent, prompt, sys.stdout, sys.stderr)
 
 
 def load_speaker(model: str, device: str = "auto", **sampling: Unpack[Sampling]) -> Speaker:
@@ -142,7 +141,9 @@ def make_speaker(model: Any, tokenizer: Any, template: Template, options: Sampli
     return Speaker(encode, reply, context, min(most, context // ROOM_SHARE), most)
 
 
-def answer_once(speaker: Speaker, system: str, prompt: str, out: TextIO, notices: TextIO) -> None:
+def answer_once(
+    speaker: Speaker, system: str | None, prompt: str, out: TextIO, notices: TextIO
+) -> None:
     """Writes the answer to one prompt.
 
     Raises:
@@ -152,7 +153,9 @@ def answer_once(speaker: Speaker, system: str, prompt: str, out: TextIO, notices
     _write_answer(speaker, talk, out, notices)
 
 
-def talk(speaker: Speaker, system: str, lines: Iterable[str], out: TextIO, notices: TextIO) -> None:
+def talk(
+    speaker: Speaker, system: str | None, lines: Iterable[str], out: TextIO, notices: TextIO
+) -> None:
     """Answers line after line, with the history, until `/quit` or the end of the lines."""
     history = Talk(system)
     notices.write(HELP + "\n")
@@ -172,7 +175,7 @@ def _command(history: Talk, text: str, notices: TextIO) -> None:
         history.messages.clear()
         notices.write("new talk\n")
     elif name == "/system":
-        history.system = rest.strip()
+        history.system = rest.strip() or None
         history.messages.clear()
         notices.write("new talk, system prompt set\n" if history.system else "no system prompt\n")
     else:

@@ -25,14 +25,15 @@ class Side:
     examples: Sequence[Example]
 
 
-def shared_system_prompt(conversations: Sequence[Conversation]) -> str:
-    """The system prompt that all conversations begin with; "" where one differs or has none."""
-    found = ""
+def shared_system_prompt(conversations: Sequence[Conversation]) -> str | None:
+    """The system prompt, perhaps an empty one, that all conversations begin with; None where one
+    differs or has none."""
+    found: str | None = None
     for n, conversation in enumerate(conversations):
         first = conversation.messages[0]
-        system = first.content if first.role == "system" else ""
+        system = first.content if first.role == "system" else None
         if n and system != found:
-            return ""
+            return None
         found = system
     return found
 

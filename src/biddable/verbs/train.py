@@ -258,8 +258,8 @@ def _judge_and_save(
         chat_template=prepared.template.text,
         stop_ids=stop_token_ids(prepared.tokenizer, prepared.template),
         texts={
-            "README.md": model_card(prepared, task.settings, card, __version__, bool(system)),
-            SYSTEM_PROMPT_FILE: system,
+            "README.md": model_card(prepared, task.settings, card, __version__, system is not None),
+            **({} if system is None else {SYSTEM_PROMPT_FILE: system}),
         },
         folder=folder.model,
     )
