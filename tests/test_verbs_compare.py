@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from biddable.data.findings import BiddableError
+from biddable.models.base import SYSTEM_PROMPT_FILE
 from biddable.verbs.compare import compare
 from letters import letters, tiny_folder
 from tiny import tiny
@@ -62,6 +63,18 @@ def test_a_model_against_itself_has_not_changed(models: tuple[str, str], tmp_pat
     assert result.verdict.outcome == "no_change"
     loss = result.scorecard.metrics["held_out_loss"]
     assert (loss.low, loss.high) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("system", ["", "Be brief."])
+def test_rows_without_the_system_prompt_of_training_are_told_of(
+    models: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], system: str
+) -> None:
+    base, held = models[0], data(tmp_path, "h.jsonl", 9)
+    tuned = Path(tiny_folder(tmp_path / "tuned", 1))
+    (tuned / SYSTEM_PROMPT_FILE).write_text("Be brief.")
+    compare(base, str(tuned), data=held, system=system, max_new_tokens=3)
+    told = " ".join(capsys.readouterr().err.split())
+    assert ("which not all of these rows begin with" in told) == (system == "")
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from biddable.verbs.comparing import (
     failures_of,
     read_limit,
     read_options,
+    tell_of_system_prompt,
 )
 from biddable.verbs.outcome import samples, show_outcome
 from biddable.verbs.prepare import prepare
@@ -98,6 +99,7 @@ def compare(base: str, tuned: str, **options: Any) -> Comparison:
     check_tokenizers(load_tokenizer(before), tokenizer, base)
     template = Template.load(asked.template or None, tokenizer)
     rows = _rows(asked, tuned)
+    tell_of_system_prompt(after, rows.held_out)
     context = min(int(load_config(b).max_position_embeddings) for b in (before, after))
     judging = _Judging(asked, tokenizer, template, rows, context)
     shots = with_shots(rows.held_out, rows.train, asked.few_shot)

@@ -1,4 +1,4 @@
-"""The options of `compare`, and the limits that `--fail-under` sets."""
+"""The options of `compare`, the limits that `--fail-under` sets, and what is wrong with a pair."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from biddable.data.conversation import Conversation
 from biddable.data.findings import BiddableError
 from biddable.judging.judge import MOST_ANSWERS
 from biddable.judging.scorecard import NAMES, Scorecard
+from biddable.models.base import SYSTEM_PROMPT_FILE, Base, trained_system_prompt
+from biddable.training.log import console
+from biddable.verbs.prepared import shared_system_prompt
+from biddable.verbs.show import line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,3 +107,12 @@ def check_tokenizers(base: Any, tuned: Any, name: str) -> None:
             code="tokenizers_differ",
             fix="compare a model with the base that it was tuned from",
         )
+
+
+def tell_of_system_prompt(tuned: Base, rows: Sequence[Conversation]) -> None:
+    """Says so where the tuned model is not asked as it was trained."""
+    trained = trained_system_prompt(tuned)
+    if trained is not None and shared_system_prompt(rows) != trained:
+        path = tuned.folder / SYSTEM_PROMPT_FILE
+        told = f"TUNED was trained with the one in {path}, which not all of these rows begin with"
+        line(console(), "system", told)
