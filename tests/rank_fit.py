@@ -82,6 +82,8 @@ def train(folder: Path, *, sharded: bool, signalled: bool) -> None:
         )
         progress, interrupt = Progress(), Interrupt()
         if has_checkpoint(parts.folder):
+            # What a pass has gathered must not outlive the load.
+            parts.evaluate()
             progress, _ = load_checkpoint(parts.folder, weights, parts.optimizer)
         if signalled and ranks.index == ranks.count - 1:
             interrupt.exit_code = 143

@@ -33,7 +33,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = ["1", "2", "3", "2s", "3s", "2+1", "2+3", "2s+1", "2s+3s", "2+3s"]
     command = [sys.executable, "-W", "error", str(HERE / "rank_fit.py"), str(folder), *counts]
     env = {**os.environ, "PYTHONPATH": PYTHONPATH}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=env, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -64,7 +66,9 @@ def test_shards_of_every_architecture_give_the_gradient_of_one_process(tmp_path:
     told = tmp_path / "laws.jsonl"
     command = [sys.executable, "-W", "error", str(HERE / "rank_laws.py"), str(told)]
     env = {**os.environ, "PYTHONPATH": PYTHONPATH}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=env, timeout=900
+    )
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in told.read_text().splitlines()]
     assert {f["kind"] for f in found if f["dtype"] == "fp32"} == set(CONFIGS)
@@ -85,7 +89,9 @@ def test_a_sharded_run_gives_the_model_and_the_scorecard_of_one_process(tmp_path
     for name, start in (("one", [sys.executable]), ("two", run)):
         command = [*start, "-m", "biddable", "train", *given, "--shard", "on"]
         command += ["--out", str(tmp_path / name)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, env=env, timeout=900
+        )
         assert done.returncode == 0, done.stderr
         assert ("fp32 on cpu, sharded" in done.stderr) == (name == "two")
     one, two = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("one", "two"))

@@ -91,7 +91,7 @@ class Shards:
             piece.grad, part.grad = part.grad.to_local(), None
 
     def spread(self) -> None:
-        self._let_go()
+        """Nothing is left to be done: the pieces lie in the parts, and these are gathered anew."""
 
     def whole(self, index: int, value: Tensor) -> Tensor:
         shape = self.shapes[index]
