@@ -175,7 +175,14 @@ def runs_of(weights: Sequence[float]) -> list[tuple[float, int]]:
     return runs
 
 
-def from_runs(runs: Sequence[Sequence[float]]) -> array[float]:
+def from_runs(runs: Sequence[Sequence[float]]) -> Sequence[float]:
+    """The weights: one byte each where they are all 0 or 1, as nearly always, and else eight."""
+    weights: array[int] | array[float]
+    if all(weight in (0, 1) for weight, _ in runs):
+        weights = array("b")
+        for weight, count in runs:
+            weights.extend(array("b", [int(weight)]) * int(count))
+        return weights
     weights = array("d")
     for weight, count in runs:
         weights.extend(array("d", [weight]) * int(count))
@@ -183,10 +190,10 @@ def from_runs(runs: Sequence[Sequence[float]]) -> array[float]:
 
 
 def packed(result: Result) -> Result:
-    """Examples with arrays for lists, which take a fifth of the memory."""
+    """Examples with arrays for lists, which take a tenth of the memory."""
     if isinstance(result, BiddableError):
         return result
     return [
-        Example(array("i", e.input_ids), array("d", e.weights), e.file, e.line, e.turn)
+        Example(array("i", e.input_ids), from_runs(runs_of(e.weights)), e.file, e.line, e.turn)
         for e in result
     ]
