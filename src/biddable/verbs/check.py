@@ -75,7 +75,7 @@ def _dumped(prepared: Prepared) -> Iterator[str]:
             "line": example.line,
             "turn": example.turn,
             "input_ids": list(example.input_ids),
-            "weights": list(example.weights),
+            "weights": [float(w) for w in example.weights],
             "text": prepared.tokenizer.decode(list(example.input_ids)),
         }
         yield json.dumps(row, ensure_ascii=False) + "\n"
