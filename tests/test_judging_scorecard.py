@@ -186,6 +186,23 @@ def test_a_tiny_model_is_judged() -> None:
         assert one == pytest.approx(again)
 
 
+def test_only_the_first_rows_are_fed_with_another_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, template = letters(), Template.frame("plain")
+    examples = [e for c in conversations(5) for e in encode(c, tokenizer, template)]
+    model = tiny("llama", ours=True)
+    found = []
+    for most in (5, 3):
+        monkeypatch.setattr("biddable.judging.judge.MOST_SWAPPED", most)
+        found.append(judge(model, tokenizer, template, [], examples))
+    whole, some = found
+    assert (len(whole.swapped_losses), len(some.swapped_losses)) == (5, 3)
+    for one, other in zip(whole.losses, some.losses, strict=True):
+        assert one == pytest.approx(other)
+    # The third takes the answer of the first, where it is the last.
+    for one, other in zip(whole.swapped_losses[:2], some.swapped_losses[:2], strict=True):
+        assert one == pytest.approx(other)
+
+
 def test_swapped_examples_keep_the_prompt_and_take_another_answer() -> None:
     rows = conversations(3)
     examples = [e for c in rows for e in encode(c, letters(), Template.frame("plain"))]

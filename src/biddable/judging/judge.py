@@ -22,6 +22,8 @@ from biddable.training.evaluate import token_losses
 
 # Prompts answered: with 64 rows a rate is known to about 12 points either way.
 MOST_ANSWERS = 64
+# Examples fed a second time, with another's answer.
+MOST_SWAPPED = 128
 # Examples whose loss is kept token by token, to be looked at.
 MOST_SHOWN = 12
 LONGEST_ANSWER = 512
@@ -54,7 +56,7 @@ class Judgement:
 
     Args:
         losses: per held-out example (sum of w * CE, sum of w) over its trained tokens.
-        swapped_losses: the same with the answer of another row behind the row's own prompt.
+        swapped_losses: of the first of them, with another row's answer behind the row's own prompt.
         train_losses: the same for some training examples; empty where there were none.
         general: (loss sum, tokens) of paragraphs that have nothing to do with the data.
         token_losses: CE of each trained token of the first examples.
@@ -135,9 +137,10 @@ def judge(
         max_new_tokens: the limit of an answer; 0 takes a quarter more than the longest reference.
     """
     # Side by side, an example and its prompt with another answer share the prompt's pass.
-    pairs = list(zip(examples, swapped(examples), strict=False))
-    both = _losses(model, [e for pair in pairs for e in pair] or examples)
-    losses, others = (both[::2], both[1::2]) if pairs else (both, [])
+    swaps = swapped(examples[:MOST_SWAPPED])
+    pairs = [e for pair in zip(examples, swaps, strict=False) for e in pair]
+    fed = _losses(model, [*pairs, *examples[len(swaps) :]])
+    losses, others = fed[: len(pairs) : 2] + fed[len(pairs) :], fed[1 : len(pairs) : 2]
     answers = generate(
         model,
         [q.prompt for q in questions],

@@ -216,7 +216,7 @@ def _last(text: str) -> str:
 def _rows(
     judgement: Judgement,
 ) -> list[tuple[Sequence[float], Sequence[float]]]:
-    return list(zip(judgement.swapped_losses, judgement.losses, strict=True))
+    return list(zip(judgement.swapped_losses, judgement.losses, strict=False))
 
 
 def _rate(values: Sequence[bool]) -> Series:
