@@ -1,8 +1,10 @@
-"""Memory of a rank with and without sharded weights: `python -m benchmarks.shards RANKS`.
+"""Memory and time of ranks with and without sharded weights: `python -m benchmarks.shards RANKS`.
 
-Runs itself under torchrun, first with shards and then with replicas: two steps of two rows of 64
-tokens on a random Llama of 116 million parameters, one thread a rank. One JSON line for each, with
-bytes per parameter beyond those of the program: once loaded, at the peak, and the peak foreseen.
+Runs itself under torchrun, first with shards and then with replicas (of one rank with replicas
+alone), one thread a rank, on a random Llama of 116 million parameters. One JSON line for each, with
+bytes per parameter beyond those of the program in two steps of two rows of 64 tokens a rank: once
+loaded, at the peak, and the peak foreseen; and the seconds of a step of 8 rows of 256 tokens,
+shared out over the ranks, in passes of 512: the best of three.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from biddable.engine.memory import (
     needs_of,
     peak_of,
 )
-from biddable.engine.plan import plan_step
+from biddable.engine.plan import StepPlan, plan_step
 from biddable.engine.precision import Weights
 from biddable.engine.step import backward_step
 from biddable.training.held import Held, Replicas
@@ -81,12 +83,31 @@ def held(way: str, ranks: Ranks) -> Held:
     return Replicas(Weights(random_model(), torch.float32), ranks)
 
 
+def step(weights: Held, optimizer: torch.optim.Optimizer, rows: list[Row], budget: int) -> StepPlan:
+    """One optimizer step of these rows of this rank."""
+    plan = weights.agree(plan_step(rows, budget))
+    backward_step(weights.model, rows, plan, weights.run)
+    weights.collect()
+    optimizer.step()
+    optimizer.zero_grad()
+    weights.spread()
+    return plan
+
+
+def row(number: int, tokens: int) -> Row:
+    """Half of the tokens are trained; no row begins like another."""
+    half = tokens // 2
+    return Row([number, *range(1, tokens)], [0.0] * half + [1.0] * half)
+
+
 def measure(way: str) -> None:
     """One rank's part of a measurement; the first prints the line."""
     peak = [0]
 
+    watched = threading.Event()
+
     def watch() -> None:
-        while True:
+        while not watched.is_set():
             peak[0] = max(peak[0], own_memory())
             time.sleep(0.02)
 
@@ -100,21 +121,25 @@ def measure(way: str) -> None:
         needs = needs_of(weights.model, weights.pieces, weights.working_bytes, weights.run)
         threading.Thread(target=watch, daemon=True).start()
         optimizer = make_optimizer(weights, Settings())
-        half = TOKENS // 2
-        rows = [Row(list(range(TOKENS)), [0.0] * half + [1.0] * half) for _ in range(2)]
+        rows = [row(n, TOKENS) for n in range(2)]
         for _ in range(2):
-            plan = weights.agree(plan_step(rows, TOKENS))
-            backward_step(weights.model, rows, plan, weights.run)
-            weights.collect()
-            optimizer.step()
-            optimizer.zero_grad()
-            weights.spread()
-        foreseen = peak_of(needs, [plan], [2 * half])
+            plan = step(weights, optimizer, rows, TOKENS)
+        foreseen = peak_of(needs, [plan], [TOKENS])
         sizes = {"loaded": loaded, "peak": peak[0], "foreseen": foreseen}
+        # Looking at the memory costs time.
+        watched.set()
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            step(
+                weights, optimizer, [row(n, 256) for n in range(8)[ranks.index :: ranks.count]], 512
+            )
+            seconds.append(time.perf_counter() - start)
         told = {name: round((size - before) / count, 2) for name, size in sizes.items()}
         if ranks.first:
             line = {"benchmark": "shards", "held": way, "ranks": ranks.count, "parameters": count}
-            print(json.dumps({**line, "bytes_per_parameter": told}), flush=True)
+            found = {"bytes_per_parameter": told, "step_seconds": round(min(seconds), 2)}
+            print(json.dumps({**line, **found}), flush=True)
 
 
 def main() -> None:
@@ -123,7 +148,7 @@ def main() -> None:
         measure(sys.argv[1])
         return
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", sys.argv[1]]
-    for way in ("shards", "replicas"):
+    for way in ("shards", "replicas") if sys.argv[1] != "1" else ("replicas",):
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([*start, "-m", "benchmarks.shards", way], check=True, env=env)
 
