@@ -30,7 +30,8 @@ from biddable.verbs.prepared import Prepared
 from biddable.verbs.show import line
 
 AUTO = "auto"
-# These may change while a run is on: they say where and how often to save, not what is learnt.
+# These may change while a run is on: they say where and how often to save, and how ranks hold the
+# weights, not what is learnt.
 _FREE = {"data", "base", "out", "keep", "save_every", "report_to", "shard"}
 # What someone may have changed; the rest of the record follows from these.
 _CAUSES = ("sources", "base", "tokenizer", "template", "settings")
