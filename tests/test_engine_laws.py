@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from biddable.engine.attention import Layout
 from biddable.engine.loss import head_of
-from biddable.engine.plan import plan_step
+from biddable.engine.plan import even_plan, plan_step
 from biddable.engine.precision import Weights, load_model
 from biddable.engine.step import backward_step, example_losses, feed
 from biddable.models.base import Base
@@ -193,6 +193,31 @@ def test_bf16_compute_is_the_model_that_is_served_in_bf16(kind: str, tmp_path: P
         a, b = (feed(m, ids, places, Layout([100], [-1])) for m in (trained, served))
     assert a.dtype == torch.bfloat16
     assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("budget", [30, 10_000])
+@pytest.mark.parametrize("apart", [False, True])
+def test_idle_passes_change_no_gradient_and_feed_one_token(budget: int, apart: bool) -> None:
+    rows = rows_of(3)
+    plan = plan_step(rows, budget)
+    assert plan.prefixes
+    assert plan.joined == (budget > 30)
+    passes = len(plan.micro_batches) + 2
+    found = []
+    for some in (plan, even_plan(plan, passes, apart=apart or not plan.joined)):
+        model = tiny("llama", ours=True)
+        fed: list[int] = []
+        model.model.layers[0].register_forward_pre_hook(
+            lambda _, given, fed=fed: fed.append(given[0].shape[1])
+        )
+        loss, weight, means = backward_step(model, rows, some)
+        found.append((loss, weight, means, [p.grad for p in model.parameters()]))
+    assert fed[-2:] == [1, 1]
+    (*plain, grads), (*idle, others) = found
+    for one, other in zip(plain, idle, strict=True):
+        assert other == pytest.approx(one, rel=1e-9)
+    for g, h in zip(grads, others, strict=True):
+        torch.testing.assert_close(h, g, rtol=1e-6, atol=1e-9)
 
 
 def test_small_updates_move_the_weights_in_bf16_compute() -> None:

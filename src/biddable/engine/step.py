@@ -119,8 +119,9 @@ def _passes(
     model: Any, examples: Sequence[Trainable], plan: StepPlan, prefixes: Sequence[Prefix]
 ) -> Iterator[tuple[Flat, Layout]]:
     """Each micro-batch, and how it is cut."""
-    lead = plan.prefixes if plan.joined else ()
     for segments in plan.micro_batches:
+        # An idle pass feeds no prefix either.
+        lead = plan.prefixes if plan.joined and segments else ()
         flat = flatten(examples, segments, model.device, lead)
         yield (
             flat,

@@ -72,7 +72,7 @@ def hold(base: Base, shard: str, device: torch.device, dtype: torch.dtype, ranks
     if ranks.count == 1:
         return Replicas(Weights(load_model(base, device), dtype))
     count = parameter_count(base)
-    whole = count * (8 + 8 // ranks.count + (2 if dtype != torch.float32 else 0))
+    whole = count * (8 + 8 / ranks.count + (2 if dtype != torch.float32 else 0))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
     tight = highest(ranks, int(whole > _MOST_HELD * free_bytes(device) / here))[0]
     if shard == "on" or (shard == "auto" and tight):
