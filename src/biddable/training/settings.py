@@ -35,7 +35,7 @@ class FitSettings:
     steps: int = _option(0, "optimizer steps; 0 follows from epochs")
     batch_size: int = _option(8, "rows per optimizer step")
     batch_tokens: int = _option(0, "tokens per micro-batch; 0 chooses")
-    lr: float = _option(1e-4, "peak learning rate")
+    lr: float = _option(2e-4, "peak learning rate")
     warmup: float = _option(0.1, "share of the steps in which the learning rate rises")
     weight_decay: float = _option(0.0, "AdamW weight decay of matrices")
     clip: float = _option(1.0, "largest gradient norm; 0 turns clipping off")
