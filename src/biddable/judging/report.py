@@ -104,7 +104,7 @@ def section(title: str, content: str) -> str:
 
 def _verdict(report: Report) -> str:
     verdict = report.card.verdict
-    advice = f"<p>Next: {escape(verdict.advice)}.</p>" if verdict.advice else ""
+    advice = f"<p>Next: {escape(verdict.suggestion)}.</p>" if verdict.suggestion else ""
     evidence = escape(verdict.evidence.replace("->", "→"))
     return (
         f'<section class="verdict {verdict.outcome}"><p class="sentence">'

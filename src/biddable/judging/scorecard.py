@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from biddable.judging.series import (
 )
 from biddable.judging.verdict import Verdict, decide
 
+UserMetric = Callable[[str, str], float]
 Better = Literal["higher", "lower", "neither"]
 # The metrics in the order in which they are shown: the key, its name, and which way is better.
 NAMES: Mapping[str, tuple[str, Better]] = {
@@ -66,6 +67,29 @@ class Scorecard:
                     del fields[name]
         return found
 
+    def record(self) -> dict[str, dict[str, Any]]:
+        """What scorecard.json and `compare --json` hold: the metrics, and `verdict` beside them."""
+        return {**self.as_json(), "verdict": self.verdict.as_json()}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What is known of the held-out rows, and how a user wants answers to be judged.
+
+    Args:
+        form: the format rule; None learns it from the training answers.
+        clusters: one number for each held-out example, the same for those that belong together
+            (one group, near duplicates); None where each stands alone. That of an answered row is
+            `Question.cluster`.
+        leaked: training knew every held-out row.
+        user_metric: from (reference, answer) to a number, higher is better.
+    """
+
+    form: Format | None = None
+    clusters: Sequence[int] | None = None
+    leaked: bool = False
+    user_metric: UserMetric | None = None
+
 
 def score(
     base: Judgement,
@@ -73,17 +97,18 @@ def score(
     questions: Sequence[Question],
     training_answers: Sequence[str] = (),
     *,
-    form: Format | None = None,
     few_shot: Judgement | None = None,
+    terms: Terms | None = None,
 ) -> Scorecard:
     """The scorecard of two judgements of the same rows.
 
     Args:
         training_answers: what tuned was trained to say, for the format and for copies.
-        form: the format rule; None learns it.
         few_shot: base with training examples in its prompts.
+        terms: what is known of the rows, and how answers are to be judged.
     """
-    form = form or learn_format(training_answers or [q.reference for q in questions])
+    terms = terms or Terms()
+    form = terms.form or learn_format(training_answers or [q.reference for q in questions])
 
     def of(judgement: Judgement) -> Figures:
         return figures(judgement, questions, training_answers, form)

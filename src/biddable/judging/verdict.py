@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from biddable.judging.series import Metric
 
-Outcome = Literal["learnt", "format_only", "begun", "memorised", "no_change", "worse", "too_few"]
+Outcome = Literal[
+    "learned", "partly", "format_only", "loss_only", "overfit", "worse", "no_change", "too_few",
+    "leaked", "interrupted",
+]  # fmt: skip
 
 SENTENCES: Mapping[Outcome, str] = {
-    "learnt": "It learnt it.",
+    "learned": "It learnt it.",
     "format_only": "It learnt the format, not the content.",
-    "begun": "It began to learn, but its answers do not show it.",
-    "memorised": "It memorised the training rows.",
+    "loss_only": "It began to learn, but its answers do not show it.",
+    "overfit": "It memorised the training rows.",
     "no_change": "No change.",
     "worse": "It got worse.",
     "too_few": "Too few held-out rows to tell.",
@@ -42,10 +45,10 @@ AS_GOOD = 0.05
 
 
 ADVICE: Mapping[Outcome, str] = {
-    "learnt": "",
+    "learned": "",
     "format_only": "facts and skills need more rows, or a larger base; look at the answers",
-    "begun": "more epochs, or a larger learning rate",
-    "memorised": "more rows, or fewer epochs",
+    "loss_only": "more epochs, or a larger learning rate",
+    "overfit": "more rows, or fewer epochs",
     "no_change": "a larger learning rate, or more epochs",
     "worse": "a smaller learning rate; look at the data with `biddable check`",
     "too_few": "hold out more rows, or give them with --eval",
@@ -72,13 +75,22 @@ class Verdict:
         outcome: a stable name.
         sentence: the outcome in words.
         evidence: the figures that the rule looked at.
-        advice: what to try next, empty where nothing is to be done.
+        suggestion: what to try next, empty where nothing is to be done.
     """
 
     outcome: Outcome
     sentence: str
     evidence: str
-    advice: str = ""
+    suggestion: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """The object that scorecard.json and `--json` hold as `verdict`."""
+        return asdict(self)
+
+
+INTERRUPTED = Verdict(
+    "interrupted", "Interrupted before the end: not judged.", "", "go on with --resume"
+)
 
 
 def decide(metrics: Mapping[str, Metric]) -> Verdict:
@@ -88,7 +100,7 @@ def decide(metrics: Mapping[str, Metric]) -> Verdict:
         return _verdict("too_few", metrics, "hold out more rows, or give them with --eval")
     outcome = _outcome(metrics, loss)
     advice = ADVICE[outcome]
-    if outcome in ("learnt", "format_only") and few_shot_as_good(metrics):
+    if outcome in ("learned", "format_only") and few_shot_as_good(metrics):
         advice = "examples in the prompt alone do as well: the tuning was not needed"
     return _verdict(outcome, metrics, advice)
 
@@ -101,13 +113,13 @@ def _outcome(metrics: Mapping[str, Metric], loss: Metric) -> Outcome:
     worse = any(map(_lost, rates)) or (content is not None and _lost(content))
     proven = content is not None and content.kind == "rate" and _has_content(content)
     if memorised(metrics, loss, proven):
-        return "memorised"
+        return "overfit"
     if rose or (worse and not fell):
         return "worse"
     if content is not None and _has_content(content) and (fell or better):
-        return "learnt"
+        return "learned"
     if fell or better:
-        return "format_only" if better or _in_form(metrics) else "begun"
+        return "format_only" if better or _in_form(metrics) else "loss_only"
     certain = loss.high is not None and loss.low is not None
     narrow = certain and loss.high - loss.low < 4 * LOSS_CHANGE * loss.base  # type: ignore[operator]
     return "no_change" if narrow else "too_few"

@@ -20,7 +20,7 @@ from biddable.judging.format import Format, given_format
 from biddable.judging.judge import Judgement, Question, ask, judge
 from biddable.judging.probes import Probe, probes, with_shots
 from biddable.judging.report import Report, page
-from biddable.judging.scorecard import NAMES, Scorecard, score
+from biddable.judging.scorecard import NAMES, Scorecard, Terms, score
 from biddable.judging.series import figures
 from biddable.judging.verdict import Verdict
 from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
@@ -66,7 +66,7 @@ class Comparison:
 
     def as_json(self) -> dict[str, dict[str, Any]]:
         """The object that `compare --json` prints: the scorecard, with the probes' figures."""
-        found = self.scorecard.as_json()
+        found = self.scorecard.record()
         for probe, values in self.probes.items():
             for name, value in values.items():
                 found[name][probe] = value
@@ -106,7 +106,7 @@ def compare(base: str, tuned: str, **options: Any) -> Comparison:
     first, rival = _judge_base(judging, before, shots)
     second, probed = _judge_tuned(judging, after)
     answers = training_answers(rows.train)
-    card = score(first, second, judging.questions, answers, form=form, few_shot=rival)
+    card = score(first, second, judging.questions, answers, few_shot=rival, terms=Terms(form=form))
     result = Comparison(
         card,
         samples(judging.questions, first, second),

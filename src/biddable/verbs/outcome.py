@@ -41,8 +41,8 @@ def show_outcome(
     out.print()
     out.print(Text.assemble(("verdict     ", "bold"), (card.verdict.sentence, "bold green")))
     line(out, "", card.verdict.evidence)
-    if card.verdict.advice:
-        line(out, "try", card.verdict.advice)
+    if card.verdict.suggestion:
+        line(out, "try", card.verdict.suggestion)
 
 
 def show_unusual(trained: Sequence[tuple[str, float]], out: Console) -> None:

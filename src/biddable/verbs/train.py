@@ -21,6 +21,7 @@ from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.judging.judge import Judgement, ask
 from biddable.judging.report import page
 from biddable.judging.scorecard import Scorecard, score
+from biddable.judging.verdict import INTERRUPTED
 from biddable.models.aside import need_space, write_whole
 from biddable.models.base import SYSTEM_PROMPT_FILE
 from biddable.models.save import save_model
@@ -95,13 +96,13 @@ class Trained:
             "loss": self.progress.best_loss,
         }
         if self.scorecard is None:
-            return {**told, "base": {}, "tuned": {}, "verdict": "interrupted"}
+            return {**told, "base": {}, "tuned": {}, "verdict": INTERRUPTED.as_json()}
         metrics = self.scorecard.metrics
         return {
             **told,
             "base": {name: m.base for name, m in metrics.items()},
             "tuned": {name: m.tuned for name, m in metrics.items()},
-            "verdict": self.scorecard.verdict.sentence,
+            "verdict": self.scorecard.verdict.as_json(),
         }
 
 
@@ -263,7 +264,7 @@ def _judge_and_save(
         },
         folder=folder.model,
     )
-    folder.write_json("scorecard.json", card.as_json())
+    folder.write_json("scorecard.json", card.record())
     rows = [json.dumps(s, ensure_ascii=False) for s in samples(questions, base, tuned)]
     write_whole(folder.path / "samples.jsonl", "\n".join(rows) + "\n")
     report = report_of(task, card, base, tuned, trained)
