@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from biddable.data.conversation import Conversation, Message
-from biddable.data.duplicates import digest
+from biddable.data.wording import digest
 from biddable.data.findings import BiddableError
 
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from biddable.data.conversation import Conversation
-from biddable.data.duplicates import Duplicates, digest, find
+from biddable.data.duplicates import Duplicates, find
 from biddable.data.findings import Finding, place
 from biddable.data.private import private_findings
 from biddable.data.rows import shortened
+from biddable.data.wording import digest
 
 FEWEST, FEW = 10, 50
 SAME_SPEAKER = (("user", "user"), ("assistant", "assistant"))
@@ -64,8 +65,8 @@ def leak(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> lis
     prompts = [group for group in found.prompts if len(group) <= max(2, len(held_out) // 2)]
     for what, groups in (
         ("is equal to", found.exact),
-        ("asks the same as", prompts),
         ("is nearly the same as", found.near),
+        ("asks the same as", prompts),
     ):
         for group in groups:
             for member in group:
