@@ -9,7 +9,7 @@ no duplicates. docs/formats.md has the definition in words.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,7 +18,6 @@ import numpy as np
 from biddable.data import minhash, variants
 from biddable.data.conversation import Conversation
 from biddable.data.wording import (
-    Words,
     digest,
     is_number,
     numbers,
@@ -87,7 +86,8 @@ class _Reading(NamedTuple):
 
 
 def _read(conversations: Sequence[Conversation]) -> _Reading:
-    triples, counts, asked, said = [np.zeros(0, np.uint32)], [], [], []
+    counts: list[int] = []
+    triples, asked, said = [np.zeros(0, np.uint32)], [], []
     hashes, number, lengths, replies = [np.zeros(0, np.uint64)], [np.zeros(0, bool)], [], []
     for start in range(0, len(conversations), minhash.CHUNK):
         whole: list[list[bytes]] = []

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from biddable.data.conversation import Conversation, Message
-from biddable.data.wording import digest
 from biddable.data.findings import BiddableError
+from biddable.data.wording import digest
 
 
 def write_fixed(conversations: Iterable[Conversation], path: str) -> dict[str, int]:

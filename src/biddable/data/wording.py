@@ -24,9 +24,9 @@ _SIGNS = re.compile(r"[+*/=<>^%&|~#@$€£¥\\]|-(?=[\s\d])")
 _NO_SIGNS = bytes(c for c in range(128) if not _SIGNS.match(f"{chr(c)} "))
 # Words with which a polite question may begin, before what is asked.
 _OPENING = frozenset(
-    b"hi hello hey dear good morning afternoon evening there team everyone sir madam please kindly"
-    b" could can would will may might you i id we am im was want need like to know just wondering if"
-    b" tell me help us let quick question sorry excuse ok okay well".split()
+    b"hi hello hey dear good morning afternoon evening there team everyone sir madam please"
+    b" kindly could can would will may might you i id we am im was want need like to know just"
+    b" wondering if tell me help us let quick question sorry excuse ok okay well".split()
 )
 # And how it may end: behind a word of thanks, or with a tag.
 _THANKS = frozenset(b"please thanks thank thx cheers kindly".split())
@@ -72,7 +72,7 @@ def words(text: str) -> list[bytes]:
     if text.isascii():
         split = text.encode().translate(_ASCII_WORDS, b"'").split()
     else:
-        bare = text.replace("'", "").replace("’", "")
+        bare = text.replace("'", "").replace("\u2019", "")
         split = [w.encode("utf-8", "surrogatepass") for w in WORD.findall(bare)]
     return split or [c.encode("utf-8", "surrogatepass") for c in text.split()]
 
