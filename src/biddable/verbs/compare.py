@@ -16,12 +16,12 @@ from biddable.dialogue.dataset import encode_all
 from biddable.dialogue.encode import Example
 from biddable.dialogue.template import Template
 from biddable.engine.precision import choose_device, choose_dtype, load_model
-from biddable.judging.format import Format, given_format
+from biddable.judging.format import given_format
 from biddable.judging.judge import Judgement, Question, ask, judge
+from biddable.judging.metric_names import title
 from biddable.judging.probes import Probe, probes, with_shots
 from biddable.judging.report import Report, page
-from biddable.judging.scorecard import NAMES, Scorecard, Terms, score
-from biddable.judging.series import figures
+from biddable.judging.scorecard import Scorecard, Terms, score
 from biddable.judging.verdict import Verdict
 from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
 from biddable.training.log import console
@@ -106,11 +106,12 @@ def compare(base: str, tuned: str, **options: Any) -> Comparison:
     first, rival = _judge_base(judging, before, shots)
     second, probed = _judge_tuned(judging, after)
     answers = training_answers(rows.train)
-    card = score(first, second, judging.questions, answers, few_shot=rival, terms=Terms(form=form))
+    terms = Terms(form=form)
+    card = score(first, second, judging.questions, answers, few_shot=rival, terms=terms)
     result = Comparison(
         card,
         samples(judging.questions, first, second),
-        _probe_figures(probed, judging.questions, form, card),
+        _probe_figures(probed, judging.questions, answers, card, terms),
         failures_of(card, limits),
     )
     _show(result, judging.questions, first, second)
@@ -196,17 +197,19 @@ def _judge_tuned(judging: _Judging, tuned: Base) -> tuple[Judgement, list[tuple[
 def _probe_figures(
     probed: Sequence[tuple[Probe, Judgement]],
     questions: Sequence[Question],
-    form: Format | None,
+    answers: Sequence[str],
     card: Scorecard,
+    terms: Terms,
 ) -> dict[str, dict[str, float]]:
-    rule = form or (given_format(card.format) if card.format else None)
     found: dict[str, dict[str, float]] = {}
     for probe, judgement in probed:
-        values = figures(judgement, questions, (), rule)
+        # Held against itself: only its own figures count here.
+        metrics = score(judgement, judgement, questions, answers, terms=terms).metrics
         found[probe.name] = {
-            name: float(f.at(f.rows())) for name, f in values.items() if name in card.metrics
+            name: metric.tuned
+            for name, metric in metrics.items()
+            if name in card.metrics and name != "general_loss"
         }
-        del found[probe.name]["general_loss"]
     return found
 
 
@@ -287,7 +290,7 @@ def _show(
     out = console()
     show_outcome(result.scorecard, questions, base, tuned, out)
     for probe, values in result.probes.items():
-        told = ", ".join(f"{NAMES[name][0]} {value:.2f}" for name, value in values.items())
+        told = ", ".join(f"{title(name)} {value:.2f}" for name, value in values.items())
         line(out, probe.replace("_", " "), told)
     for failure in result.failures:
         line(out, "failed", failure)
