@@ -201,13 +201,15 @@ def _user(metric: UserMetric, questions: Sequence[Question], known: Texts) -> Co
     constant = min(counts, key=lambda text: (-counts[text], text))
 
     def values(answers: Texts) -> Floats:
-        return np.array([_called(metric, q, a) for q, a in zip(questions, answers, strict=True)])
+        return np.array(
+            [metric_value(metric, q, a) for q, a in zip(questions, answers, strict=True)]
+        )
 
     rival = values([constant] * len(questions))
     return Content("user_metric", "mean", values, lambda _: rival)
 
 
-def _called(metric: UserMetric, question: Question, answer: str) -> float:
+def metric_value(metric: UserMetric, question: Question, answer: str) -> float:
     """One value of a user's metric.
 
     Raises:

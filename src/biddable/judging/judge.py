@@ -19,9 +19,8 @@ from biddable.judging.general import GENERAL_TEXT
 from biddable.judging.generate import BATCH_TOKENS, generate
 from biddable.judging.stream import text_of
 from biddable.training.evaluate import token_losses
+from biddable.training.settings import ANSWERS
 
-# Prompts answered: with 64 rows a rate is known to about 12 points either way.
-MOST_ANSWERS = 64
 # Examples fed a second time, with another's answer.
 MOST_SWAPPED = 128
 # Examples whose loss is kept token by token, to be looked at.
@@ -96,7 +95,7 @@ def ask(
     tokenizer: Any,
     template: Template,
     *,
-    most: int = MOST_ANSWERS,
+    most: int = ANSWERS,
     clusters: Sequence[int] | None = None,
 ) -> list[Question]:
     """The questions of the first `most` conversations that end in an answer.

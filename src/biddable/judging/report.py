@@ -36,6 +36,7 @@ class Report:
     Args:
         title: of the page.
         card, questions, base, tuned: the comparison.
+        few_shot: base with training examples in its prompts, if it was asked so.
         examples: the held-out examples, as in the judgements' losses.
         tokens: the first of them as tokens to be shown.
         training_answers: for the nearest training answer of each row.
@@ -51,6 +52,7 @@ class Report:
     questions: Sequence[Question]
     base: Judgement
     tuned: Judgement
+    few_shot: Judgement | None = None
     examples: Sequence[Example] = ()
     tokens: Sequence[Sequence[Token]] = ()
     training_answers: Sequence[str] = ()
@@ -150,7 +152,9 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _answers(report: Report) -> str:
-    return answer_table(report.questions, report.base, report.tuned, report.training_answers)
+    judgements = {"base": report.base, "few-shot baseline": report.few_shot, "tuned": report.tuned}
+    shown = {name: judgement for name, judgement in judgements.items() if judgement}
+    return answer_table(report.questions, shown, report.training_answers)
 
 
 def _watched(report: Report) -> str:

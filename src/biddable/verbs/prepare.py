@@ -74,8 +74,8 @@ def decides(settings: Settings, tokenizer: Any, template: Template, limit: int) 
 def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
     """All made from the files."""
     tokenizer, template, limit = (known[n] for n in ("tokenizer", "template", "max_length"))
-    rows = _read(settings, settings.data)
-    other = _read(settings, (settings.eval,)) if settings.eval else None
+    rows = read_rows(settings, settings.data)
+    other = read_rows(settings, (settings.eval,)) if settings.eval else None
     # Many rows are encoded by worker processes; meanwhile this one looks for duplicates.
     with ThreadPoolExecutor(1) as beside:
         looking = beside.submit(_look, rows.conversations)
@@ -140,7 +140,8 @@ def template_arguments(given: Sequence[str]) -> dict[str, Any]:
     return made
 
 
-def _read(settings: Settings, sources: Sequence[str]) -> ReadResult:
+def read_rows(settings: Settings, sources: Sequence[str]) -> ReadResult:
+    """Some sources, read as the settings say."""
     mapping = parse_map(settings.map) if settings.map else None
     return read(
         sources,
