@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from biddable.data.conversation import Conversation, Message
 from biddable.data.private import iban, luhn, private_findings
-from biddable.data.quality import inspect, leak, too_few
+from biddable.data.quality import inspect, known_rows, leaks, too_few
 from biddable.data.readers import read
 
 
@@ -45,7 +45,7 @@ def test_the_demo_data_is_clean_and_does_not_leak() -> None:
         read([str(folder / f"{name}.jsonl")]).conversations for name in ("train", "heldout")
     )
     assert inspect(train) == []
-    assert leak(train, held_out) == []
+    assert known_rows(train, held_out) == {}
 
 
 @pytest.mark.parametrize(
@@ -187,14 +187,20 @@ def test_a_held_out_row_that_training_knows_leaks() -> None:
         talk(rows[2].messages[0].content + "!", rows[2].messages[1].content.upper(), 3),
         *clean(70)[60:],
     ]
-    findings = leak(rows, held_out)
-    assert [(f.code, f.line) for f in findings] == [("leak_train_heldout", k) for k in (1, 2, 3)]
-    assert "equal" in findings[0].message
-    assert "asks the same" in findings[1].message
-    assert "nearly" in findings[2].message
+    known = known_rows(rows, held_out)
+    assert known == {
+        0: ("is equal to", 0),
+        1: ("asks the same as", 1),
+        2: ("is nearly the same as", 2),
+    }
+    [finding] = leaks(rows, held_out, known, all_known=False)
+    assert finding.code == "leak_train_heldout"
+    assert finding.severity == "warning"
+    assert "Training knows 3 of 13 held-out rows; they are left out" in finding.message
+    assert "f.jsonl:3 is nearly the same as f.jsonl:3" in finding.message
 
 
 def test_a_fixed_prompt_is_no_leak() -> None:
     train = [talk("Tell me a joke.", c.messages[1].content) for c in clean(40)]
     held_out = [talk("Tell me a joke.", c.messages[1].content) for c in clean(50)[40:]]
-    assert leak(train, held_out) == []
+    assert known_rows(train, held_out) == {}

@@ -14,13 +14,14 @@ _TEXTS = {
     "system": "system prompt for rows without one",
     "template": "chat template for both (default: that of TUNED)",
     "format": "format rule: a regular expression, labels:a,b,c, keys:a,b or schema:FILE",
+    "metric": "FILE.py:FUNCTION of (reference, answer) that gives a number",
     "device": "auto, cuda, mps or cpu",
     "precision": "fp32 (default), bf16 or auto",
     "html": "write the report as a page",
 }
 _NUMBERS = {
     "few-shot": "training examples in the prompt of BASE: the fair rival",
-    "answers": "prompts that are answered (default: 64)",
+    "answers": "prompts that are answered (default: 32)",
     "max-new-tokens": "limit of an answer (default: from the references)",
 }
 _SWITCHES = {

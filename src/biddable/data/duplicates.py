@@ -1,53 +1,37 @@
-"""Rows that say the same: exactly, nearly (MinHash), or as the beginning of a longer row.
+"""Rows that say the same: exactly, nearly, asking the same, or as the beginning of a longer row.
 
-System prompts are left out of every comparison: a prompt that all rows share would make them look
-alike.
+Two rows are near duplicates if they have the same answer and their questions are equal but for
+letter case, punctuation, white space and a polite frame, or differ in a word or two (`variants`);
+or if their whole texts share most word triples (`minhash`) and what differs is not what the answer
+is about. One sentence pattern filled with other names or numbers, hence with another answer, makes
+no duplicates. docs/formats.md has the definition in words.
 """
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from hashlib import blake2b
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasketch import MinHash
 
-from biddable.data.conversation import Conversation, Message
+from biddable.data import minhash, variants
+from biddable.data.conversation import Conversation
+from biddable.data.wording import (
+    digest,
+    is_number,
+    numbers,
+    plain,
+    question_and_answer,
+    signs,
+    spoken,
+    words,
+)
 
-# Share of common word triples from which two texts count as near duplicates.
-NEAR = 0.8
-# 12 bands of 4: two texts at 0.8 meet in some band with probability 0.998.
-BANDS, BAND_ROWS = 12, 4
-# Scripts written without spaces are cut into characters, everything else into words.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
-# Odd constants that make a triple's hash depend on the order of its words.
-MIX = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
-# ASCII letters, digits and underscores stay, all else becomes a space.
-ASCII_WORDS = bytes(c if chr(c).isalnum() or c == 95 else 32 for c in range(128)) + bytes(128)
-CHUNK = 2000
-# What most of so many rows share is taken for their template.
-FEWEST_FOR_TEMPLATE, TEMPLATE_SAMPLE = 20, 1000
-
-
-def spoken(conversation: Conversation) -> list[Message]:
-    """The messages without system prompts."""
-    return [message for message in conversation.messages if message.role != "system"]
-
-
-def digest(messages: Iterable[Message]) -> bytes:
-    """A key that messages share exactly if their roles, texts and tool calls are equal."""
-    key = blake2b(digest_size=16)
-    for message in messages:
-        extra = repr(message.extra) if message.extra else ""
-        for part in (message.role, message.content.strip(), extra):
-            data = part.encode("utf-8", "surrogatepass")
-            key.update(b"%d:" % len(data))
-            key.update(data)
-    return key.digest()
+# Answers of fewer words have to be equal for two rows to be near duplicates.
+LONG_ANSWER = 25
+# A polite frame is taken off a question of fewer words only where the answer is the same too.
+FEWEST_FRAMED = 4
 
 
 def groups_by(keys: Iterable[Any]) -> list[list[int]]:
@@ -70,10 +54,11 @@ class Duplicates(NamedTuple):
 
 def find(conversations: Sequence[Conversation]) -> Duplicates:
     """All kinds of duplicates among rows; by far the longest part is the near ones."""
+    reading = _read(conversations)
     return Duplicates(
         exact_groups(conversations),
-        near_groups(conversations),
-        prompt_groups(conversations),
+        near_groups(conversations, reading),
+        prompt_groups(conversations, reading),
         prefix_groups(conversations),
     )
 
@@ -83,15 +68,75 @@ def exact_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
     return groups_by(digest(spoken(conversation)) for conversation in conversations)
 
 
-def prompt_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
-    """Indices of rows that ask the same: equal in all before the last answer, system included."""
-    return groups_by(digest(_prompt(conversation)) for conversation in conversations)
+class _Reading(NamedTuple):
+    """Rows as arrays of hashes, so that many are compared at once.
+
+    Args:
+        triples, ends: of the words of whole rows.
+        questions: the short ones word by word.
+        asked: a key of each row's question.
+        said: a key of each row's question, without its polite frame, and its answer.
+    """
+
+    triples: Any
+    ends: Any
+    questions: variants.Questions
+    asked: list[int]
+    said: list[int]
 
 
-def _prompt(conversation: Conversation) -> Sequence[Message]:
-    messages = conversation.messages
-    last = max((k for k, m in enumerate(messages) if m.role == "assistant"), default=0)
-    return messages[:last]
+def _read(conversations: Sequence[Conversation]) -> _Reading:
+    counts: list[int] = []
+    triples, asked, said = [np.zeros(0, np.uint32)], [], []
+    hashes, number, lengths, replies = [np.zeros(0, np.uint64)], [np.zeros(0, bool)], [], []
+    for start in range(0, len(conversations), minhash.CHUNK):
+        whole: list[list[bytes]] = []
+        short: list[bytes] = []
+        for conversation in conversations[start : start + minhash.CHUNK]:
+            question, answer = question_and_answer(conversation)
+            of_question, of_answer = words(question), words(answer)
+            bare, reply = plain(of_question), hash((tuple(of_answer), signs(answer)))
+            framed = len(bare) < FEWEST_FRAMED and len(bare) < len(of_question)
+            asked.append(hash((tuple(of_question) if framed else bare, signs(question))))
+            said.append(hash((bare, reply)))
+            whole.append([*of_question, *of_answer] or [b""])
+            lengths.append(len(bare) if 1 < len(bare) <= variants.LONGEST else 0)
+            short += bare[: lengths[-1]]
+            replies.append(reply)
+        triples.append(minhash.chunk_triples(whole))
+        counts += map(len, whole)
+        table = {word: (hash(word), is_number(word)) for word in set(short)}
+        hashes.append(np.fromiter((table[w][0] for w in short), np.int64).view(np.uint64))
+        number.append(np.fromiter((table[w][1] for w in short), bool))
+    questions = variants.Questions(
+        np.concatenate(hashes),
+        np.concatenate(number),
+        np.cumsum(lengths, dtype=np.int64),
+        np.array(replies, np.int64).view(np.uint64),
+    )
+    return _Reading(np.concatenate(triples), np.cumsum(counts), questions, asked, said)
+
+
+def prompt_groups(
+    conversations: Sequence[Conversation], reading: _Reading | None = None
+) -> list[list[int]]:
+    """Indices of rows that ask the same, whatever they answer.
+
+    Letter case, punctuation, white space and a polite frame make no other question. Another system
+    prompt does, but a row without one asks what all of them ask.
+    """
+    groups: list[list[int]] = []
+    for group in groups_by((reading or _read(conversations)).asked):
+        systems = [_system(conversations[k]) for k in group]
+        if "" in systems:
+            groups.append(group)
+        else:
+            groups += [[group[k] for k in same] for same in groups_by(systems)]
+    return groups
+
+
+def _system(conversation: Conversation) -> str:
+    return "\n".join(m.content.strip() for m in conversation.messages if m.role == "system")
 
 
 def prefix_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
@@ -108,20 +153,61 @@ def prefix_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
     return pairs
 
 
-def near_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
-    """Indices of rows whose texts share at least `NEAR` of their word triples; sorted groups.
+def near_groups(
+    conversations: Sequence[Conversation], reading: _Reading | None = None
+) -> list[list[int]]:
+    """Indices of rows that are near duplicates, exact ones among them; sorted groups.
 
-    Candidates come from banded MinHash signatures and are confirmed on the triples themselves, so
-    no pair is united by chance; exact duplicates are near as well.
+    All candidates are confirmed on the words themselves, so no pair is united by chance.
     """
     if len(conversations) < 2:
         return []
-    triples, ends = _without_template(*_triples(conversations))
+    reading = reading or _read(conversations)
     parents = list(range(len(conversations)))
-    for one, other in _candidates(signatures(triples, ends)):
-        if root(parents, one) != root(parents, other) and _alike(triples, ends, one, other):
+    for group in groups_by(reading.said):
+        for member in group[1:]:
+            unite(parents, group[0], member)
+
+    @cache
+    def texts(index: int) -> tuple[str, str]:
+        return question_and_answer(conversations[index])
+
+    for one, other, spelling_only in variants.candidates(reading.questions):
+        if root(parents, one) != root(parents, other):
+            bare = [plain(words(texts(k)[0])) for k in (one, other)]
+            if variants.variant(*bare, spelling_only=spelling_only):
+                unite(parents, one, other)
+    triples, ends = minhash.without_template(reading.triples, reading.ends)
+    for one, other in minhash.candidates(minhash.signatures(triples, ends)):
+        if (
+            root(parents, one) != root(parents, other)
+            and minhash.alike(triples, ends, one, other)
+            and _says_the_same(texts(one), texts(other))
+        ):
             unite(parents, one, other)
     return [cluster for cluster in clusters(parents) if len(cluster) > 1]
+
+
+def _says_the_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Whether what differs between two rows of nearly the same text is only wording.
+
+    It is more where a short answer or a number differs, and where a word that only one question has
+    comes back in its answer alone: a name that the pattern was filled with.
+    """
+    (my_question, my_answer), (your_question, your_answer) = (
+        (set(words(question)), words(answer)) for question, answer in (one, other)
+    )
+    changed = my_question ^ your_question
+    if not changed:
+        return True
+    short = min(len(my_answer), len(your_answer)) < LONG_ANSWER
+    if my_answer == your_answer and signs(one[1]) == signs(other[1]):
+        return not (short and numbers(changed))
+    if short or numbers(my_answer) != numbers(your_answer):
+        return False
+    if any(text.lstrip().startswith(("{", "[")) for _, text in (one, other)):
+        return False
+    return not changed & (set(my_answer) ^ set(your_answer))
 
 
 def root(parents: list[int], index: int) -> int:
@@ -144,117 +230,3 @@ def clusters(parents: list[int]) -> list[list[int]]:
     for index in range(len(parents)):
         found.setdefault(root(parents, index), []).append(index)
     return list(found.values())
-
-
-def _words(conversation: Conversation) -> list[bytes]:
-    """Lower-case words without punctuation, never none; characters where there are no words."""
-    text = "\n".join([m.content for m in spoken(conversation)]).lower()
-    if text.isascii():
-        words = text.encode().translate(ASCII_WORDS).split()
-    else:
-        words = [w.encode("utf-8", "surrogatepass") for w in WORD.findall(text)]
-    return words or [c.encode("utf-8", "surrogatepass") for c in text.strip()] or [b""]
-
-
-def _triples(conversations: Sequence[Conversation]) -> tuple[Any, Any]:
-    """Hashes of the word triples of all rows, one uint32 array, and where each row's end."""
-    parts, lengths = [], []
-    for start in range(0, len(conversations), CHUNK):
-        rows = [_words(c) for c in conversations[start : start + CHUNK]]
-        parts.append(_chunk_triples(rows))
-        lengths += [len(row) for row in rows]
-    return np.concatenate(parts), np.cumsum(lengths)
-
-
-def _chunk_triples(rows: list[list[bytes]]) -> Any:
-    # Two closing marks give a row of n words n triples, so that the shortest row has one.
-    closed = [word for row in rows for word in (*row, b"\n", b"\n")]
-    table = {word: zlib.crc32(word) for word in set(closed)}
-    hashes = np.fromiter(map(table.__getitem__, closed), np.uint64, len(closed))
-    first, second, third = (hashes[k : len(hashes) - 2 + k] * np.uint64(MIX[k]) for k in range(3))
-    mixed = (first + second + third) >> np.uint64(32)
-    inside = np.ones(len(hashes), dtype=bool)
-    ends = np.cumsum([len(row) + 2 for row in rows])
-    inside[ends - 1] = inside[ends - 2] = False
-    return mixed[inside[:-2]].astype(np.uint32)
-
-
-def _without_template(triples: Any, ends: Any) -> tuple[Any, Any]:
-    """Leaves out the triples of more than half of the rows: a fixed instruction or closing line.
-
-    They say nothing about likeness, and with them all rows of templated data would be near
-    duplicates. The last triple of a row stays, so that no row is empty.
-    """
-    if len(ends) < FEWEST_FOR_TEMPLATE:
-        return triples, ends
-    starts = np.concatenate(([0], ends[:-1]))
-    rows = np.unique(np.linspace(0, len(ends) - 1, TEMPLATE_SAMPLE).astype(int))
-    seen = np.concatenate([np.unique(triples[starts[k] : ends[k]]) for k in rows])
-    values, counts = np.unique(seen, return_counts=True)
-    common = values[counts > len(rows) / 2]
-    if not len(common):
-        return triples, ends
-    keep = ~np.isin(triples, common)
-    keep[ends - 1] = True
-    return triples[keep], np.cumsum(np.add.reduceat(keep.astype(np.int64), starts))
-
-
-def signatures(triples: Any, ends: Any) -> Any:
-    """MinHash signatures of rows: (rows, BANDS * BAND_ROWS) of uint32.
-
-    They are those of datasketch's `affine32` scheme for the same values. Its own way of one row at
-    a time takes eight times as long, so its permutations are applied to many rows at once here.
-    """
-    multipliers, offsets = MinHash(num_perm=BANDS * BAND_ROWS, scheme="affine32").permutations
-    starts = np.concatenate(([0], ends[:-1]))
-    made = np.empty((len(ends), BANDS * BAND_ROWS), dtype=np.uint32)
-    for row in range(0, len(ends), CHUNK):
-        last = min(row + CHUNK, len(ends))
-        values = _finalized(triples[starts[row] : ends[last - 1]])
-        cuts = starts[row:last] - starts[row]
-        for k, (multiplier, offset) in enumerate(zip(multipliers, offsets, strict=True)):
-            made[row:last, k] = np.minimum.reduceat(values * multiplier + offset, cuts)
-    return made
-
-
-def _finalized(values: Any) -> Any:
-    """MurmurHash3's 32-bit finalizer, with which the scheme spreads its input."""
-    values = (values ^ (values >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    values = (values ^ (values >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    return values ^ (values >> np.uint32(16))
-
-
-def _candidates(made: Any) -> Iterator[tuple[int, int]]:
-    """Pairs that share a band, each row with the one before and the first of its bucket.
-
-    Two pairs a row and band, not all pairs: in templated data a bucket can hold every row.
-    """
-    least = NEAR - 0.2  # Four standard errors of 48 hashes below, so that no true pair is lost.
-    for band in range(0, BANDS * BAND_ROWS, BAND_ROWS):
-        keys = _band_keys(made[:, band : band + BAND_ROWS])
-        order = np.argsort(keys, kind="stable")
-        same = np.concatenate(([False], keys[order][1:] == keys[order][:-1]))
-        first = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
-        pairs = np.concatenate(
-            (
-                np.stack((first[same], order[same]), 1),
-                np.stack((np.roll(order, 1)[same], order[same]), 1),
-            )
-        )
-        pairs = np.unique(pairs, axis=0)
-        shares = (made[pairs[:, 0]] == made[pairs[:, 1]]).mean(1)
-        yield from map(tuple, pairs[shares >= least].tolist())
-
-
-def _band_keys(rows: Any) -> Any:
-    keys = np.zeros(len(rows), dtype=np.uint64)
-    for column in range(rows.shape[1]):
-        keys = (keys ^ rows[:, column]) * np.uint64(MIX[0])
-        keys ^= keys >> np.uint64(29)
-    return keys
-
-
-def _alike(triples: Any, ends: Any, one: int, other: int) -> bool:
-    first, second = (np.unique(triples[(ends[k - 1] if k else 0) : ends[k]]) for k in (one, other))
-    common = len(np.intersect1d(first, second, assume_unique=True))
-    return bool(common >= NEAR * (len(first) + len(second) - common))

@@ -6,12 +6,13 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from biddable.data.conversation import Conversation, Message
-from biddable.data.duplicates import digest
 from biddable.data.findings import BiddableError
+from biddable.data.wording import digest
 
 
 def write_fixed(conversations: Iterable[Conversation], path: str) -> dict[str, int]:
@@ -68,12 +69,17 @@ def _repaired(
         if key in seen:
             continue
         seen.add(key)
-        row: dict[str, Any] = {"messages": [_message(message) for message in messages[:end]]}
-        if conversation.tools:
-            row["tools"] = list(conversation.tools)
-        if conversation.group is not None:
-            row["group"] = conversation.group
-        yield row
+        yield as_row(replace(conversation, messages=messages[:end]))
+
+
+def as_row(conversation: Conversation) -> dict[str, Any]:
+    """A conversation as a row of OpenAI messages, which `read` reads back as it is."""
+    row: dict[str, Any] = {"messages": [_message(message) for message in conversation.messages]}
+    if conversation.tools:
+        row["tools"] = list(conversation.tools)
+    if conversation.group is not None:
+        row["group"] = conversation.group
+    return row
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise
 
 from biddable.data.conversation import Conversation
-from biddable.data.duplicates import Duplicates, digest, find
+from biddable.data.duplicates import Duplicates, find
 from biddable.data.findings import Finding, place
 from biddable.data.private import private_findings
 from biddable.data.rows import shortened
+from biddable.data.wording import digest
 
 FEWEST, FEW = 10, 50
 SAME_SPEAKER = (("user", "user"), ("assistant", "assistant"))
@@ -19,6 +20,10 @@ SAME_SPEAKER = (("user", "user"), ("assistant", "assistant"))
 DOMINANT = 0.3
 # So many findings of one code are told one by one; the rest is counted.
 MOST_PER_CODE = 20
+# A question that training answers in more ways has no answer of its own to be known.
+MOST_ANSWERS = 3
+# Held-out rows that training knows of which the place is said.
+MOST_PLACES = 3
 
 
 def inspect(
@@ -53,30 +58,58 @@ def too_few(rows: int) -> list[Finding]:
     return [Finding("too_few_examples", "warning", what, fix)]
 
 
-def leak(train: Sequence[Conversation], held_out: Sequence[Conversation]) -> list[Finding]:
-    """A warning for each held-out row that training knows: equal, nearly equal or asked the same.
+def known_rows(
+    train: Sequence[Conversation], held_out: Sequence[Conversation]
+) -> dict[int, tuple[str, int]]:
+    """The held-out rows that training knows: their indices, how, and the index of a trained row.
 
-    A prompt that over half of the held-out rows share is a fixed one and not counted.
+    A row is known where it is equal to a trained one but for its system prompt, is its near
+    duplicate, or asks the same, whatever it answers: the model was taught that question. A question
+    to which training gives more than `MOST_ANSWERS` answers is a fixed one, and its rows are told
+    apart by their answers.
     """
     both = [*train, *held_out]
     found = find(both)
     known: dict[int, tuple[str, int]] = {}
-    prompts = [group for group in found.prompts if len(group) <= max(2, len(held_out) // 2)]
     for what, groups in (
         ("is equal to", found.exact),
-        ("asks the same as", prompts),
         ("is nearly the same as", found.near),
+        ("asks the same as", found.prompts),
     ):
         for group in groups:
-            for member in group:
-                if group[0] < len(train) <= member:
-                    known.setdefault(member, (what, group[0]))
-    findings = []
-    for member, (what, source) in sorted(known.items()):
-        said = f"The held-out row {what} {_place(both[source])}, which is trained on."
-        fix = "Remove one of the two: its result would be too good."
-        findings.append(_about(both[member], "leak_train_heldout", said, fix))
-    return list(_capped(findings))
+            trained = [member for member in group if member < len(train)]
+            fixed = len({_answer(both[member]) for member in trained}) > MOST_ANSWERS
+            if not trained or (fixed and groups is found.prompts):
+                continue
+            for member in group[len(trained) :]:
+                known.setdefault(member - len(train), (what, trained[0]))
+    return dict(sorted(known.items()))
+
+
+def leaks(
+    train: Sequence[Conversation],
+    held_out: Sequence[Conversation],
+    known: Mapping[int, tuple[str, int]],
+    *,
+    all_known: bool,
+) -> list[Finding]:
+    """One warning about held-out rows that training knows, with their number and first places.
+
+    Args:
+        known: as `known_rows` gives them.
+        all_known: nothing is left to judge on but these rows.
+    """
+    if not known:
+        return []
+    places = [
+        f"{_place(held_out[member])} {what} {_place(train[source])}"
+        for member, (what, source) in islice(known.items(), MOST_PLACES)
+    ]
+    rows = f"{len(known):,} of {len(held_out):,} held-out rows"
+    end = "nothing unseen is left to judge on" if all_known else "they are left out of the judging"
+    message = f"Training knows {rows}; {end}. First: {'; '.join(places)}."
+    fix = "Give held-out rows about other things; training keeps its rows."
+    return [_about(held_out[next(iter(known))], "leak_train_heldout", message, fix)]
 
 
 def _turns(conversations: Sequence[Conversation]) -> Iterator[Finding]:

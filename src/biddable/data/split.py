@@ -21,8 +21,8 @@ def split(
 
     Rows of one group, exact and near duplicates, rows with the same prompt, and rows of which one
     begins the other stay on one side. Such clusters are taken in a seeded random order while they
-    fit the wanted number: `share` of the rows, `at_least` so many, at most half. A cluster larger
-    than that is never held out, so the held-out part can be smaller, down to empty.
+    fit the wanted number: `share` of the rows, `at_least` so many, at most half. Where none fits,
+    the smallest is held out; where all rows are one cluster, none is.
 
     A prompt that more rows share than are wanted is a fixed one, as in data that teaches nothing
     but a tone; its rows are told apart by their answers.
@@ -41,6 +41,8 @@ def split(
     for cluster in groups:
         if len(held_out) + len(cluster) <= wanted:
             held_out += cluster
+    if not held_out and wanted and len(groups) > 1:
+        held_out = min(groups, key=len)
     kept = set(held_out)
     return [k for k in range(len(conversations)) if k not in kept], sorted(held_out)
 
@@ -60,3 +62,37 @@ def _clusters(
         for member in group[1:]:
             unite(parents, group[0], member)
     return clusters(parents)
+
+
+def cluster_numbers(conversations: Sequence[Conversation]) -> list[int]:
+    """A number for each row, the same for those that are not independent of each other.
+
+    They are the rows that `split` keeps together. A question that more than half of the rows ask is
+    a fixed one and unites none.
+    """
+    found = find(conversations)
+    numbers = [0] * len(conversations)
+    for number, cluster in enumerate(_clusters(conversations, found, len(conversations) // 2)):
+        for member in cluster:
+            numbers[member] = number
+    return numbers
+
+
+def why_unsplit(conversations: Sequence[Conversation], found: Duplicates) -> tuple[str, str]:
+    """Why `split` held out none of these rows, at least one, and what to do."""
+    rows = len(conversations)
+    other = "Give rows about other things, or a file of held-out rows with --eval."
+    if rows == 1:
+        return "there is only one usable row", other
+    for groups, what, fix in (
+        (
+            groups_by(conversation.group for conversation in conversations),
+            "are of one group",
+            "Group by another column, or give held-out rows with --eval.",
+        ),
+        (found.exact, "are equal", other),
+        (found.near, "are near duplicates of one another", other),
+    ):
+        if len(groups) == 1 and len(groups[0]) == rows:
+            return f"all {rows:,} rows {what}", fix
+    return f"all {rows:,} rows belong together, by their groups and as near duplicates", other

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from html import escape
@@ -36,11 +36,15 @@ class Answered:
 
 def answer_table(
     questions: Sequence[Question],
-    base: Judgement,
-    tuned: Judgement,
+    judgements: Mapping[str, Judgement],
     training_answers: Sequence[str],
 ) -> str:
-    """Prompt, reference and both answers, a row each, with filters; empty without questions."""
+    """Prompt, reference and the answer of each model, a row each, with filters; empty without
+    questions.
+
+    Args:
+        judgements: by the name of the model; `base` and `tuned` among them, tuned last.
+    """
     if not questions:
         return ""
     longest = TABLE_CHARACTERS // (5 * len(questions))
@@ -48,16 +52,17 @@ def answer_table(
     copied = copier(training_answers)
     rows = []
     for i, question in enumerate(questions):
-        before, after = (Answered(j.answers[i], j.stopped[i]) for j in (base, tuned))
+        given = {name: Answered(j.answers[i], j.stopped[i]) for name, j in judgements.items()}
+        before, after = given["base"], given["tuned"]
         near = process.extractOne(after.text, training_answers, scorer=fuzz.ratio)
         which = _kinds(question.reference, before, after, copied if training_answers else None)
-        rows.append((which, _cells(question, before, after, near, longest)))
+        rows.append((which, _cells(question, list(given.values()), near, longest)))
     boxes = "".join(
         f'<label><input type="checkbox" value="{kind}"> {name}'
         f" ({sum(kind in which for which, _ in rows)})</label> "
         for kind, name in KINDS.items()
     )
-    heads = "".join(f'<th scope="col">{h}</th>' for h in ("prompt", "reference", "base", "tuned"))
+    heads = "".join(f'<th scope="col">{h}</th>' for h in ("prompt", "reference", *judgements))
     body = "".join(f'<tr class="{" ".join(which)}">{cells}</tr>' for which, cells in rows)
     return (
         f'<p class="filters">Show only: {boxes}<output></output></p><p>In answers, words that the '
@@ -86,8 +91,7 @@ def _kinds(
 
 def _cells(
     question: Question,
-    base: Answered,
-    tuned: Answered,
+    answers: Sequence[Answered],
     near: tuple[str, float, int] | None,
     longest: int,
 ) -> str:
@@ -101,9 +105,9 @@ def _cells(
     cells = [
         f'{_text(question.text, longest)}<p class="place">{where}</p>',
         _text(question.reference, longest),
-        _marked(base.text, question.reference, longest) + _end(base.stopped),
-        _marked(tuned.text, question.reference, longest) + _end(tuned.stopped) + nearest,
+        *(_marked(a.text, question.reference, longest) + _end(a.stopped) for a in answers),
     ]
+    cells[-1] += nearest
     return "".join(f"<td>{text}</td>" for text in cells)
 
 

@@ -1,4 +1,4 @@
-"""The format of answers: a rule learnt from the training answers, or given, that can be shown.
+"""The format of answers: a rule learned from the training answers, or given, that can be shown.
 
 Tried in this order, the first that nearly all training answers follow is taken: a closed set of
 labels; a JSON object with certain keys; a fixed number of lines of which some parts never change;
@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from biddable.data.findings import BiddableError
+from biddable.judging.json_values import FENCE, MOST, is_fenced, read_json
 from biddable.judging.metrics import normalised
 
-# Answers that a learnt rule has to hold for; the rest may be slips.
-MOST = 0.95
 # Fewer answers show no rule.
 FEWEST = 5
 MOST_LABELS = 200
@@ -32,6 +31,8 @@ CHOICE_USES = 5.0
 # A constant part shorter than this is a coincidence of letters.
 SHORTEST_MARK = 3
 NUMBER = r"-?\d[\d.,]*"
+# What a regular expression is made of, as far as its groups are to be told apart.
+GROUPS = r"\\.|\[\^?\]?(?:\\.|[^\]])*\]|\((?:\?P<(?P<name>\w+)>|\?)?|[\s\S]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,9 @@ class Format:
         shown: the rule as text, which `given_format` reads back.
         labels: normalised labels, for `labels`.
         follows: whether a text keeps the rule.
-        parts: what stands in the capture groups of a regular expression, which in a learnt rule are
-            the choices; None for a text that does not keep the rule, empty without groups.
+        parts: what stands in the capture groups of a regular expression, which in a learned rule
+            are its choices and slots; None for a text that does not keep the rule.
+        names: of those groups: their own, or the words before them.
     """
 
     kind: str
@@ -52,6 +54,7 @@ class Format:
     follows: Callable[[str], bool]
     labels: tuple[str, ...] = ()
     parts: Callable[[str], tuple[str, ...] | None] = lambda text: ()
+    names: tuple[str, ...] = ()
 
 
 def learn_format(answers: Sequence[str]) -> Format | None:
@@ -70,7 +73,8 @@ def given_format(text: str) -> Format:
     """The format that a user names.
 
     Args:
-        text: `labels:a,b,c`, `schema:FILE` with a JSON schema, or a regular expression that the
+        text: `labels:a,b,c`, `keys:a,b` of a JSON object (`fenced:keys:a,b` where it stands in a
+            Markdown fence), `schema:FILE` with a JSON schema, or a regular expression that the
             whole answer has to match.
 
     Raises:
@@ -81,6 +85,8 @@ def given_format(text: str) -> Format:
             return _label_format(text.removeprefix("labels:").split(","))
         if text.startswith("keys:"):
             return _key_format(text.removeprefix("keys:").split(","))
+        if text.startswith("fenced:keys:"):
+            return _key_format(text.removeprefix("fenced:keys:").split(","), fenced=True)
         if text.startswith("schema:"):
             return _schema_format(text)
         return _regex_format(text.removeprefix("regex:"))
@@ -101,14 +107,15 @@ def _label_format(labels: Sequence[str]) -> Format:
     return Format("labels", shown, lambda text: normalised(text) in known, names)
 
 
-def _key_format(keys: Sequence[str]) -> Format:
+def _key_format(keys: Sequence[str], fenced: bool = False) -> Format:
     wanted = frozenset(key.strip() for key in keys)
 
     def follows(text: str) -> bool:
-        value = _parsed(text)
+        value = read_json(text, fenced=fenced)
         return isinstance(value, dict) and wanted <= value.keys()
 
-    return Format("json", "keys:" + ",".join(sorted(wanted)), follows)
+    shown = ("fenced:" if fenced else "") + "keys:" + ",".join(sorted(wanted))
+    return Format("json", shown, follows)
 
 
 def _schema_format(text: str) -> Format:
@@ -136,13 +143,37 @@ def _regex_format(pattern: str) -> Format:
         found = compiled.fullmatch(text.strip())
         return found.groups("") if found else None
 
-    return Format("regex", pattern, lambda text: parts(text) is not None, (), parts)
+    names = _group_names(pattern)
+    return Format("regex", pattern, lambda text: parts(text) is not None, (), parts, names)
+
+
+def _group_names(pattern: str) -> tuple[str, ...]:
+    r"""A name for each capture group: its own, else the words before it in its line, else a number.
+
+    >>> _group_names(r"Shelf: (Wood|Metal)\nOrder (\d+), (?P<day>.+)")
+    ('Shelf', 'Order', 'day')
+    """
+    names: list[str] = []
+    before = ""
+    for part in re.finditer(GROUPS, pattern):
+        text = part[0]
+        if text in ("(", ")") or part["name"]:
+            name = part["name"] or " ".join(re.findall(r"\w+", before))
+            unique = bool(name) and name not in names
+            if text != ")":
+                names.append(name if unique else f"{name} {len(names) + 1}".strip())
+        # A line, the end of a group and its beginning cut off what was before.
+        ends = text in ("(", ")", r"\n") or part["name"]
+        letter = text[1:] if re.fullmatch(r"\\\W", text) else text
+        before = "" if ends else before + (letter if len(letter) == 1 else " ")
+    return tuple(names)
 
 
 def _parsed(text: str) -> Any:
-    """The JSON value of a text, or None."""
+    """The JSON value of a text, in a Markdown fence or not, or None."""
+    fence = FENCE.fullmatch(text.strip())
     try:
-        return json.loads(text)
+        return json.loads(fence[1] if fence else text)
     except (ValueError, RecursionError):
         return None
 
@@ -158,12 +189,13 @@ def _labels(texts: Sequence[str]) -> Format | None:
 
 
 def _json(texts: Sequence[str]) -> Format | None:
-    values = [v for v in map(_parsed, texts) if isinstance(v, dict)]
+    fenced = is_fenced(texts)
+    values = [v for t in texts if isinstance(v := read_json(t, fenced=fenced), dict)]
     if len(values) < MOST * len(texts):
         return None
     counts = Counter(key for value in values for key in value)
     keys = [key for key, count in counts.items() if count >= MOST * len(values) and "," not in key]
-    return _key_format(keys) if keys else None
+    return _key_format(keys, fenced) if keys else None
 
 
 def _lines(texts: Sequence[str]) -> Format | None:
@@ -173,7 +205,7 @@ def _lines(texts: Sequence[str]) -> Format | None:
     if times < MOST * len(texts) or count > 30:
         return None
     columns = zip(*(lines for lines in split if len(lines) == count), strict=True)
-    found = [_line(list(column)) for column in columns]
+    found = [_line(list(column), captured=True) for column in columns]
     if not any(marked for _, marked in found):
         return None
     rule = _regex_format(r"\n".join(pattern for pattern, _ in found))
@@ -186,19 +218,25 @@ def _ends(texts: Sequence[str]) -> Format | None:
     last, last_marked = _line([t.split("\n")[-1] for t in texts])
     if not first_marked and not last_marked:
         return None
+    # What is free stands between choices and is a part beside them, or is all there is.
+    lines = r"((?:.*\n)*)" if "(" in first + last else r"(?:.*\n)*"
     many = sum("\n" in t for t in texts) >= MOST * len(texts)
     # Where some answers have one line only, one line has to be all that is asked for.
     if many:
         begin = first if first_marked else "[^\\n]*"
-        pattern = rf"{begin}\n(?:.*\n)*{last if last_marked else '.*'}"
+        pattern = rf"{begin}\n{lines}{last if last_marked else '.*'}"
     else:
-        pattern = rf"{first}(?:\n.*)*" if first_marked else rf"(?:.*\n)*{last}"
+        pattern = rf"{first}(?:\n.*)*" if first_marked else rf"{lines}{last}"
     rule = _regex_format(pattern)
     return rule if sum(map(rule.follows, texts)) >= MOST * len(texts) else None
 
 
-def _line(lines: Sequence[str]) -> tuple[str, bool]:
-    """(pattern of a line, whether some of it is constant)."""
+def _line(lines: Sequence[str], captured: bool = False) -> tuple[str, bool]:
+    """(pattern of a line, whether some of it is constant or a choice).
+
+    Args:
+        captured: whether free slots stand in capture groups, as choices always do.
+    """
     head = _whole_words(_shared(lines))
     tail = _shared([line[len(head) :][::-1] for line in lines if line.startswith(head)])[::-1]
     tail = tail if not tail or not tail[0].isalnum() else tail[_first_break(tail) :]
@@ -209,7 +247,9 @@ def _line(lines: Sequence[str]) -> tuple[str, bool]:
     ]
     slot = _slot(inner)
     marked = len(head.strip()) >= SHORTEST_MARK or len(tail.strip()) >= SHORTEST_MARK
-    return f"{_escaped(head)}{slot}{_escaped(tail)}", marked or slot.startswith("(")
+    choice = slot.startswith("(")
+    shown = f"({slot})" if captured and slot and not choice else slot
+    return f"{_escaped(head)}{shown}{_escaped(tail)}", marked or choice
 
 
 def _slot(values: Sequence[str]) -> str:

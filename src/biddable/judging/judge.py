@@ -19,9 +19,8 @@ from biddable.judging.general import GENERAL_TEXT
 from biddable.judging.generate import BATCH_TOKENS, generate
 from biddable.judging.stream import text_of
 from biddable.training.evaluate import token_losses
+from biddable.training.settings import ANSWERS
 
-# Prompts answered: with 64 rows a rate is known to about 12 points either way.
-MOST_ANSWERS = 64
 # Examples fed a second time, with another's answer.
 MOST_SWAPPED = 128
 # Examples whose loss is kept token by token, to be looked at.
@@ -40,6 +39,8 @@ class Question:
         reference: the answer that the row gives.
         reference_tokens: its length.
         file, line: where the row came from.
+        cluster: rows of one number (one group, near duplicates) are not independent of each
+            other; None for a row that stands alone.
     """
 
     prompt: Sequence[int]
@@ -48,6 +49,7 @@ class Question:
     reference_tokens: int
     file: str = ""
     line: int = 0
+    cluster: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +95,18 @@ def ask(
     tokenizer: Any,
     template: Template,
     *,
-    most: int = MOST_ANSWERS,
+    most: int = ANSWERS,
+    clusters: Sequence[int] | None = None,
 ) -> list[Question]:
-    """The questions of the first `most` conversations that end in an answer."""
+    """The questions of the first `most` conversations that end in an answer.
+
+    Args:
+        clusters: one number for each conversation, the same for those that belong together.
+    """
     questions: list[Question] = []
-    for conversation in conversations:
+    for i, conversation in enumerate(conversations):
         messages = conversation.messages
-        last = max((i for i, m in enumerate(messages) if m.role == "assistant"), default=0)
+        last = max((k for k, m in enumerate(messages) if m.role == "assistant"), default=0)
         if len(questions) == most:
             break
         if last == 0 or not messages[last].content:
@@ -113,6 +120,7 @@ def ask(
                 len(tokenizer.encode(reference, add_special_tokens=False)),
                 conversation.file,
                 conversation.line,
+                None if clusters is None else clusters[i],
             )
         )
     return questions

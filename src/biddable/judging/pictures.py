@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from biddable.judging.intervals import wilson
-from biddable.judging.scorecard import NAMES
+from biddable.judging.metric_names import title
 from biddable.judging.series import Metric
 
 # Drawn in this colour, which nothing else has, and then replaced by the page's own.
@@ -68,7 +68,7 @@ def lengths(tokens: Sequence[int], limit: int) -> str:
 
 def rates(metrics: Mapping[str, Metric]) -> str:
     """Each rate of base and tuned with its 95 % interval."""
-    shown = [(NAMES[name][0], m) for name, m in metrics.items() if m.kind == "rate"]
+    shown = [(title(name), m) for name, m in metrics.items() if m.kind == "rate"]
     if not shown:
         return ""
 
@@ -78,7 +78,7 @@ def rates(metrics: Mapping[str, Metric]) -> str:
                 (metric.base, 0.16, _BASE, False),
                 (metric.tuned, -0.16, _TUNED, True),
             ):
-                low, high = (100 * x for x in wilson(round(value * metric.n), metric.n))
+                low, high = (100 * x for x in wilson(value * metric.n, metric.n))
                 line = "-" if filled else "--"
                 axes.plot([low, high], [row + shift] * 2, color=colour, linestyle=line)
                 face = colour if filled else "none"

@@ -12,10 +12,13 @@ from biddable.data.findings import place
 from biddable.dialogue.encode import Example
 from biddable.dialogue.preview import Token, heading, visible
 from biddable.judging.answers import answer_table
+from biddable.judging.intervals import wilson
 from biddable.judging.judge import Judgement, Question
+from biddable.judging.metric_names import title
 from biddable.judging.pictures import lengths, loss_curve, rates
-from biddable.judging.scorecard import NAMES, Scorecard
-from biddable.judging.shown import cell, difference, number
+from biddable.judging.scorecard import Scorecard
+from biddable.judging.series import Metric
+from biddable.judging.shown import difference, number
 from biddable.judging.unusual import ENDS, unusual
 
 # Characters of an answer that is watched.
@@ -33,6 +36,7 @@ class Report:
     Args:
         title: of the page.
         card, questions, base, tuned: the comparison.
+        few_shot: base with training examples in its prompts, if it was asked so.
         examples: the held-out examples, as in the judgements' losses.
         tokens: the first of them as tokens to be shown.
         training_answers: for the nearest training answer of each row.
@@ -48,6 +52,7 @@ class Report:
     questions: Sequence[Question]
     base: Judgement
     tuned: Judgement
+    few_shot: Judgement | None = None
     examples: Sequence[Example] = ()
     tokens: Sequence[Sequence[Token]] = ()
     training_answers: Sequence[str] = ()
@@ -104,7 +109,7 @@ def section(title: str, content: str) -> str:
 
 def _verdict(report: Report) -> str:
     verdict = report.card.verdict
-    advice = f"<p>Next: {escape(verdict.advice)}.</p>" if verdict.advice else ""
+    advice = f"<p>Next: {escape(verdict.suggestion)}.</p>" if verdict.suggestion else ""
     evidence = escape(verdict.evidence.replace("->", "→"))
     return (
         f'<section class="verdict {verdict.outcome}"><p class="sentence">'
@@ -115,18 +120,24 @@ def _verdict(report: Report) -> str:
 def _scorecard(report: Report, redact: bool) -> str:
     metrics = report.card.metrics
     rival = any(m.few_shot is not None for m in metrics.values())
-    heads = ["", "base", *(["few-shot base"] if rival else []), "tuned", "difference, 95 %"]
+    heads = ["", "base", *(["few-shot baseline"] if rival else []), "tuned", "no model"]
+    heads += ["change (95 % CI)", "rows"]
     rows = []
     for name, metric in metrics.items():
-        values = [metric.base, *([metric.few_shot] if rival else []), metric.tuned]
-        reference = metric.reference
-        told = difference(metric)
-        if reference is not None:
-            told += f"; without a model {number(metric, reference)}"
-        rows.append([NAMES[name][0], *(cell(metric, v) for v in values), told])
+        values = [metric.base, *([metric.few_shot] if rival else []), metric.tuned, metric.baseline]
+        cells = [_with_interval(metric, value) for value in values]
+        rows.append([title(name), *cells, difference(metric), str(metric.n)])
     rule = report.card.format
     shown = f"<p>Format rule: <code>{escape(rule)}</code></p>" if rule and not redact else ""
     return _table(heads, rows) + shown
+
+
+def _with_interval(metric: Metric, value: float | None) -> str:
+    """A figure, for rates with its own 95 % interval."""
+    if value is None or metric.kind != "rate":
+        return number(metric, value) or "-"
+    low, high = wilson(value * metric.n, metric.n)
+    return f"{number(metric, value)} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -141,7 +152,9 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _answers(report: Report) -> str:
-    return answer_table(report.questions, report.base, report.tuned, report.training_answers)
+    judgements = {"base": report.base, "few-shot baseline": report.few_shot, "tuned": report.tuned}
+    shown = {name: judgement for name, judgement in judgements.items() if judgement}
+    return answer_table(report.questions, shown, report.training_answers)
 
 
 def _watched(report: Report) -> str:

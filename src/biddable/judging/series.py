@@ -4,77 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
-from numpy.typing import NDArray
 
 from biddable.judging.format import Format
-from biddable.judging.intervals import paired_bootstrap, paired_rates
+from biddable.judging.intervals import (
+    Clusters,
+    Floats,
+    Statistic,
+    cluster_numbers,
+    paired_bootstrap,
+    paired_rates,
+    sign_flip,
+)
+from biddable.judging.json_values import JsonShape
 from biddable.judging.judge import Judgement, Question
-from biddable.judging.metrics import copier, label_in, normalised, repeats, similarity, words
+from biddable.judging.metrics import copier, label_in, normalised, repeats
 
-# References of at most this many tokens are compared as a whole.
-SHORT_ANSWER = 8
-# Last lines of at most this many words are compared where whole answers are too long to be.
-SHORT_LINE = 8
+# How a metric stands after its tests; see standings.py.
+UNTESTED = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One figure as a ratio of sums over rows: a mean where every `over` is 1.
+    """One figure, made of column sums over rows.
 
     Args:
-        values, over: (n,) numerators and denominators.
-        kind: `rate` (values are 0 or 1), `mean` or `ratio`.
+        columns: (n, k) numbers of each row.
+        clusters: (n,) rows of one number belong together.
+        kind: `rate` (0 or 1 a row), `mean`, `ratio` or `macro_f1`.
+        figure: from (..., k) sums to the figure; a quotient if not given.
     """
 
-    values: NDArray[np.float64]
-    over: NDArray[np.float64]
+    columns: Floats
+    clusters: Clusters
     kind: str = "ratio"
+    figure: Statistic | None = None
 
-    def rows(self) -> NDArray[np.int64]:
-        """All row numbers."""
-        return np.arange(len(self.values))
+    @property
+    def statistic(self) -> Statistic:
+        """From column sums to the figure."""
+        return self.figure or _quotient
 
-    def at(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(...) the figure of samples of rows (..., n)."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            quotient: NDArray[np.float64] = self.values[rows].sum(-1) / self.over[rows].sum(-1)
-        return quotient
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """Macro F1 over the labels that occur among the references.
-
-    Args:
-        wanted, given: (n,) label numbers; -1 for an answer that names no label.
-    """
-
-    wanted: NDArray[np.int64]
-    given: NDArray[np.int64]
-    kind: str = "macro_f1"
-
-    def rows(self) -> NDArray[np.int64]:
-        """All row numbers."""
-        return np.arange(len(self.wanted))
-
-    def at(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(...) mean F1 of the labels present in each sample of rows (..., n)."""
-        wanted, given = self.wanted[rows], self.given[rows]
-        total, present = np.zeros(rows.shape[:-1]), np.zeros(rows.shape[:-1])
-        for label in np.unique(self.wanted):
-            hits = ((wanted == label) & (given == label)).sum(-1)
-            there = (wanted == label).sum(-1)
-            both = there + (given == label).sum(-1)
-            total += np.where(there > 0, 2 * hits / np.maximum(both, 1), 0.0)
-            present += there > 0
-        mean: NDArray[np.float64] = total / present
-        return mean
+    @property
+    def value(self) -> float:
+        """The figure over all rows."""
+        return float(self.statistic(self.columns.sum(0)))
 
 
-Figures = dict[str, Series | Labels]
+Figures = dict[str, Series]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +64,13 @@ class Metric:
         n: rows that it was measured on, the same for both.
         low, high: the 95 % interval of tuned - base over those rows; None where rows are too few.
         kind: `rate`, `mean`, `ratio` or `macro_f1`.
-        reference: the same figure where it has one without a model (references against training
-            answers; answers against the references of other rows).
+        baseline: the same figure of the best answer without a model, where it has one.
+        gained, lost: rows that only tuned and only base has right; of rates.
+        p: the exact two-sided p-value of tuned against base, of rates and means.
+        p_content: of content, the largest of the p-values against base, against the baseline and
+            of no relation to the references, corrected for the number of content metrics (Holm).
+        standing: of content, what the p-values and figures come to; see standings.py.
+        clusters: independent clusters of rows, where they are fewer than n.
         few_shot: the figure of base with training examples in its prompt.
         few_shot_low, few_shot_high: the interval of tuned - few_shot.
     """
@@ -98,135 +81,148 @@ class Metric:
     low: float | None = None
     high: float | None = None
     kind: str = "ratio"
-    reference: float | None = None
+    baseline: float | None = None
+    gained: int | None = None
+    lost: int | None = None
+    p: float | None = None
+    p_content: float | None = None
+    standing: str = UNTESTED
+    clusters: int | None = None
     few_shot: float | None = None
     few_shot_low: float | None = None
     few_shot_high: float | None = None
 
+    @property
+    def independent(self) -> int:
+        """Rows that are independent of each other."""
+        return self.n if self.clusters is None else self.clusters
 
-def compared(
-    base: Series | Labels, tuned: Series | Labels
-) -> tuple[float, float, int, tuple[float, float] | None]:
-    """(figure of base, figure of tuned, rows, interval of the difference)."""
-    rows = base.rows()
-    n = len(rows)
-    before, after = float(base.at(rows)), float(tuned.at(rows))
-    interval: tuple[float, float] | None
-    if isinstance(base, Series) and isinstance(tuned, Series) and base.kind == "rate":
-        pairs = ([bool(v) for v in base.values], [bool(v) for v in tuned.values])
-        interval = paired_rates(*pairs) if n else None
+
+def compared(base: Series, tuned: Series) -> Metric:
+    """Two models on the same rows."""
+    n, count = len(base.columns), len(np.unique(base.clusters))
+    before, after = base.columns[:, 0], tuned.columns[:, 0]
+    gained = lost = p = None
+    if base.kind == "rate":
+        pairs = ([bool(v) for v in before], [bool(v) for v in after])
+        interval = paired_rates(*pairs, base.clusters) if n else None
+        gained, lost = int((after > before).sum()), int((before > after).sum())
     else:
-        interval = paired_bootstrap(lambda some: tuned.at(some) - base.at(some), n)
-    return before, after, n, interval
+        interval = paired_bootstrap(base.columns, tuned.columns, base.statistic, base.clusters)
+    if base.kind in ("rate", "mean"):
+        p = sign_flip(after - before, base.clusters)
+    low, high = interval or (None, None)
+    return Metric(
+        base.value, tuned.value, n, low, high, base.kind,
+        gained=gained, lost=lost, p=p, clusters=count if count < n else None,
+    )  # fmt: skip
 
 
-def figures(
-    judgement: Judgement,
-    questions: Sequence[Question],
-    training_answers: Sequence[str],
-    form: Format | None,
-) -> Figures:
-    """Every figure that these rows allow."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What all judgements of the same rows are held against.
+
+    Args:
+        questions: the answered rows.
+        example_clusters: a number for each held-out example; None where each stands alone.
+        form, shape: the format and what the answers have in common as JSON, where they have.
+        training_answers: for copies.
+    """
+
+    questions: Sequence[Question]
+    example_clusters: Sequence[int] | None = None
+    form: Format | None = None
+    shape: JsonShape | None = None
+    training_answers: Sequence[str] = ()
+
+    def answered(self) -> Clusters:
+        """(n,) the cluster of each answered row."""
+        return cluster_numbers([q.cluster for q in self.questions])
+
+    def fed(self, count: int) -> Clusters:
+        """(count,) the cluster of each of the first held-out examples."""
+        known = self.example_clusters
+        return cluster_numbers([None] * count if known is None else list(known[:count]))
+
+
+def figures(judgement: Judgement, rows: Rows) -> Figures:
+    """Every figure that these rows allow, but those of content."""
     found: Figures = {}
-    if judgement.losses:
-        found["held_out_loss"] = _ratio(judgement.losses)
-    if judgement.swapped_losses:
-        found["relevance"] = _mean([s / w - own / v for (s, w), (own, v) in _rows(judgement)])
-    if questions:
-        found |= _answer_figures(judgement, questions, form)
-    if questions and training_answers:
-        found |= copies(judgement.answers, training_answers)
-    if judgement.train_losses:
-        found["train_loss"] = _ratio(judgement.train_losses)
-    if judgement.general:
-        found["general_loss"] = _ratio(judgement.general)
-    return {name: f for name, f in found.items() if isinstance(f, Labels) or f.over.sum() > 0}
+    losses, swapped = judgement.losses, judgement.swapped_losses
+    if losses:
+        found["held_out_loss"] = ratio(losses, rows.fed(len(losses)))
+    if swapped:
+        gains = [s / w - own / v for (s, w), (own, v) in zip(swapped, losses, strict=False)]
+        found["relevance"] = each(gains, rows.fed(len(gains)), "mean")
+    if rows.questions:
+        found |= _answer_figures(judgement, rows)
+    for name, sums in (("train_loss", judgement.train_losses), ("general_loss", judgement.general)):
+        if sums:
+            found[name] = ratio(sums, cluster_numbers([None] * len(sums)))
+    return {name: f for name, f in found.items() if f.kind == "macro_f1" or f.columns[:, 1].sum()}
 
 
-def copies(answers: Sequence[str], training_answers: Sequence[str]) -> Figures:
+def copies(answers: Sequence[str], training_answers: Sequence[str], clusters: Clusters) -> Figures:
     """How much of some texts stands in the training answers."""
-    found = copier(training_answers)
-    copied = [found(text) for text in answers]
+    seen_in = copier(training_answers)
+    copied = [seen_in(text) for text in answers]
     return {
-        "copied": _ratio([(seen, runs) for seen, runs, _ in copied]),
-        "longest_copied": _mean([longest for *_, longest in copied]),
+        "copied": ratio([(seen, runs) for seen, runs, _ in copied], clusters),
+        "longest_copied": each([longest for *_, longest in copied], clusters, "mean"),
     }
 
 
-def chance_similarity(answers: Sequence[str], questions: Sequence[Question]) -> float | None:
-    """Mean similarity of each answer to the next row's reference; None for fewer than two rows."""
-    n = len(questions)
-    if n < 2:
-        return None
-    others = [questions[(i + 1) % n].reference for i in range(n)]
-    return sum(map(similarity, answers, others)) / n
-
-
-def _answer_figures(
-    judgement: Judgement, questions: Sequence[Question], form: Format | None
-) -> Figures:
-    answers, references = judgement.answers, [q.reference for q in questions]
-    pairs = list(zip(answers, references, strict=True))
-    found: Figures = {"stops_by_itself": _rate(judgement.stopped)}
-    if form is not None:
-        found["follows_format"] = _rate([form.follows(a.strip()) for a in answers])
-        wanted = [form.parts(r) for r in references]
-        # A choice that is the same in all references says nothing.
-        if len(set(wanted) - {None}) > 1:
-            given = [form.parts(a) for a in answers]
-            right = [g is not None and g == w for g, w in zip(given, wanted, strict=True)]
-            found["choices_match"] = _rate(right)
-    if median(q.reference_tokens for q in questions) <= SHORT_ANSWER:
-        found["exact_match"] = _rate([normalised(a) == normalised(r) for a, r in pairs])
-    elif _short_last_lines(references):
-        found["last_line_match"] = _rate([_last(a) == _last(r) for a, r in pairs])
-    if form is not None and form.labels:
-        found |= _label_figures(pairs, form.labels)
-    if "exact_match" not in found:
-        found["similarity"] = _mean([similarity(a, r) for a, r in pairs])
-    found["repeats"] = _rate([repeats(a) for a in answers])
-    lengths = zip(judgement.tokens, questions, strict=True)
-    found["length_ratio"] = _ratio([(n, q.reference_tokens) for n, q in lengths])
+def _answer_figures(judgement: Judgement, rows: Rows) -> Figures:
+    answers, clusters, form = judgement.answers, rows.answered(), rows.form
+    found: Figures = {"stops_by_itself": each(judgement.stopped, clusters)}
+    if form:
+        found["follows_format"] = each([form.follows(a.strip()) for a in answers], clusters)
+    if rows.shape:
+        found["json_valid"] = each([rows.shape.valid(a) for a in answers], clusters)
+    elif form and form.labels:
+        references = [q.reference for q in rows.questions]
+        found["macro_f1"] = _macro_f1(answers, references, form.labels, clusters)
+    if rows.training_answers:
+        found |= copies(answers, rows.training_answers, clusters)
+    found["repeats"] = each([repeats(a) for a in answers], clusters)
+    lengths = zip(judgement.tokens, rows.questions, strict=True)
+    found["length_ratio"] = ratio([(n, q.reference_tokens) for n, q in lengths], clusters)
     return found
 
 
-def _label_figures(pairs: Sequence[tuple[str, str]], labels: Sequence[str]) -> Figures:
+def _macro_f1(
+    answers: Sequence[str], references: Sequence[str], labels: Sequence[str], clusters: Clusters
+) -> Series:
+    """Mean F1 of the labels that occur among the references of a sample."""
     number = {label: i for i, label in enumerate(labels)}
-    given = [number.get(label_in(a, labels) or "", -1) for a, _ in pairs]
+    given = np.array([number.get(label_in(a, labels) or "", -1) for a in answers])
     # A reference outside the set can never be met; it counts as a label of its own.
-    wanted = [number.setdefault(normalised(r), len(number)) for _, r in pairs]
-    return {
-        "accuracy": _rate([g == w for g, w in zip(given, wanted, strict=True)]),
-        "macro_f1": Labels(np.array(wanted), np.array(given)),
-    }
+    wanted = np.array([number.setdefault(normalised(r), len(number)) for r in references])
+    every = np.unique(wanted)
+    asked, named = wanted[:, None] == every, given[:, None] == every
+    columns = np.concatenate([asked & named, asked, named], axis=1).astype(float)
+
+    def figure(sums: Floats) -> Floats:
+        hits, there, said = np.split(sums, 3, axis=-1)
+        scores = np.where(there > 0, 2 * hits / np.maximum(there + said, 1), 0.0)
+        mean: Floats = scores.sum(-1) / (there > 0).sum(-1)
+        return mean
+
+    return Series(columns, clusters, "macro_f1", figure)
 
 
-def _short_last_lines(references: Sequence[str]) -> bool:
-    """Whether the references end in a short line of their own that says something."""
-    lasts = [_last(r) for r in references]
-    several = sum("\n" in r.strip() for r in references) > 0.9 * len(references)
-    short = median(len(words(last)) for last in lasts) <= SHORT_LINE
-    return several and short and len(set(lasts)) > len(lasts) / 3
+def _quotient(sums: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        quotient: Floats = sums[..., 0] / sums[..., 1]
+    return quotient
 
 
-def _last(text: str) -> str:
-    return normalised(text.strip().rpartition("\n")[2])
+def each(values: Sequence[float] | Floats, clusters: Clusters, kind: str = "rate") -> Series:
+    """One number a row: a rate or a mean."""
+    column = np.array(values, dtype=float)
+    return Series(np.stack([column, np.ones(len(column))], axis=1), clusters, kind)
 
 
-def _rows(
-    judgement: Judgement,
-) -> list[tuple[Sequence[float], Sequence[float]]]:
-    return list(zip(judgement.swapped_losses, judgement.losses, strict=False))
-
-
-def _rate(values: Sequence[bool]) -> Series:
-    return Series(np.array(values, dtype=float), np.ones(len(values)), "rate")
-
-
-def _mean(values: Sequence[float]) -> Series:
-    return Series(np.array(values, dtype=float), np.ones(len(values)), "mean")
-
-
-def _ratio(pairs: Sequence[Sequence[float]]) -> Series:
-    values, over = np.array(pairs, dtype=float).reshape(-1, 2).T
-    return Series(values, over)
+def ratio(pairs: Sequence[Sequence[float]], clusters: Clusters) -> Series:
+    """The quotient of two sums over rows."""
+    return Series(np.array(pairs, dtype=float).reshape(-1, 2), clusters)

@@ -13,6 +13,8 @@ from typing import Any
 from biddable.data.findings import BiddableError
 from biddable.models.aside import write_whole
 
+EVAL_FILE = "eval.jsonl"
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -39,6 +41,11 @@ class RunFolder:
     def config(self) -> Path:
         """config.toml, the resolved settings."""
         return self.path / "config.toml"
+
+    @property
+    def eval_rows(self) -> Path:
+        """The held-out rows, in messages form."""
+        return self.path / EVAL_FILE
 
     @property
     def begun(self) -> bool:

@@ -17,6 +17,8 @@ import tomli_w
 from biddable.data.findings import BiddableError
 from biddable.models.aside import write_whole
 
+# Held-out prompts that are answered; each costs as many passes as its answer has tokens.
+ANSWERS = 32
 # Their own packages do the work: training/trackers.py.
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 
@@ -71,7 +73,8 @@ class Settings(FitSettings):
     loss_on: str = _option(
         "assistant", "which messages are trained", choices=("assistant", "last", "all")
     )
-    answers: int = _option(32, "held-out prompts that base and tuned answer at the end")
+    answers: int = _option(ANSWERS, "held-out prompts that base and tuned answer at the end")
+    metric: str = _option("", "FILE.py:FUNCTION of (reference, answer) that gives a number")
     shard: str = _option(
         "auto",
         "of several ranks, each holds a part of the weights; auto: where the whole does not fit",

@@ -14,7 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from biddable.data.findings import BiddableError
+from biddable.dialogue.frames import FRAMES
 from biddable.models.aside import sha256
+from biddable.models.base import PACKAGED
 from biddable.training.checkpoint import Progress, has_checkpoint, load_checkpoint
 from biddable.training.loop import Parts
 from biddable.training.ranks import Ranks, told
@@ -91,7 +93,7 @@ def data_record(prepared: Prepared, settings: Settings, today: date) -> dict[str
     folder = prepared.base.folder
     weights = [*folder.glob("*.safetensors"), folder / "config.json"]
     return {
-        "sources": prepared.hashes,
+        "sources": {absolute(name): value for name, value in prepared.hashes.items()},
         "format": prepared.format,
         "rows": prepared.rows,
         "base": {p.name: sha256(p) for p in sorted(weights)},
@@ -101,15 +103,36 @@ def data_record(prepared: Prepared, settings: Settings, today: date) -> dict[str
         "settings": settings_record(settings),
         "seed": settings.seed,
         "train": len(prepared.train.examples),
-        "held_out": [[c.file, c.line] for c in prepared.held_out.conversations],
-        "dropped": [str(f) for f in prepared.dropped],
+        "held_out": [[absolute(c.file), c.line] for c in prepared.held_out.conversations],
+        "leaked": prepared.leaked,
+        "dropped": [str(replace(f, file=absolute(f.file))) for f in prepared.dropped],
         "encoded examples": prepared.counts.sha256,
     }
 
 
+def absolute(name: str) -> str:
+    """The whole path of what stands in the current folder; other names as they are."""
+    return str(Path(name).absolute()) if name and Path(name).exists() else name
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """The settings with whole paths, so that they mean the same in every folder."""
+    file, colon, function = settings.metric.rpartition(":")
+    system = settings.system
+    return replace(
+        settings,
+        data=tuple(map(absolute, settings.data)),
+        eval=absolute(settings.eval),
+        base=settings.base if settings.base == PACKAGED else absolute(settings.base),
+        template=settings.template if settings.template in FRAMES else absolute(settings.template),
+        system=f"@{absolute(system[1:])}" if system.startswith("@") else system,
+        metric=f"{absolute(file)}{colon}{function}",
+    )
+
+
 def settings_record(settings: Settings) -> dict[str, Any]:
     """The settings that change what is learnt."""
-    given = asdict(settings).items()
+    given = asdict(with_absolute_paths(settings)).items()
     return {k: list(v) if isinstance(v, tuple) else v for k, v in given if k not in _FREE}
 
 

@@ -8,24 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biddable.data.columns import parse_map
 from biddable.data.conversation import Conversation
 from biddable.data.findings import BiddableError
-from biddable.data.readers import read
 from biddable.dialogue.dataset import encode_all
 from biddable.dialogue.encode import Example
 from biddable.dialogue.template import Template
 from biddable.engine.precision import choose_device, choose_dtype, load_model
-from biddable.judging.format import Format, given_format
+from biddable.judging.format import given_format
 from biddable.judging.judge import Judgement, Question, ask, judge
+from biddable.judging.metric_names import title
 from biddable.judging.probes import Probe, probes, with_shots
 from biddable.judging.report import Report, page
-from biddable.judging.scorecard import NAMES, Scorecard, score
-from biddable.judging.series import figures
+from biddable.judging.scorecard import Scorecard, Terms, score
 from biddable.judging.verdict import Verdict
 from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
 from biddable.training.log import console
-from biddable.training.settings import Settings, read_config, with_values
 from biddable.verbs.comparing import (
     Options,
     check_tokenizers,
@@ -34,10 +31,12 @@ from biddable.verbs.comparing import (
     read_options,
     tell_of_system_prompt,
 )
-from biddable.verbs.outcome import samples, show_outcome
-from biddable.verbs.prepare import prepare
+from biddable.verbs.judged_rows import JudgedRows, judged_rows
+from biddable.verbs.outcome import samples, show_outcome, show_smallest_difference
+from biddable.verbs.own_metric import load_metric, try_metric
 from biddable.verbs.reporting import shown_tokens, training_answers, versions
 from biddable.verbs.show import line
+from biddable.verbs.task import clusters_at
 
 # Training rows whose loss is taken, to tell learning from memorising.
 MOST_TRAIN_ROWS = 64
@@ -49,7 +48,7 @@ class Comparison:
 
     Args:
         scorecard: metrics and verdict.
-        rows: one record per answered prompt: prompt, reference, both answers.
+        rows: one record per answered prompt: prompt, reference, the answer of each model.
         probes: figures of tuned under other frames, by probe and metric.
         failures: what `fail_under` found.
     """
@@ -66,19 +65,11 @@ class Comparison:
 
     def as_json(self) -> dict[str, dict[str, Any]]:
         """The object that `compare --json` prints: the scorecard, with the probes' figures."""
-        found = self.scorecard.as_json()
+        found = self.scorecard.record()
         for probe, values in self.probes.items():
             for name, value in values.items():
                 found[name][probe] = value
         return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Conversations to judge on, and those trained on as far as they are known."""
-
-    held_out: Sequence[Conversation]
-    train: Sequence[Conversation]
 
 
 def compare(base: str, tuned: str, **options: Any) -> Comparison:
@@ -94,29 +85,35 @@ def compare(base: str, tuned: str, **options: Any) -> Comparison:
     asked = read_options(options)
     limits = [read_limit(text) for text in asked.fail_under]
     form = given_format(asked.format) if asked.format else None
+    metric = load_metric(asked.metric)
     before, after = resolve_base(base), resolve_base(tuned)
     tokenizer = load_tokenizer(after)
     check_tokenizers(load_tokenizer(before), tokenizer, base)
     template = Template.load(asked.template or None, tokenizer)
-    rows = _rows(asked, tuned)
+    rows = judged_rows(asked, tuned, console())
     tell_of_system_prompt(after, rows.held_out)
     context = min(int(load_config(b).max_position_embeddings) for b in (before, after))
     judging = _Judging(asked, tokenizer, template, rows, context)
+    try_metric(metric, judging.questions)
+    show_smallest_difference(judging.questions, console())
     shots = with_shots(rows.held_out, rows.train, asked.few_shot)
     first, rival = _judge_base(judging, before, shots)
     second, probed = _judge_tuned(judging, after)
     answers = training_answers(rows.train)
-    card = score(first, second, judging.questions, answers, form=form, few_shot=rival)
+    clusters = clusters_at(rows.held_out, rows.clusters, judging.examples)
+    terms = Terms(form=form, clusters=clusters, leaked=rows.leaked, user_metric=metric)
+    card = score(first, second, judging.questions, answers, few_shot=rival, terms=terms)
+    judgements = {"base": first, **({"few-shot": rival} if rival else {}), "tuned": second}
     result = Comparison(
         card,
-        samples(judging.questions, first, second),
-        _probe_figures(probed, judging.questions, form, card),
+        samples(judging.questions, judgements),
+        _probe_figures(probed, judging.questions, answers, card, terms),
         failures_of(card, limits),
     )
-    _show(result, judging.questions, first, second)
+    _show(result, judging.questions, judgements)
     if asked.html:
         facts = {"base": base, "tuned": tuned, "data": asked.data, **versions()}
-        _write_page(judging, card, first, second, facts)
+        _write_page(judging, card, judgements, facts)
     return result
 
 
@@ -124,11 +121,13 @@ class _Judging:
     """What both models are judged with; the rows are encoded once."""
 
     def __init__(
-        self, asked: Options, tokenizer: Any, template: Template, rows: _Rows, context: int
+        self, asked: Options, tokenizer: Any, template: Template, rows: JudgedRows, context: int
     ) -> None:
         self.asked, self.tokenizer, self.template = asked, tokenizer, template
         self.context, self.rows = context, rows
-        self.questions = ask(rows.held_out, tokenizer, template, most=asked.answers)
+        self.questions = ask(
+            rows.held_out, tokenizer, template, most=asked.answers, clusters=rows.clusters
+        )
         self.examples = self.encoded(rows.held_out)
         self.train = self.encoded(rows.train[:MOST_TRAIN_ROWS])
         self.device = choose_device(asked.device)
@@ -196,59 +195,26 @@ def _judge_tuned(judging: _Judging, tuned: Base) -> tuple[Judgement, list[tuple[
 def _probe_figures(
     probed: Sequence[tuple[Probe, Judgement]],
     questions: Sequence[Question],
-    form: Format | None,
+    answers: Sequence[str],
     card: Scorecard,
+    terms: Terms,
 ) -> dict[str, dict[str, float]]:
-    rule = form or (given_format(card.format) if card.format else None)
     found: dict[str, dict[str, float]] = {}
     for probe, judgement in probed:
-        values = figures(judgement, questions, (), rule)
+        # Held against itself: only its own figures count here.
+        metrics = score(judgement, judgement, questions, answers, terms=terms).metrics
         found[probe.name] = {
-            name: float(f.at(f.rows())) for name, f in values.items() if name in card.metrics
+            name: metric.tuned
+            for name, metric in metrics.items()
+            if name in card.metrics and name != "general_loss"
         }
-        del found[probe.name]["general_loss"]
     return found
-
-
-def _rows(asked: Options, tuned: str) -> _Rows:
-    """The rows to judge on and those of training.
-
-    Raises:
-        BiddableError: no data is given and TUNED is no run folder; or the data has faults.
-    """
-    config = Path(tuned) / "config.toml"
-    own = _Rows((), ())
-    if config.is_file() and not (asked.data and asked.train):
-        settings = with_values(Settings(), read_config(str(config)))
-        if all(Path(name).exists() for name in settings.data):
-            prepared = prepare(settings)
-            own = _Rows(prepared.held_out.conversations, prepared.train.conversations)
-    held_out = _read(asked, asked.data) if asked.data else own.held_out
-    train = _read(asked, asked.train) if asked.train else own.train
-    if not held_out:
-        raise BiddableError(
-            "no held-out rows are given",
-            code="no_data",
-            fix="give --data FILE, or a run folder whose data is still there",
-        )
-    return _Rows(held_out, train)
-
-
-def _read(asked: Options, name: str) -> Sequence[Conversation]:
-    mapping = parse_map(asked.map) if asked.map else None
-    found = read([name], mapping=mapping, system=asked.system or None)
-    for f in found.errors():
-        raise BiddableError(
-            f.message, fix=f.fix, code=f.code, file=f.file, line=f.line, turn=f.turn
-        )
-    return found.conversations
 
 
 def _write_page(
     judging: _Judging,
     card: Scorecard,
-    base: Judgement,
-    tuned: Judgement,
+    judgements: Mapping[str, Judgement],
     facts: Mapping[str, str],
 ) -> None:
     """Writes the report where it was asked for.
@@ -261,8 +227,9 @@ def _write_page(
         title=f"{facts['base']} and {facts['tuned']}",
         card=card,
         questions=judging.questions,
-        base=base,
-        tuned=tuned,
+        base=judgements["base"],
+        tuned=judgements["tuned"],
+        few_shot=judgements.get("few-shot"),
         examples=judging.examples,
         tokens=shown_tokens(judging.examples, judging.tokenizer, judging.template),
         training_answers=training_answers(judging.rows.train),
@@ -281,13 +248,13 @@ def _write_page(
 
 
 def _show(
-    result: Comparison, questions: Sequence[Question], base: Judgement, tuned: Judgement
+    result: Comparison, questions: Sequence[Question], judgements: Mapping[str, Judgement]
 ) -> None:
     """Scorecard, three answers, verdict, probes and failures on standard error."""
     out = console()
-    show_outcome(result.scorecard, questions, base, tuned, out)
+    show_outcome(result.scorecard, questions, judgements, out)
     for probe, values in result.probes.items():
-        told = ", ".join(f"{NAMES[name][0]} {value:.2f}" for name, value in values.items())
+        told = ", ".join(f"{title(name)} {value:.2f}" for name, value in values.items())
         line(out, probe.replace("_", " "), told)
     for failure in result.failures:
         line(out, "failed", failure)

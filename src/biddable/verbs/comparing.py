@@ -8,10 +8,10 @@ from typing import Any
 
 from biddable.data.conversation import Conversation
 from biddable.data.findings import BiddableError
-from biddable.judging.judge import MOST_ANSWERS
 from biddable.judging.scorecard import NAMES, Scorecard
 from biddable.models.base import SYSTEM_PROMPT_FILE, Base, trained_system_prompt
 from biddable.training.log import console
+from biddable.training.settings import ANSWERS
 from biddable.verbs.prepared import shared_system_prompt
 from biddable.verbs.show import line
 
@@ -38,7 +38,9 @@ class Options:
     """Also asks TUNED without system message and with renamed roles."""
     fail_under: tuple[str, ...] = ()
     """METRIC=X: fails where tuned is worse than X."""
-    answers: int = MOST_ANSWERS
+    metric: str = ""
+    """FILE.py:FUNCTION of (reference, answer) that gives a number; higher is better."""
+    answers: int = ANSWERS
     """Prompts that are answered."""
     max_new_tokens: int = 0
     """The limit of an answer; 0 takes a quarter more than the longest reference."""

@@ -148,6 +148,7 @@ def _told(prepared: Prepared) -> dict[str, Any]:
         "hashes": p.hashes,
         "stop_token_trained": p.stop_token_trained,
         "longest": p.longest,
+        "leaked": p.leaked,
         "lengths": list(p.lengths),
         "counts": asdict(p.counts),
         "dropped": [asdict(f) for f in p.dropped],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from biddable.judging.intervals import smallest_difference
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.scorecard import Scorecard
 from biddable.judging.shown import card_lines
@@ -18,16 +19,17 @@ from biddable.verbs.prepared import Prepared
 from biddable.verbs.show import line
 
 SIDE_BY_SIDE = 3
+# Of the verdict; every other outcome is yellow.
+COLORS = {"learned": "green", "worse": "red", "overfit": "red", "leaked": "red"}
 
 
 def show_outcome(
     card: Scorecard,
     questions: Sequence[Question],
-    base: Judgement,
-    tuned: Judgement,
+    judgements: Mapping[str, Judgement],
     out: Console,
 ) -> None:
-    """The scorecard, three questions with both answers, and the verdict."""
+    """The scorecard, three questions with the answers of each model, and the verdict."""
     out.print()
     for text in card_lines(card):
         out.print(Text(text))
@@ -35,14 +37,28 @@ def show_outcome(
         out.print()
         line(out, "asked", question.text)
         line(out, "reference", question.reference)
-        for name, judgement in (("base", base), ("tuned", tuned)):
+        for name, judgement in judgements.items():
             end = "" if judgement.stopped[i] else "  (did not stop)"
             line(out, name, judgement.answers[i].rstrip() + end)
+    style = f"bold {COLORS.get(card.verdict.outcome, 'yellow')}"
     out.print()
-    out.print(Text.assemble(("verdict     ", "bold"), (card.verdict.sentence, "bold green")))
+    out.print(Text.assemble(("verdict     ", "bold"), (card.verdict.sentence, style)))
     line(out, "", card.verdict.evidence)
-    if card.verdict.advice:
-        line(out, "try", card.verdict.advice)
+    if card.verdict.suggestion:
+        line(out, "try", card.verdict.suggestion)
+
+
+def show_smallest_difference(questions: Sequence[Question], out: Console) -> None:
+    """What the rows to judge on could show at best, said before anything is trained."""
+    independent = len({i if q.cluster is None else -1 - q.cluster for i, q in enumerate(questions)})
+    least = smallest_difference(independent)
+    together = "" if independent == len(questions) else f", {independent} independent of each other"
+    shown = (
+        f"a rate has to change by {100 * least:.0f} points to be sure"
+        if least <= 1
+        else "too few to be sure of any change; give more with --eval"
+    )
+    line(out, "judged on", f"{len(questions)} held-out rows{together}: {shown}")
 
 
 def show_unusual(trained: Sequence[tuple[str, float]], out: Console) -> None:
@@ -54,7 +70,7 @@ def show_unusual(trained: Sequence[tuple[str, float]], out: Console) -> None:
 
 
 def samples(
-    questions: Sequence[Question], base: Judgement, tuned: Judgement
+    questions: Sequence[Question], judgements: Mapping[str, Judgement]
 ) -> list[dict[str, Any]]:
     """One record a question, for samples.jsonl."""
     return [
@@ -63,10 +79,14 @@ def samples(
             "line": question.line,
             "question": question.text,
             "reference": question.reference,
-            "base": base.answers[i],
-            "base_stopped": base.stopped[i],
-            "tuned": tuned.answers[i],
-            "tuned_stopped": tuned.stopped[i],
+        }
+        | {
+            key: value
+            for name, judgement in judgements.items()
+            for key, value in (
+                (name.replace("-", "_"), judgement.answers[i]),
+                (f"{name.replace('-', '_')}_stopped", judgement.stopped[i]),
+            )
         }
         for i, question in enumerate(questions)
     ]

@@ -13,9 +13,9 @@ from biddable.data.columns import parse_map
 from biddable.data.conversation import Conversation
 from biddable.data.duplicates import Duplicates, find
 from biddable.data.findings import BiddableError, Finding
-from biddable.data.quality import inspect, leak
+from biddable.data.quality import inspect, known_rows, leaks
 from biddable.data.readers import ReadResult, read
-from biddable.data.split import split
+from biddable.data.split import split, why_unsplit
 from biddable.dialogue.dataset import Encoded, encode_all
 from biddable.dialogue.encode import Example, make_encoder
 from biddable.dialogue.parallel import setup_of
@@ -74,37 +74,38 @@ def decides(settings: Settings, tokenizer: Any, template: Template, limit: int) 
 def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
     """All made from the files."""
     tokenizer, template, limit = (known[n] for n in ("tokenizer", "template", "max_length"))
-    found = _read(settings, settings.data)
-    other = _read(settings, (settings.eval,)) if settings.eval else None
+    rows = read_rows(settings, settings.data)
+    other = read_rows(settings, (settings.eval,)) if settings.eval else None
     # Many rows are encoded by worker processes; meanwhile this one looks for duplicates.
     with ThreadPoolExecutor(1) as beside:
-        looking = beside.submit(_look, found.conversations)
-        encoded = _encode(found.conversations, tokenizer, template, settings, limit, tell)
+        looking = beside.submit(_look, rows.conversations)
+        encoded = _encode(rows.conversations, tokenizer, template, settings, limit, tell)
     twins, looked = looking.result()
-    findings = [*found.findings, *looked, *encoded.findings]
-    lengths, dropped = list(encoded.lengths), list(encoded.dropped)
+    train, parts, leaked = Side(rows.conversations, encoded.examples), [encoded], False
+    findings = [*rows.findings, *looked, *encoded.findings]
     if other is None:
-        train, held_out = _split(found.conversations, encoded.examples, settings.seed, twins)
-        findings += _too_few_held_out(held_out, bool(found.conversations))
+        train, held_out = _split(train, settings.seed, twins)
+        if rows.conversations and not held_out.conversations:
+            findings.append(_none_held_out(rows.conversations, twins))
     else:
-        others = _encode(other.conversations, tokenizer, template, settings, limit)
-        train = Side(found.conversations, encoded.examples)
-        held_out = Side(other.conversations, others.examples)
-        leaks = leak(found.conversations, other.conversations)
-        findings += [*other.findings, *others.findings, *leaks]
-        lengths, dropped = [*lengths, *others.lengths], [*dropped, *others.dropped]
+        parts.append(_encode(other.conversations, tokenizer, template, settings, limit))
+        held_out = Side(other.conversations, parts[1].examples)
+        held_out, leaked, leaks = unknown(train.conversations, held_out)
+        findings += [*other.findings, *parts[1].findings, *leaks]
+    findings += _none_to_judge(train, held_out, settings.eval)
     return Prepared(
         **known,
-        format=found.format,
-        rows=found.rows,
-        hashes=found.hashes | (other.hashes if other else {}),
+        format=rows.format,
+        rows=rows.rows,
+        hashes=rows.hashes | (other.hashes if other else {}),
         train=train,
         held_out=held_out,
+        leaked=leaked,
         counts=counted(chain(train.examples, held_out.examples)),
         longest=_longest_of(train.examples),
-        lengths=lengths,
+        lengths=[length for part in parts for length in part.lengths],
         stop_token_trained=encoded.stop_token_trained,
-        dropped=dropped,
+        dropped=[finding for part in parts for finding in part.dropped],
         findings=sorted(findings, key=lambda f: _ORDER[f.severity]),
     )
 
@@ -139,7 +140,8 @@ def template_arguments(given: Sequence[str]) -> dict[str, Any]:
     return made
 
 
-def _read(settings: Settings, sources: Sequence[str]) -> ReadResult:
+def read_rows(settings: Settings, sources: Sequence[str]) -> ReadResult:
+    """Some sources, read as the settings say."""
     mapping = parse_map(settings.map) if settings.map else None
     return read(
         sources,
@@ -209,34 +211,53 @@ def _encode(
     )
 
 
-def _split(
-    conversations: Sequence[Conversation],
-    examples: Sequence[Example],
-    seed: int,
-    twins: Duplicates,
-) -> tuple[Side, Side]:
+def _split(rows: Side, seed: int, twins: Duplicates) -> tuple[Side, Side]:
     """Both sides; what came from one line of a file stays together."""
-    share = min(0.1, MOST_HELD_OUT / max(1, len(conversations)))
-    _, chosen = split(conversations, share=share, seed=seed, found=twins)
-    places = {(conversations[i].file, conversations[i].line) for i in chosen}
-
-    def side(wanted: bool) -> Side:
-        return Side(
-            [c for c in conversations if ((c.file, c.line) in places) is wanted],
-            [e for e in examples if ((e.file, e.line) in places) is wanted],
-        )
-
-    return side(False), side(True)
+    share = min(0.1, MOST_HELD_OUT / max(1, len(rows.conversations)))
+    _, chosen = split(rows.conversations, share=share, seed=seed, found=twins)
+    places = {(rows.conversations[i].file, rows.conversations[i].line) for i in chosen}
+    return _at(rows, places, False), _at(rows, places, True)
 
 
-def _too_few_held_out(held_out: Side, any_rows: bool) -> list[Finding]:
-    if held_out.examples or not any_rows:
+def _at(rows: Side, places: set[tuple[str, int]], wanted: bool) -> Side:
+    """The rows that stand at some places of the files, or the others."""
+    return Side(
+        [c for c in rows.conversations if ((c.file, c.line) in places) is wanted],
+        [e for e in rows.examples if ((e.file, e.line) in places) is wanted],
+    )
+
+
+def unknown(train: Sequence[Conversation], held_out: Side) -> tuple[Side, bool, list[Finding]]:
+    """The held-out rows that training does not know, and what is said of the others.
+
+    Where it knows all of them they stay as they are, and the second value is True: what is judged
+    on them is memory.
+    """
+    known = known_rows(train, held_out.conversations)
+    places = {(held_out.conversations[i].file, held_out.conversations[i].line) for i in known}
+    rest = _at(held_out, places, False)
+    leaked = bool(known) and not rest.conversations
+    findings = leaks(train, held_out.conversations, known, all_known=leaked)
+    return (held_out if leaked else rest), leaked, findings
+
+
+def _none_held_out(rows: Sequence[Conversation], twins: Duplicates) -> Finding:
+    why, fix = why_unsplit(rows, twins)
+    return Finding("too_few_held_out", "error", f"No row can be held out: {why}.", fix)
+
+
+def _none_to_judge(train: Side, held_out: Side, eval_file: str) -> list[Finding]:
+    """An error where held-out rows were wanted and none can be used."""
+    if held_out.examples or not train.examples or not (eval_file or held_out.conversations):
         return []
+    count = len(held_out.conversations)
+    what = f"None of the {count} held-out rows" if count > 1 else "No held-out row"
+    source = f" of {eval_file}" if eval_file else ""
     return [
         Finding(
             "too_few_held_out",
             "error",
-            "No row can be held out: all are near-duplicates of one another or of one group.",
-            "Give rows about other things, or a file of held-out rows with --eval.",
+            f"{what}{source} can be used: they are faulty or longer than --max-length.",
+            "The other findings say what is wrong with them; give others with --eval.",
         )
     ]

@@ -74,6 +74,7 @@ class Prepared:
         rows: rows seen in the training files.
         hashes: sha256 of each source.
         train, held_out: the two sides.
+        leaked: training knows every held-out row.
         counts: of the examples of both sides.
         longest: the index of the longest example to train on.
         lengths: tokens of every example, the dropped ones too.
@@ -91,6 +92,7 @@ class Prepared:
     hashes: dict[str, str]
     train: Side
     held_out: Side
+    leaked: bool
     counts: Counts
     longest: int
     lengths: Sequence[int]

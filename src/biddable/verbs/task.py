@@ -10,16 +10,20 @@ from typing import Any
 
 from rich.console import Console
 
+from biddable.data.conversation import Conversation
 from biddable.data.findings import place
-from biddable.dialogue.encode import stop_token_ids
+from biddable.data.split import cluster_numbers
+from biddable.dialogue.encode import Example, stop_token_ids
+from biddable.judging.contents import UserMetric
 from biddable.judging.generate import generate
-from biddable.judging.judge import Judgement, Question, answer_limit, judge
+from biddable.judging.judge import Judgement, Question, answer_limit, ask, judge
 from biddable.judging.report import Report
-from biddable.judging.scorecard import Scorecard
+from biddable.judging.scorecard import Scorecard, Terms
 from biddable.judging.stream import text_of
 from biddable.training.ranks import Ranks
 from biddable.training.run_folder import RunFolder
 from biddable.training.settings import Settings
+from biddable.verbs.own_metric import try_metric
 from biddable.verbs.prepared import Prepared
 from biddable.verbs.reporting import shown_tokens, training_answers, versions
 
@@ -41,6 +45,7 @@ class Task:
     out: Console
     ranks: Ranks
     record: dict[str, Any]
+    terms: Terms
 
     def answer(self, model: Any) -> str:
         """The model's answer to the first question, as far as it is watched."""
@@ -74,6 +79,30 @@ class Task:
             held_out,
             train_examples=train[: min(MOST_COMPARED, max(FEWEST_COMPARED, len(held_out)))],
         )
+
+
+def judged_by(
+    prepared: Prepared, most: int, metric: UserMetric | None
+) -> tuple[list[Question], Terms]:
+    """The questions of at most so many held-out rows, and the terms that answers are judged by.
+
+    Raises:
+        BiddableError: `metric`, the user's metric fails on a row.
+    """
+    rows = prepared.held_out.conversations
+    clusters = cluster_numbers(rows)
+    questions = ask(rows, prepared.tokenizer, prepared.template, most=most, clusters=clusters)
+    try_metric(metric, questions)
+    fed = clusters_at(rows, clusters, prepared.held_out.examples)
+    return questions, Terms(clusters=fed, leaked=prepared.leaked, user_metric=metric)
+
+
+def clusters_at(
+    rows: Sequence[Conversation], clusters: Sequence[int], examples: Sequence[Example]
+) -> list[int]:
+    """The cluster of each example, from those of the rows that stand at the same places."""
+    numbers = {(c.file, c.line): number for c, number in zip(rows, clusters, strict=True)}
+    return [numbers[e.file, e.line] for e in examples]
 
 
 def trained_rows(task: Task) -> list[tuple[str, float]]:

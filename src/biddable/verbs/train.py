@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from biddable import __version__
+from biddable.data.fix import as_row
 from biddable.dialogue.encode import stop_token_ids
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import choose_device, choose_dtype, load_model
-from biddable.judging.judge import Judgement, ask
+from biddable.judging.judge import Judgement
 from biddable.judging.report import page
 from biddable.judging.scorecard import Scorecard, score
+from biddable.judging.verdict import INTERRUPTED
 from biddable.models.aside import need_space, write_whole
 from biddable.models.base import SYSTEM_PROMPT_FILE
 from biddable.models.save import save_model
@@ -55,16 +57,26 @@ from biddable.verbs.begin import (
     resume_progress,
     settings_record,
     start,
+    with_absolute_paths,
 )
 from biddable.verbs.budget import hold, tokens_per_pass
-from biddable.verbs.outcome import model_card, samples, show_outcome, show_unusual
+from biddable.verbs.outcome import (
+    model_card,
+    samples,
+    show_outcome,
+    show_smallest_difference,
+    show_unusual,
+)
+from biddable.verbs.own_metric import load_metric
 from biddable.verbs.prepare import prepare
 from biddable.verbs.prepared import shared_system_prompt
 from biddable.verbs.reporting import training_answers
 from biddable.verbs.show import line, show_findings, show_masks, show_prepared
-from biddable.verbs.task import Task, report_of, trained_rows
+from biddable.verbs.task import Task, judged_by, report_of, trained_rows
 
 BASE_FILE = "base.json"
+# How rows are fed: one after another, with prefixes that several share once.
+PATH = {"name": "flat", "error": None, "prefixes": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +105,16 @@ class Trained:
             "train_tokens": self.progress.tokens,
             "seconds": round(self.progress.seconds, 3),
             "loss": self.progress.best_loss,
+            "path": PATH,
         }
         if self.scorecard is None:
-            return {**told, "base": {}, "tuned": {}, "verdict": "interrupted"}
+            return {**told, "base": {}, "tuned": {}, "verdict": INTERRUPTED.as_json()}
         metrics = self.scorecard.metrics
         return {
             **told,
             "base": {name: m.base for name, m in metrics.items()},
             "tuned": {name: m.tuned for name, m in metrics.items()},
-            "verdict": self.scorecard.verdict.sentence,
+            "verdict": self.scorecard.verdict.as_json(),
         }
 
 
@@ -121,22 +134,18 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
     with joined_ranks() as ranks:
         out.quiet = not ranks.first
         settings, folder = start(data, resume, options, ranks)
-        package = tracker_package(settings.report_to)
+        package, metric = tracker_package(settings.report_to), load_metric(settings.metric)
         today = day_of(folder, ranks)
         prepared = first_before_others(ranks, lambda: prepare(settings, counting(out), today))
         show_prepared(prepared, out)
         show_masks(prepared.train.examples[:1], prepared, out)
         show_findings(prepared, out)
         prepared.refuse_errors()
+        questions, terms = judged_by(prepared, settings.answers, metric)
+        show_smallest_difference(questions, out)
         folder = folder or new_folder(settings, ranks)
-        questions = ask(
-            prepared.held_out.conversations,
-            prepared.tokenizer,
-            prepared.template,
-            most=settings.answers,
-        )
         record = data_record(prepared, settings, today)
-        task = Task(prepared, settings, folder, questions, out, ranks, record)
+        task = Task(prepared, settings, folder, questions, out, ranks, record, terms)
         with Lock(folder) if ranks.first else nullcontext(), Interrupt() as interrupt:
             if not ranks.first:
                 return _run(task, interrupt, silent)
@@ -154,6 +163,7 @@ def _run(task: Task, interrupt: Interrupt, sent: Log) -> Trained:
     rows = len(task.prepared.train.examples)
     steps = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
     told_plan = f"{steps} steps of {settings.batch_size} rows"
+    line(out, "path", "flat, architecture on the list of those tested")
     line(out, "plan", f"{told_plan}, {settings.batch_tokens:,} tokens at a time")
     task = replace(task, settings=settings)
     if task.ranks.first and not resumed:
@@ -230,7 +240,9 @@ def _begin(task: Task, weights: Held) -> None:
     checkpoints = settings.keep + 1 if settings.save_every else 1
     need_space(folder.path, (3 * checkpoints + 3) * weight_bytes(weights))
     folder.write_json("data.json", {**task.record, "settings": settings_record(settings)})
-    write_config(settings, folder.config)
+    rows = (json.dumps(as_row(c), ensure_ascii=False) for c in task.prepared.held_out.conversations)
+    write_whole(folder.eval_rows, "".join(f"{row}\n" for row in rows))
+    write_config(with_absolute_paths(settings), folder.config)
 
 
 def _base_judgement(task: Task, weights: Held, fresh: Callable[[], Any]) -> Judgement:
@@ -248,7 +260,9 @@ def _judge_and_save(
 ) -> Trained:
     prepared, folder, questions = task.prepared, task.folder, task.questions
     tuned = task.judged(model)
-    card = score(base, tuned, questions, training_answers(prepared.train.conversations))
+    judgements = {"base": base, "tuned": tuned}
+    answers = training_answers(prepared.train.conversations)
+    card = score(base, tuned, questions, answers, terms=task.terms)
     trained = trained_rows(task)
     system = shared_system_prompt(prepared.train.conversations)
     save_model(
@@ -263,13 +277,13 @@ def _judge_and_save(
         },
         folder=folder.model,
     )
-    folder.write_json("scorecard.json", card.as_json())
-    rows = [json.dumps(s, ensure_ascii=False) for s in samples(questions, base, tuned)]
+    folder.write_json("scorecard.json", card.record())
+    rows = [json.dumps(s, ensure_ascii=False) for s in samples(questions, judgements)]
     write_whole(folder.path / "samples.jsonl", "\n".join(rows) + "\n")
     report = report_of(task, card, base, tuned, trained)
     write_whole(folder.path / "report.html", page(report))
     clear_best(folder.checkpoints)
-    show_outcome(card, questions, base, tuned, task.out)
+    show_outcome(card, questions, judgements, task.out)
     show_unusual(trained, task.out)
     line(task.out, "run", str(folder.path))
     line(task.out, "report", str(folder.path / "report.html"))

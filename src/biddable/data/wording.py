@@ -1,0 +1,116 @@
+"""The words of a row: of its question and of its answer, and what a polite frame adds to them.
+
+System prompts are left out of every comparison of rows: one that all share would make them look
+alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+
+from biddable.data.conversation import Conversation, Message
+
+Words = tuple[bytes, ...]
+# Scripts written without spaces are cut into characters, everything else into words.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
+# ASCII letters, digits and underscores stay, all else becomes a space; apostrophes vanish.
+_ASCII_WORDS = bytes(c if chr(c).isalnum() or c == 95 else 32 for c in range(128)) + bytes(128)
+_DIGIT = re.compile(rb"\d")
+# Signs that change what is asked, where words alone do not: 5 + 3 and 5 - 3, C and C++.
+_SIGNS = re.compile(r"[+*/=<>^%&|~#@$€£¥\\]|-(?=[\s\d])")
+_NO_SIGNS = bytes(c for c in range(128) if not _SIGNS.match(f"{chr(c)} "))
+# Words with which a polite question may begin, before what is asked.
+_OPENING = frozenset(
+    b"hi hello hey dear good morning afternoon evening there team everyone sir madam please"
+    b" kindly could can would will may might you i id we am im was want need like to know just"
+    b" wondering if tell me help us let quick question sorry excuse ok okay well".split()
+)
+# And how it may end: behind a word of thanks, or with a tag.
+_THANKS = frozenset(b"please thanks thank thx cheers kindly".split())
+_CLOSING = frozenset(
+    b"you so very much in advance a lot for your help time again and have nice good day many now"
+    b" would could can will".split()
+)
+_TAGS = ((b"would", b"you"), (b"could", b"you"), (b"can", b"you"), (b"will", b"you"))
+_LONGEST_CLOSING = 9
+
+
+def spoken(conversation: Conversation) -> list[Message]:
+    """The messages without system prompts."""
+    return [message for message in conversation.messages if message.role != "system"]
+
+
+def digest(messages: Iterable[Message]) -> bytes:
+    """A key that messages share exactly if their roles, texts and tool calls are equal."""
+    key = blake2b(digest_size=16)
+    for message in messages:
+        extra = repr(message.extra) if message.extra else ""
+        for part in (message.role, message.content.strip(), extra):
+            data = part.encode("utf-8", "surrogatepass")
+            key.update(b"%d:" % len(data))
+            key.update(data)
+    return key.digest()
+
+
+def question_and_answer(conversation: Conversation) -> tuple[str, str]:
+    """The text before the last answer, and the last answer, without system prompts."""
+    messages = spoken(conversation)
+    last = max((k for k, m in enumerate(messages) if m.role == "assistant"), default=len(messages))
+    return _text(messages[:last]), _text(messages[last : last + 1])
+
+
+def _text(messages: Sequence[Message]) -> str:
+    return "\n".join(f"{m.content}\n{m.extra}" if m.extra else m.content for m in messages)
+
+
+def words(text: str) -> list[bytes]:
+    """Lower-case words without punctuation; characters where there are no words."""
+    text = text.lower()
+    if text.isascii():
+        split = text.encode().translate(_ASCII_WORDS, b"'").split()
+    else:
+        bare = text.replace("'", "").replace("\u2019", "")
+        split = [w.encode("utf-8", "surrogatepass") for w in WORD.findall(bare)]
+    return split or [c.encode("utf-8", "surrogatepass") for c in text.split()]
+
+
+def plain(of: Sequence[bytes]) -> Words:
+    """Words without the polite frame around them; all of them where nothing else is there."""
+    start, end = 0, len(of)
+    while start < end and of[start] in _OPENING:
+        start += 1
+    while (shorter := _without_closing(of, start, end)) < end:
+        end = shorter
+    return tuple(of[start:end] or of)
+
+
+def _without_closing(of: Sequence[bytes], start: int, end: int) -> int:
+    """Where the words end without the last polite closing."""
+    if end - start > 2 and tuple(of[end - 2 : end]) in _TAGS:
+        return end - 2
+    for place in range(end - 1, max(start, end - _LONGEST_CLOSING), -1):
+        if of[place] in _THANKS:
+            return place
+        if of[place] not in _CLOSING:
+            break
+    return end
+
+
+def signs(text: str) -> str:
+    """The signs of a text that are no words and yet change its meaning, in order."""
+    if text.isascii() and not text.encode().translate(None, _NO_SIGNS):
+        return ""
+    return "".join(_SIGNS.findall(text))
+
+
+def numbers(of: Iterable[bytes]) -> list[bytes]:
+    """The words that hold a digit, sorted."""
+    return sorted(word for word in of if is_number(word))
+
+
+def is_number(word: bytes) -> bool:
+    """Whether a word holds a digit."""
+    return _DIGIT.search(word) is not None
