@@ -184,7 +184,9 @@ def _slots(form: Format, references: Texts, known: Texts) -> list[Content]:
         return tuple(_slot_value(found[i]) for i in kept) if found else None
 
     rates = [field for field in fields if field.kind == "rate"]
-    return [*([_keyed("choices_match", whole, references, known)] if rates else []), *fields]
+    right = [_keyed("choices_match", whole, references, known)] if rates else []
+    # A single slot is the whole already.
+    return right if len(fields) == 1 and rates else [*right, *fields]
 
 
 def _slot_value(text: str) -> Hashable:
