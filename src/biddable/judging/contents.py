@@ -89,12 +89,10 @@ def contents(
     elif form:
         listed += _slots(form, references, known)
     if median(q.reference_tokens for q in questions) <= SHORT_ANSWER:
-        listed.append(_keyed("exact_match", lambda a: normalised(a) or None, references, known))
-    elif _short_last_lines(references):
+        return [*listed, _keyed("exact_match", lambda a: normalised(a) or None, references, known)]
+    if _short_last_lines(references):
         listed.append(_keyed("last_line_match", _last, references, known))
-    else:
-        listed.append(_prose("similarity", str, references))
-    return listed
+    return [*listed, _prose("similarity", str, references)]
 
 
 def _keyed(
