@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from biddable.data.findings import BiddableError
+from biddable.dialogue.rendering import UNUSABLE
 from biddable.dialogue.template import ANSWER, QUESTION
 from biddable.dialogue.turns import Rules, last_token, located, piece_of, tails
 
@@ -30,7 +31,9 @@ def with_end(rules: Rules, answer: Mapping[str, Any], eos: str) -> Rules:
     """The rules with the end of one answer, where it has one that they do not know yet."""
     try:
         found = located(rules, [QUESTION, answer], prompt=False)
-    except BiddableError:
+    except BiddableError as error:
+        if error.finding.code == UNUSABLE:
+            raise
         return rules
     if not found.of_message(1):
         return rules

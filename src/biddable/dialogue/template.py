@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError
-from biddable.dialogue import sandbox
 from biddable.dialogue.frames import FRAMES
+from biddable.dialogue.rendering import UNUSABLE, render
 from biddable.dialogue.wrap import (
     READ_AS_PARTS,
     frozen_date,
@@ -154,7 +154,7 @@ def render_dicts(
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
     }
-    return sandbox.render(template.text, variables, sum(map(size_of, chat)) + size_of(tools))
+    return render(template.text, variables)
 
 
 def with_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,17 +165,6 @@ def with_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
         if thinking is not None:
             kept = {"thinking": thinking, **kept, "reasoning_content": thinking}
     return kept
-
-
-def size_of(value: Any) -> int:
-    """About how many characters a JSON value holds."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        if len(value) == 2 and isinstance(value.get("content"), str):
-            return len(value["content"])
-        return sum(map(size_of, value.values()))
-    return sum(map(size_of, value)) if isinstance(value, (list, tuple)) else 1
 
 
 def read(path: str) -> str:
@@ -199,7 +188,9 @@ def reads_text(template: Template) -> bool:
     """Whether a template prints the content of a user's message that is a plain text."""
     try:
         return "Q?" in render_dicts(template, [QUESTION], True)
-    except BiddableError:
+    except BiddableError as error:
+        if error.finding.code == UNUSABLE:
+            raise
         return False
 
 
