@@ -1,36 +1,45 @@
-"""Rendering chat templates in a process of its own, which is ended where a render takes too much.
+"""Rendering chat templates in a process of its own, which ends where a render takes too much.
 
 One process (sandbox.py) serves a caller's process for all its rows and ends with it. On Linux the
 kernel keeps both limits. macOS bounds no memory and Windows neither; there a thread of the caller
 looks 20 times a second, so that a template may take more for a moment before it is ended.
+
+To ask for one render at a time would cost more than the renders. So what needs renders is written
+as coroutines, which await them, and `run_all` sends what many of them wait for in one request.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from threading import Lock, Thread
-from typing import Any
+from types import coroutine
+from typing import Any, TypeVar
 
 import psutil
 
-from biddable.data.findings import BiddableError, Finding
+from biddable.data.findings import BiddableError
 from biddable.dialogue import sandbox
 
 MEMORY = 512 << 20
 SECONDS = 2.0
 LOOK_EVERY = 0.05
+# Renders of one request.
+BATCH = 64
 # The code of what is wrong with a template itself, whatever the row: it ends a run.
 UNUSABLE = "template_unusable"
-TOO_LONG = f"takes more than {SECONDS:g} s of the processor"
-TOO_LARGE = f"takes more than {MEMORY >> 20} MiB of memory"
+TOO_LONG = f"takes more than {SECONDS:g} s of the processor for one conversation"
+TOO_LARGE = f"takes more than {MEMORY >> 20} MiB of memory for one conversation"
+
+Variables = Mapping[str, Any]
+Answer = Sequence[Any]  # a kind (`result`, `error`, `unusable`) and a value
+T = TypeVar("T")
 
 
 class Renderer:
@@ -45,60 +54,57 @@ class Renderer:
         self.lock = Lock()
         self.process: subprocess.Popen[bytes] | None = None
         self.text: str | None = None
-        self.since = 0.0
+        self.asked = 0
         self.ended_for = ""
-        self.refused: dict[str, tuple[int, Finding]] = {}
 
-    def ask(self, text: str, variables: Mapping[str, Any] | None) -> Any:
-        """The render of a template; without variables, the texts that the template itself holds.
-
-        Raises:
-            BiddableError: `template_refused`, the template says so or the variables are not JSON;
-                `template_unusable`, it is no Jinja or takes more than the limits.
-        """
+    def ask(self, text: str, items: Sequence[str]) -> list[Answer]:
+        """A template's answers for variables in JSON, none after the first that is `unusable`."""
+        answers: list[Answer] = []
         with self.lock:
-            known = variables is not None and text == self.text
-            try:
-                request = json.dumps([None if known else text, variables], ensure_ascii=False)
-            except (TypeError, ValueError) as error:
-                raise refusal(f"a message holds what JSON cannot: {error}") from None
-            line = request.encode("utf-8", "surrogatepass") + b"\n"
-            size, found = self.refused.get(text, (0, None))
-            # What is nearly as long, such as the same with marks, need not be tried again.
-            if found is not None and 2 * len(line) >= size:
-                raise BiddableError.of(found)
-            kind, value = self.exchange(line)
-            if variables is not None:
-                self.text = text if kind in ("result", "error") else None
-            if kind == "error":
-                raise refusal(value)
-            if kind == "unusable":
-                failed = unusable(value)
-                self.refused[text] = (len(line), failed.finding)
-                raise failed
-            return value
+            for start in range(0, len(items), BATCH):
+                answers += self.ask_some(text, items[start : start + BATCH])
+                if answers[-1][0] == "unusable":
+                    break
+        return answers
 
-    def exchange(self, line: bytes) -> tuple[str, Any]:
-        """The answer to a request; the process is ended where it gives none, or we stop asking."""
+    def ask_some(self, text: str, items: Sequence[str]) -> list[Answer]:
+        known = "null" if text == self.text else json.dumps(text, ensure_ascii=False)
+        line = f"[{known}, [{', '.join(items)}]]\n".encode("utf-8", "surrogatepass")
+        answers, why = self.exchange(line)
+        self.text = text if answers and answers[-1][0] != "unusable" else None
+        if answers:
+            return answers
+        if len(items) == 1:
+            return [("unusable", why)]
+        # One of them, or all of them together, took too much.
+        for item in items:
+            answers += self.ask_some(text, [item])
+            if answers[-1][0] == "unusable":
+                break
+        return answers
+
+    def exchange(self, line: bytes) -> tuple[list[Answer], str]:
+        """The answers to a request, or why the process ended; it ends too if we stop waiting."""
         process = self.process = self.process or self.start()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         answer = b""
         try:
-            self.since = time.monotonic()
+            self.asked += 1
             with suppress(BrokenPipeError):
                 process.stdin.write(line)
                 process.stdin.flush()
             answer = process.stdout.readline()
         finally:
-            self.since = 0.0
+            self.asked += 1
             if not answer.endswith(b"\n"):
                 self.process = self.text = None
-                code = stop(process)
+                code = ended(process)
         if self.process is not None:
-            kind, value = json.loads(answer)
-            return kind, value
-        ended = {-signal.SIGPROF: TOO_LONG, sandbox.OUT_OF_MEMORY: TOO_LARGE}.get(code)
-        return "unusable", ended or self.ended_for or f"broke the process that renders it ({code})"
+            return json.loads(answer), ""
+        causes = {sandbox.OUT_OF_TIME: TOO_LONG, sandbox.OUT_OF_MEMORY: TOO_LARGE}
+        broken = f"breaks the process that renders it (exit code {code})"
+        return [], causes.get(code) or self.ended_for or broken
 
     def start(self) -> subprocess.Popen[bytes]:
         limits = (MEMORY, SECONDS) if self.kernel else (0, 0)
@@ -110,28 +116,29 @@ class Renderer:
             # Other locales would take room in memory.
             env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "1"},
         )
-        assert process.stdout is not None
-        if not process.stdout.readline():
-            raise RuntimeError(f"the process that renders templates does not start: {process.args}")
+        self.ended_for = ""
         if not self.kernel:
             Thread(target=self.watch, args=[process], daemon=True).start()
         return process
 
     def watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Ends the process where a render takes more than the limits."""
+        """Ends the process where a request takes more than the limits."""
+        asked, before = 0, 0.0
         with suppress(psutil.Error):
             seen = psutil.Process(process.pid)
-            self.ended_for = ""
             while not self.ended_for:
                 time.sleep(LOOK_EVERY)
-                if self.since and time.monotonic() - self.since > SECONDS:
-                    self.ended_for = TOO_LONG
-                elif seen.memory_info().rss > MEMORY:
+                spent = sum(seen.cpu_times()[:2])
+                if asked != self.asked or self.asked % 2 == 0:
+                    asked, before = self.asked, spent
+                if seen.memory_info().rss > MEMORY:
                     self.ended_for = TOO_LARGE
+                elif spent - before > SECONDS:
+                    self.ended_for = TOO_LONG
             process.kill()
 
 
-def stop(process: subprocess.Popen[bytes]) -> int:
+def ended(process: subprocess.Popen[bytes]) -> int:
     """Ends a process and returns its exit code, which is its own where it ended before."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(0.2)
@@ -149,22 +156,69 @@ def renderer_of(process_id: int) -> Renderer:
     return Renderer()
 
 
-def render(text: str, variables: Mapping[str, Any]) -> str:
-    """Renders a template with variables that are JSON values.
+@coroutine
+def answered(item: str) -> Generator[str, Any, Any]:
+    """Awaits the answer of the process that renders, which `run_all` asks."""
+    return (yield item)
+
+
+async def rendered(variables: Variables) -> str:
+    """Awaits the text that the template of `run_all` makes of variables, which are JSON values.
 
     Raises:
-        BiddableError: as of `Renderer.ask`.
+        BiddableError: `template_refused`, the template says so or the variables are not JSON.
     """
-    return str(renderer_of(os.getpid()).ask(text, variables))
+    try:
+        item = json.dumps(variables, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise refusal(f"a message holds what JSON cannot hold: {error}") from None
+    return str(await answered(item))
 
 
-def texts_in(text: str) -> list[str]:
-    """The literal texts in a template's expressions.
+async def texts_in_template() -> list[str]:
+    """Awaits the literal texts that stand in the expressions of the template of `run_all`."""
+    return list(await answered("null"))
+
+
+def run_all(
+    text: str, plans: Sequence[Coroutine[str, Any, T]]
+) -> tuple[list[T], tuple[int, BiddableError] | None]:
+    """Runs coroutines that await renders of one template.
+
+    Returns:
+        Their results; or, where the template is unusable, the number of the coroutine that showed
+        it with the error, and no more is done.
+    """
+    results: list[Any] = [None] * len(plans)
+    steps: list[tuple[int, Any, Any]] = [(n, plan.send, None) for n, plan in enumerate(plans)]
+    while steps:
+        asking = []
+        for number, step, value in steps:
+            try:
+                asking.append((number, step(value)))
+            except StopIteration as end:
+                results[number] = end.value
+        steps = []
+        answers = renderer_of(os.getpid()).ask(text, [item for _, item in asking])
+        for (number, _), (kind, value) in zip(asking, answers, strict=False):
+            if kind == "unusable":
+                return [], (number, unusable(value))
+            plan = plans[number]
+            fails = kind == "error"
+            steps.append((number, *((plan.throw, refusal(value)) if fails else (plan.send, value))))
+    return results, None
+
+
+def run(text: str, plan: Coroutine[str, Any, T]) -> T:
+    """Runs one coroutine that awaits renders of a template.
 
     Raises:
-        BiddableError: `template_unusable`.
+        BiddableError: its own, or `template_unusable`.
     """
-    return list(renderer_of(os.getpid()).ask(text, None))
+    results, failed = run_all(text, [plan])
+    if failed is not None:
+        raise failed[1]
+    return results[0]
 
 
 def refusal(said: str) -> BiddableError:
@@ -175,9 +229,7 @@ def refusal(said: str) -> BiddableError:
     )
 
 
-def unusable(what: str) -> BiddableError:
+def unusable(why: str) -> BiddableError:
     return BiddableError(
-        f"The chat template {what}.",
-        fix="Choose another template with --template.",
-        code=UNUSABLE,
+        f"The chat template {why}.", fix="Choose another template (--template).", code=UNUSABLE
     )

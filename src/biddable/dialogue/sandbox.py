@@ -14,7 +14,6 @@ import json
 import os
 import signal
 import sys
-from contextlib import suppress
 from typing import Any, NoReturn
 
 from jinja2 import Template, nodes
@@ -23,7 +22,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-OUT_OF_MEMORY = 77
+# Exit codes.
+OUT_OF_MEMORY, OUT_OF_TIME = 77, -getattr(signal, "SIGPROF", 0)
 # A text may be this long, and so many times longer than what it is made of: what a template writes
 # has yet to be read by a tokenizer.
 LONGEST, GROWTH = 1 << 20, 8
@@ -94,34 +94,42 @@ def sandbox() -> Sandbox:
 class Room:
     """Holds one template at a time, compiled once for all renders with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
         self.env = sandbox()
+        self.seconds = seconds
+        self.text = ""
         self.template: Template | None = None
 
-    def answer(self, line: bytes) -> tuple[str, Any]:
-        """What comes of a request: a kind (`result`, `error`, `unusable`) and a value.
+    def answers(self, line: bytes) -> list[tuple[str, Any]]:
+        """What comes of a request: a kind (`result`, `error`, `unusable`) and a value for each.
 
         Args:
-            line: JSON of a template's text (null is that of the last request) and its variables
-                (null asks for the texts in the template's expressions instead of a render).
+            line: JSON of a template's text, null for that of the last request, and of a list of
+                variables; null in it asks for the literal texts in the template's expressions.
         """
-        text, variables = json.loads(line)
-        try:
-            if variables is None:
-                constants = self.env.parse(text).find_all(nodes.Const)
-                return "result", [c.value for c in constants if isinstance(c.value, str)]
-            if text is not None:
-                self.template = None
+        timed(self.seconds)
+        text, many = json.loads(line)
+        if text is not None:
+            self.text, self.template = text, None
+            try:
                 self.template = self.env.from_string(text)
-        except Exception as error:
-            return "unusable", f"cannot be read: {said(error)}"
+            except Exception as error:
+                return [("unusable", f"cannot be read: {said(error)}")]
+        longest = LONGEST + GROWTH * len(line)
+        return [self.answer(variables, longest) for variables in many]
+
+    def answer(self, variables: Any, longest: int) -> tuple[str, Any]:
+        timed(self.seconds)
         assert self.template is not None
         try:
+            if variables is None:
+                constants = self.env.parse(self.text).find_all(nodes.Const)
+                return "result", [c.value for c in constants if isinstance(c.value, str)]
             result = "".join(self.template.generate(variables))
         except Exception as error:
             return "error", said(error)
-        if len(result) > LONGEST + GROWTH * len(line):
-            return "unusable", f"writes a text of {len(result):,} characters"
+        if len(result) > longest:
+            return "unusable", f"writes {len(result):,} characters for one conversation"
         return "result", result
 
 
@@ -133,14 +141,14 @@ def said(error: Exception) -> str:
 
 def timed(seconds: float) -> None:
     """Has the kernel end this process after so much time of the processor; 0 is never."""
-    if hasattr(signal, "setitimer"):
+    if seconds or hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def limited(memory: int) -> None:
-    """Has the kernel give this process no more memory, where it can; 0 is no limit."""
-    with suppress(ImportError, ValueError, OSError):
-        import resource  # noqa: PLC0415 - there is none on Windows
+    """Has the kernel give this process no more memory; 0 is no limit."""
+    if memory:
+        import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
@@ -149,20 +157,16 @@ def main(memory: int, seconds: float) -> None:
     """Answers requests, a line of JSON each, until there are no more."""
     # Ctrl-C is for the process that asks, which then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    room = Room()
-    if memory:
-        limited(memory)
-    sys.stdout.buffer.write(b"ready\n")
-    sys.stdout.buffer.flush()
+    room = Room(seconds)
+    limited(memory)
     for line in sys.stdin.buffer:
         try:
-            timed(seconds)
-            answer = json.dumps(room.answer(line), ensure_ascii=False)
-            made = answer.encode("utf-8", "surrogatepass")
-            timed(0)
+            answers = json.dumps(room.answers(line), ensure_ascii=False)
+            made = answers.encode("utf-8", "surrogatepass") + b"\n"
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
-        sys.stdout.buffer.write(made + b"\n")
+        timed(0)
+        sys.stdout.buffer.write(made)
         sys.stdout.buffer.flush()
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError
 from biddable.dialogue.frames import FRAMES
-from biddable.dialogue.rendering import UNUSABLE, render
+from biddable.dialogue.rendering import UNUSABLE, rendered, run
 from biddable.dialogue.wrap import (
     READ_AS_PARTS,
     frozen_date,
@@ -136,25 +136,24 @@ class Template:
             BiddableError: `template_refused`, with what the template said.
         """
         dicts = [message.as_dict() for message in messages]
-        return render_dicts(self, dicts, add_generation_prompt, tools)
+        return run(self.text, render_dicts(self, dicts, add_generation_prompt, tools))
 
 
-def render_dicts(
+async def render_dicts(
     template: Template,
     messages: Sequence[Mapping[str, Any]],
     add_generation_prompt: bool,
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """`Template.render` for messages that are JSON objects already."""
-    chat = [with_thinking(message) for message in messages]
+    """`Template.render` for messages that are JSON objects already, awaited."""
     variables = {
         **dict(template.tokens),
-        "messages": chat,
+        "messages": [with_thinking(message) for message in messages],
         "tools": list(tools) or None,
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
     }
-    return render(template.text, variables)
+    return await rendered(variables)
 
 
 def with_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,7 +186,7 @@ def adds_bos(tokenizer: PreTrainedTokenizerFast) -> bool:
 def reads_text(template: Template) -> bool:
     """Whether a template prints the content of a user's message that is a plain text."""
     try:
-        return "Q?" in render_dicts(template, [QUESTION], True)
+        return "Q?" in run(template.text, render_dicts(template, [QUESTION], True))
     except BiddableError as error:
         if error.finding.code == UNUSABLE:
             raise
@@ -202,8 +201,8 @@ def history_header(template: Template) -> str:
     """
     found = set()
     for before in ([QUESTION], [QUESTION, ANSWER, QUESTION]):
-        start = render_dicts(template, before, False)
-        whole = render_dicts(template, [*before, ANSWER], False)
+        start = run(template.text, render_dicts(template, before, False))
+        whole = run(template.text, render_dicts(template, [*before, ANSWER], False))
         place = whole.rfind("A!")
         if whole.startswith(start) and place >= len(start):
             found.add(whole[len(start) : place])
