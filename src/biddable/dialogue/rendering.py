@@ -10,6 +10,7 @@ as coroutines, which await them, and `run_all` sends what many of them wait for 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
@@ -29,13 +30,12 @@ from biddable.dialogue import sandbox
 
 MEMORY = 512 << 20
 SECONDS = 2.0
+KERNEL = sys.platform == "linux"
 LOOK_EVERY = 0.05
 # Renders of one request.
 BATCH = 64
 # The code of what is wrong with a template itself, whatever the row: it ends a run.
 UNUSABLE = "template_unusable"
-TOO_LONG = f"takes more than {SECONDS:g} s of the processor for one conversation"
-TOO_LARGE = f"takes more than {MEMORY >> 20} MiB of memory for one conversation"
 
 Variables = Mapping[str, Any]
 Answer = Sequence[Any]  # a kind (`result`, `error`, `unusable`) and a value
@@ -46,11 +46,17 @@ class Renderer:
     """A process that renders, started when it is first needed and again where it was ended.
 
     Args:
-        kernel: the kernel keeps the limits; else a thread of this process does.
+        memory: bytes that the process may have.
+        seconds: time of the processor that one render may take.
+        kernel: the kernel keeps these limits; else a thread of the caller does.
     """
 
-    def __init__(self, kernel: bool = sys.platform == "linux") -> None:
-        self.kernel = kernel
+    def __init__(
+        self, memory: int = MEMORY, seconds: float = SECONDS, kernel: bool = KERNEL
+    ) -> None:
+        self.memory, self.seconds, self.kernel = memory, seconds, kernel
+        self.too_long = f"takes more than {seconds:g} s of the processor for one conversation"
+        self.too_large = f"takes more than {memory >> 20} MiB of memory for one conversation"
         self.lock = Lock()
         self.process: subprocess.Popen[bytes] | None = None
         self.text: str | None = None
@@ -98,16 +104,30 @@ class Renderer:
         finally:
             self.asked += 1
             if not answer.endswith(b"\n"):
-                self.process = self.text = None
-                code = ended(process)
+                code = self.close()
         if self.process is not None:
             return json.loads(answer), ""
-        causes = {sandbox.OUT_OF_TIME: TOO_LONG, sandbox.OUT_OF_MEMORY: TOO_LARGE}
+        causes = {sandbox.OUT_OF_TIME: self.too_long, sandbox.OUT_OF_MEMORY: self.too_large}
         broken = f"breaks the process that renders it (exit code {code})"
         return [], causes.get(code) or self.ended_for or broken
 
+    def close(self) -> int:
+        """Ends the process, if there is one, and returns its exit code."""
+        process, self.process, self.text = self.process, None, None
+        if process is None:
+            return 0
+        # It leaves by itself where it waits for requests.
+        for pipe in (process.stdin, process.stdout):
+            with suppress(BrokenPipeError):
+                if pipe is not None:
+                    pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+        process.kill()
+        return process.wait()
+
     def start(self) -> subprocess.Popen[bytes]:
-        limits = (MEMORY, SECONDS) if self.kernel else (0, 0)
+        limits = (self.memory, self.seconds) if self.kernel else (0, 0)
         process = subprocess.Popen(
             [sys.executable, "-P", sandbox.__file__, *map(str, limits)],
             stdin=subprocess.PIPE,
@@ -131,29 +151,19 @@ class Renderer:
                 spent = sum(seen.cpu_times()[:2])
                 if asked != self.asked or self.asked % 2 == 0:
                     asked, before = self.asked, spent
-                if seen.memory_info().rss > MEMORY:
-                    self.ended_for = TOO_LARGE
-                elif spent - before > SECONDS:
-                    self.ended_for = TOO_LONG
+                if seen.memory_info().rss > self.memory:
+                    self.ended_for = self.too_large
+                elif spent - before > self.seconds:
+                    self.ended_for = self.too_long
             process.kill()
-
-
-def ended(process: subprocess.Popen[bytes]) -> int:
-    """Ends a process and returns its exit code, which is its own where it ended before."""
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(0.2)
-    process.kill()
-    for pipe in (process.stdin, process.stdout):
-        with suppress(BrokenPipeError):
-            if pipe is not None:
-                pipe.close()
-    return process.wait()
 
 
 @lru_cache(maxsize=1)
 def renderer_of(process_id: int) -> Renderer:
     """The renderer of this process; one that was forked must not use its parent's pipes."""
-    return Renderer()
+    renderer = Renderer()
+    atexit.register(renderer.close)
+    return renderer
 
 
 @coroutine
