@@ -13,7 +13,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 import chat_oracle
 import real_templates
 from biddable import BiddableError, Conversation, Example, Message, Template, encode
-from biddable.dialogue.encode import make_encoder, plan
+from biddable.dialogue.encode import make_encoder, plan_all
 from biddable.dialogue.turns import Turn
 from templates_table import letter, written
 
@@ -178,7 +178,7 @@ def test_answers_are_what_generation_markers_give_but_for_explained_differences(
         tokenizer = real_templates.tokenizer_for(text)
         encoder = make_encoder(tokenizer, Template.of(tokenizer))
         for kind, conversation in CONVERSATIONS.items():
-            turns = plan(encoder.rules, conversation, "assistant")
+            (turns,) = plan_all(encoder.rules, [conversation], "assistant")
             if isinstance(turns, BiddableError) or (name, kind) in OF_ITS_OWN:
                 continue
             for turn, _ in turns:

@@ -10,6 +10,7 @@ from biddable.data.conversation import Conversation
 from biddable.data.findings import BiddableError, Finding
 from biddable.dialogue.encode import Encoder, Example, LossOn, make_encoder
 from biddable.dialogue.parallel import encode_each
+from biddable.dialogue.rendering import UNUSABLE
 from biddable.dialogue.template import Template
 
 if TYPE_CHECKING:
@@ -55,12 +56,17 @@ def encode_all(
         max_length: the most tokens of an example; longer ones are never cut.
         too_long: `drop` lists them in `dropped`, `error` makes each an error.
         progress: called with the number of conversations done, now and then.
+
+    Raises:
+        BiddableError: `template_unusable`, at the first conversation that shows it.
     """
     encoder = make_encoder(tokenizer, template)
     result = Encoded()
     for done, encoded in enumerate(encode_each(encoder, conversations, loss_on), 1):
         result.findings += look_alikes(encoder, conversations[done - 1])
         if isinstance(encoded, BiddableError):
+            if encoded.finding.code == UNUSABLE:
+                raise encoded
             result.findings.append(encoded.finding)
             continue
         for example in encoded:

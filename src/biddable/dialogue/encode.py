@@ -17,6 +17,7 @@ from biddable.data.findings import BiddableError
 from biddable.data.messages import weight_of
 from biddable.dialogue.answers import empty_answer, nested_too_deep, placed
 from biddable.dialogue.ends import find_ends
+from biddable.dialogue.rendering import run, run_all
 from biddable.dialogue.template import Template, adds_bos
 from biddable.dialogue.tokens import (
     Piece,
@@ -107,7 +108,8 @@ def encode_prompt(
     rules = make_encoder(tokenizer, template).rules
     try:
         rules = replace(rules, tools=tools)
-        found, _ = prompt_of(rules, [message.as_dict() for message in messages])
+        dicts = [message.as_dict() for message in messages]
+        found, _ = run(template.text, prompt_of(rules, dicts))
     except RecursionError:
         raise nested_too_deep() from None
     piece = piece_of(rules.codec, found)
@@ -139,7 +141,7 @@ def kept_encoder(
     source = tokenizer.backend_tokenizer.to_str()
     eos = tokenizer.eos_token_id
     eos_text = dict(template.tokens).get("eos_token", "")
-    rules = find_ends(Rules(template, make_codec(source)), eos_text)
+    rules = run(template.text, find_ends(Rules(template, make_codec(source)), eos_text))
     stops = [rules.codec.control[end] for end in rules.ends]
     closing = ids(rules.codec, Piece(rules.closing))
     if len(closing) == 1:
@@ -156,7 +158,7 @@ def encode_many(
     encoder: Encoder, conversations: Sequence[Conversation], loss_on: LossOn
 ) -> list[list[Example] | BiddableError]:
     """The examples of each conversation, or why it has none; texts are encoded in one batch."""
-    planned = [plan(encoder.rules, conversation, loss_on) for conversation in conversations]
+    planned = plan_all(encoder.rules, conversations, loss_on)
     turns = [turn for turns in planned if not isinstance(turns, BiddableError) for turn, _ in turns]
     codec = encoder.rules.codec
     prompts = encode_batch(codec, [turn.prompt for turn in turns])
@@ -175,7 +177,19 @@ def encode_many(
     return results
 
 
-def plan(
+def plan_all(
+    rules: Rules, conversations: Sequence[Conversation], loss_on: LossOn
+) -> list[list[tuple[Turn, float]] | BiddableError]:
+    """`plan` for each, or for all the error of the one that shows the template unusable."""
+    running = [plan(rules, conversation, loss_on) for conversation in conversations]
+    planned, failed = run_all(rules.template.text, running)
+    if failed is None:
+        return planned
+    number, error = failed
+    return [placed(error, conversations[number])] * len(conversations)
+
+
+async def plan(
     rules: Rules, conversation: Conversation, loss_on: LossOn
 ) -> list[tuple[Turn, float]] | BiddableError:
     """The turns of a conversation that are trained, with their weights."""
@@ -183,7 +197,7 @@ def plan(
     rules = replace(rules, tools=conversation.tools)
     try:
         wanted = trained(conversation, loss_on)
-        turns = [(turn_of(rules, chat, k), weight) for k, weight in wanted]
+        turns = [(await turn_of(rules, chat, k), weight) for k, weight in wanted]
         for turn, _ in turns:
             check_text(turn.prompt + turn.answer)
         return turns

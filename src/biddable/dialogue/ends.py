@@ -16,20 +16,20 @@ CALLS = [{"type": "function", "id": "abcdefghi", "function": FUNCTION}]
 CALL = {"role": "assistant", "content": "", "tool_calls": CALLS}
 
 
-def find_ends(rules: Rules, eos: str) -> Rules:
+async def find_ends(rules: Rules, eos: str) -> Rules:
     """The rules with the template's ends of turn: of a text answer, then of a tool call.
 
     It is the first control token after the answer, or the tokenizer's EOS where that follows at
     once (some templates close the answer's text with a token of its own before).
     """
-    rules = with_end(rules, ANSWER, eos)
-    return with_end(rules, CALL, eos) if rules.ends else rules
+    rules = await with_end(rules, ANSWER, eos)
+    return await with_end(rules, CALL, eos) if rules.ends else rules
 
 
-def with_end(rules: Rules, answer: Mapping[str, Any], eos: str) -> Rules:
+async def with_end(rules: Rules, answer: Mapping[str, Any], eos: str) -> Rules:
     """The rules with the end of one answer, where it has one that they do not know yet."""
     try:
-        found = located(rules, [QUESTION, answer], prompt=False)
+        found = await located(rules, [QUESTION, answer], prompt=False)
     except BiddableError:
         return rules
     if not found.of_message(1):
@@ -46,7 +46,10 @@ def with_end(rules: Rules, answer: Mapping[str, Any], eos: str) -> Rules:
     else:
         end = eos if eos in texts[: run(tail)] else texts[0] if tail else ""
     # Else the control token with which the message after the answer begins.
-    end = end or next(map(last_token, tails(rules, [QUESTION, answer])), "")
+    if not end:
+        async for following in tails(rules, [QUESTION, answer]):
+            end = last_token(following)
+            break
     if end:
         return replace(rules, ends=(*rules.ends, end))
     closing = piece.text[last:]

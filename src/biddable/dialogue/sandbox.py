@@ -1,92 +1,48 @@
-"""The one place where Jinja runs: sandboxed as in transformers, and bounded in work and size.
+"""The one place where Jinja runs: a small process that does nothing else, with limits on it.
 
 A chat template comes with a model that somebody else made, so it is untrusted code. It gets the
-environment that transformers gives it (same white space rules, same globals), less what it does
-not need; its syntax tree is rewritten so that all it does is charged to a budget (budget.py).
+sandbox and the globals that transformers gives it, less what is not the same twice. What it may
+take of memory and time no rule on its syntax can bound, so the kernel does: this file runs as a
+process of its own (rendering.py starts it), which ends where a render takes more.
+
+This file imports nothing of the package, so that the process starts in a tenth of a second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import lru_cache
+import json
+import os
+import signal
+import sys
 from typing import Any, NoReturn
 
-from jinja2 import Environment, Template, nodes
+from jinja2 import Template, nodes
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
 
-from biddable.data.findings import BiddableError
-from biddable.dialogue import budget as bounds
-from biddable.dialogue.budget import BUDGET, Budget, budget_of
-
-LONGEST_TEMPLATE = 1_000_000
-# Cannot be written in a template.
-CHARGE, EACH = " charge", " each"
-
-# Those whose result is no larger than what they are given; budget.py has the others.
-FILTERS = """
-abs capitalize count d default dictsort first float int items last length list lower max min reject
-rejectattr reverse round safe select selectattr sort string title trim unique upper
-"""
-REFUSED_STATEMENTS = (
-    nodes.Include,
-    nodes.Import,
-    nodes.FromImport,
-    nodes.Extends,
-    nodes.Block,
-    nodes.FilterBlock,
-    nodes.ScopedEvalContextModifier,
-)
+# Exit codes.
+OUT_OF_MEMORY, OUT_OF_TIME = 77, -getattr(signal, "SIGPROF", 0)
+# A text may be this long, and so many times longer than what it is made of: what a template writes
+# has yet to be read by a tokenizer.
+LONGEST, GROWTH = 1 << 20, 8
+LONGEST_ERROR = 1_000
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """jinja2's immutable sandbox with a budget for calls and operators."""
-
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    """jinja2's immutable sandbox, which says what it refuses."""
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
-        # jinja2 hands out an undefined value, which prints as nothing; say it instead.
+        # jinja2 hands out an undefined value, which prints as nothing.
         kind = type(obj).__name__
         raise SecurityError(f"access to attribute {attribute!r} of {kind!r} object is unsafe")
-
-    def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
-        budget = budget_of(context)
-        budget.spend(bounds.CALL)
-        owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
-        if isinstance(owner, str) or name in ("format", "format_map"):
-            bounds.check_method(
-                budget, owner if isinstance(owner, str) else "", name, [*args, *kwargs.values()]
-            )
-        result = super().call(context, obj, *args, **kwargs)
-        budget.take(result)
-        return result
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        budget = budget_of(context)
-        if operator == "+":
-            result = left + right
-        else:
-            bounds.check_binop(budget, operator, left, right)
-            result = super().call_binop(context, operator, left, right)
-        if isinstance(result, (str, list, tuple)):
-            # What a list holds was charged when it was made.
-            budget.check_size(len(result))
-            budget.spend(1 + (len(result) >> 6))
-        else:
-            budget.take(result)
-        return result
 
 
 class GenerationTag(Extension):
     """Accepts `{% generation %}`, the marker of trained text, and prints its body."""
 
-    def __init__(self, environment: Environment) -> None:
-        super().__init__(environment)
-        self.tags = {"generation"}
+    tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -94,21 +50,22 @@ class GenerationTag(Extension):
         return nodes.Scope(body, lineno=line)
 
 
-class QuietNamespace(Namespace):
-    """`namespace` without private names, and without a printed form that could grow."""
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if str(name).startswith("_"):
-            raise SecurityError("a namespace may hold no private names")
-        super().__setitem__(name, value)
-
-    def __repr__(self) -> str:
-        return "<namespace>"
-
-
 def make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
     """`dict` as a plain function, so that a template gets no class in its hands."""
     return dict(*args, **kwargs)
+
+
+def to_json(
+    x: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON without HTML escapes, with the options that transformers gives this filter."""
+    return json.dumps(
+        x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def raise_exception(message: object) -> None:
@@ -120,137 +77,98 @@ def strftime_now(format: object) -> str:
 
 
 def sandbox() -> Sandbox:
-    """The environment of transformers' chat templates, less what varies or cannot be bounded."""
-    env = Sandbox(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # Constants folded while compiling would escape the budget.
-        optimized=False,
-        extensions=[GenerationTag, loopcontrols],
-        finalize=bounds.written,
-    )
-    env.filters = {name: env.filters[name] for name in FILTERS.split()} | {
-        "tojson": bounds.to_json,
-        "map": bounds.mapped,
-        "join": bounds.joined,
-        "replace": bounds.replaced,
-        "indent": bounds.indented,
-        CHARGE: bounds.charge,
-        EACH: bounds.each,
-    }
+    """The environment of transformers' chat templates, less what is not the same twice."""
+    env = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols])
+    env.filters["tojson"] = to_json
+    del env.filters["random"]
     env.globals = {
         "range": env.globals["range"],
         "dict": make_dict,
-        "namespace": QuietNamespace,
+        "namespace": env.globals["namespace"],
         "raise_exception": raise_exception,
         "strftime_now": strftime_now,
     }
     return env
 
 
-def charged(value: nodes.Node) -> nodes.Node:
-    """A node with all below it rewritten so that its work is charged to the budget."""
-    if isinstance(value, REFUSED_STATEMENTS):
-        raise TemplateError(f"a chat template may not use {type(value).__name__.lower()}")
-    literal = loop_text(value) if isinstance(value, nodes.For) else 0
-    for name, field in value.iter_fields():
-        if isinstance(field, nodes.Node):
-            setattr(value, name, charged(field))
-        elif isinstance(field, list):
-            setattr(value, name, [charged(f) if isinstance(f, nodes.Node) else f for f in field])
-    if isinstance(value, nodes.For):
-        if value.recursive:
-            raise TemplateError("a chat template may not use recursive loops")
-        value.iter = filtered(value.iter, EACH, [nodes.Const(literal)])
-    return charged_result(charged_parts(value))
+class Room:
+    """Holds one template at a time, compiled once for all renders with it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.env = sandbox()
+        self.seconds = seconds
+        self.text = ""
+        self.template: Template | None = None
+
+    def answers(self, line: bytes) -> list[tuple[str, Any]]:
+        """What comes of a request: a kind (`result`, `error`, `unusable`) and a value for each.
+
+        Args:
+            line: JSON of a template's text, null for that of the last request, and of a list of
+                variables; null in it asks for the literal texts in the template's expressions.
+        """
+        timed(self.seconds)
+        text, many = json.loads(line)
+        if text is not None:
+            self.text, self.template = text, None
+            try:
+                self.template = self.env.from_string(text)
+            except Exception as error:
+                return [("unusable", f"cannot be read: {said(error)}")]
+        longest = LONGEST + GROWTH * len(line)
+        return [self.answer(variables, longest) for variables in many]
+
+    def answer(self, variables: Any, longest: int) -> tuple[str, Any]:
+        timed(self.seconds)
+        assert self.template is not None
+        try:
+            if variables is None:
+                constants = self.env.parse(self.text).find_all(nodes.Const)
+                return "result", [c.value for c in constants if isinstance(c.value, str)]
+            result = "".join(self.template.generate(variables))
+        except Exception as error:
+            return "error", said(error)
+        if len(result) > longest:
+            return "unusable", f"writes {len(result):,} characters for one conversation"
+        return "result", result
 
 
-def charged_parts(value: nodes.Node) -> nodes.Node:
-    """Wraps the parts of a node that may be large."""
-    if isinstance(value, nodes.AssignBlock):
-        value.filter = filtered(value.filter, CHARGE)
-    elif isinstance(value, (nodes.Compare, nodes.Operand)):
-        if not isinstance(value.expr, nodes.Const):
-            value.expr = filtered(value.expr, CHARGE)
-    elif isinstance(value, nodes.Filter) and value.name not in (CHARGE, EACH):
-        if value.node is not None:
-            value.node = filtered(value.node, CHARGE)
-    elif isinstance(value, nodes.Test) and value.args:
-        value.node = filtered(value.node, CHARGE)
-        value.args = [filtered(argument, CHARGE) for argument in value.args]
-    return value
+def said(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        raise error
+    return (str(error) or type(error).__name__)[:LONGEST_ERROR]
 
 
-def charged_result(value: nodes.Node) -> nodes.Node:
-    """Wraps an expression whose result may be large."""
-    if isinstance(value, nodes.Filter):
-        return value if value.name in (CHARGE, EACH) else filtered(value, CHARGE)
-    made = isinstance(value, (nodes.Concat, nodes.List, nodes.Dict)) or (
-        isinstance(value, nodes.Tuple) and value.ctx == "load"
-    )
-    cut = isinstance(value, nodes.Getitem) and isinstance(value.arg, nodes.Slice)
-    return filtered(value, CHARGE) if made or cut else value
+def timed(seconds: float) -> None:
+    """Has the kernel end this process after so much time of the processor; 0 is never."""
+    if seconds or hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def filtered(value: Any, name: str, args: list[nodes.Expr] | None = None) -> nodes.Filter:
-    line = value.lineno if value is not None else 0
-    return nodes.Filter(value, name, args or [], [], None, None, lineno=line)
+def limited(memory: int) -> None:
+    """Has the kernel give this process no more memory; 0 is no limit."""
+    if memory:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
 
-def loop_text(loop: nodes.For) -> int:
-    """The characters of literal text that one turn of a loop can print."""
-    return sum(len(data.data) for data in loop.find_all(nodes.TemplateData))
+def main(memory: int, seconds: float) -> None:
+    """Answers requests, a line of JSON each, until there are no more."""
+    # Ctrl-C is for the process that asks, which then closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    room = Room(seconds)
+    limited(memory)
+    for line in sys.stdin.buffer:
+        try:
+            answers = json.dumps(room.answers(line), ensure_ascii=False)
+            made = answers.encode("utf-8", "surrogatepass") + b"\n"
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
+        timed(0)
+        sys.stdout.buffer.write(made)
+        sys.stdout.buffer.flush()
 
 
-@lru_cache(maxsize=64)
-def compiled(text: str) -> Template:
-    env = sandbox()
-    tree = env.parse(text)
-    tree.body = [charged(node) for node in tree.body]
-    # New nodes have no environment yet.
-    tree.set_environment(env)
-    return env.from_string(tree)
-
-
-def parse(text: str) -> nodes.Template:
-    """The syntax tree of a template, to look things up in it.
-
-    Raises:
-        BiddableError: `template_refused`, it is too long or no Jinja.
-    """
-    check_length(text)
-    try:
-        return sandbox().parse(text)
-    except Exception as error:
-        raise refusal(error) from None
-
-
-def render(text: str, variables: Mapping[str, Any], characters: int) -> str:
-    """Renders a template within a budget that grows with the `characters` it is given.
-
-    Raises:
-        BiddableError: `template_refused`, with what the template itself said where it did.
-    """
-    check_length(text)
-    try:
-        return "".join(compiled(text).generate({**variables, BUDGET: Budget(characters)}))
-    except Exception as error:
-        raise refusal(error) from None
-
-
-def check_length(text: str) -> None:
-    if len(text) > LONGEST_TEMPLATE:
-        raise BiddableError(
-            f"The chat template has {len(text):,} characters.",
-            fix=f"Use a template of at most {LONGEST_TEMPLATE:,}.",
-            code="template_refused",
-        )
-
-
-def refusal(error: Exception) -> BiddableError:
-    said = str(error) or type(error).__name__
-    return BiddableError(
-        f"The chat template does not render this conversation: {said}",
-        fix="Change the conversation, or choose another template with --template.",
-        code="template_refused",
-    )
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -136,20 +136,22 @@ def strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
             yield from strings(item, (*path, key))
 
 
-def locate(render: Callable[[Chat], str], chat: Chat, wanted: Sequence[Leaf]) -> Located:
+async def locate(
+    render: Callable[[Chat], Awaitable[str]], chat: Chat, wanted: Sequence[Leaf]
+) -> Located:
     """Renders a chat and finds leaves in its text.
 
     All leaves are marked at once where that leaves the render unchanged, else one by one.
     """
-    result = Located(render(chat))
+    result = Located(await render(chat))
     if not wanted:
         return result
     mark = partial(marked_at, render, result.text, chat)
     for place in PLACES[:3]:
-        if (found := mark(wanted, place)) is not None:
+        if (found := await mark(wanted, place)) is not None:
             break
     else:
-        found = [alone(mark, leaf) for leaf in wanted]
+        found = [await alone(mark, leaf) for leaf in wanted]
     for leaf, ranges in zip(wanted, found, strict=True):
         result.spans += [Span(leaf, start, end) for start, end in ranges]
         if not ranges:
@@ -160,19 +162,28 @@ def locate(render: Callable[[Chat], str], chat: Chat, wanted: Sequence[Leaf]) ->
     return result
 
 
-def alone(mark: Callable[[Sequence[Leaf], float], Ranges | None], leaf: Leaf) -> Range:
-    tries = (mark([leaf], place) for place in PLACES)
-    return next((found[0] for found in tries if found is not None and found[0]), [])
+async def alone(
+    mark: Callable[[Sequence[Leaf], float], Awaitable[Ranges | None]], leaf: Leaf
+) -> Range:
+    for place in PLACES:
+        found = await mark([leaf], place)
+        if found is not None and found[0]:
+            return found[0]
+    return []
 
 
-def marked_at(
-    render: Callable[[Chat], str], plain: str, chat: Chat, wanted: Sequence[Leaf], place: float
+async def marked_at(
+    render: Callable[[Chat], Awaitable[str]],
+    plain: str,
+    chat: Chat,
+    wanted: Sequence[Leaf],
+    place: float,
 ) -> Ranges | None:
     """The ranges of each leaf, marked at a share of its length; None if that changes the text."""
     marks = free_marks(plain, len(wanted))
     where = [round(place * len(leaf.text)) for leaf in wanted]
     try:
-        text = render(with_marks(chat, wanted, marks, where))
+        text = await render(with_marks(chat, wanted, marks, where))
     except ValueError:
         return None
     pattern = re.compile(f"[{marks[0]}-{marks[-1]}]")

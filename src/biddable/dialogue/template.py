@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError
-from biddable.dialogue import sandbox
 from biddable.dialogue.frames import FRAMES
+from biddable.dialogue.rendering import UNUSABLE, rendered, run
 from biddable.dialogue.wrap import (
     READ_AS_PARTS,
     frozen_date,
@@ -136,25 +136,24 @@ class Template:
             BiddableError: `template_refused`, with what the template said.
         """
         dicts = [message.as_dict() for message in messages]
-        return render_dicts(self, dicts, add_generation_prompt, tools)
+        return run(self.text, render_dicts(self, dicts, add_generation_prompt, tools))
 
 
-def render_dicts(
+async def render_dicts(
     template: Template,
     messages: Sequence[Mapping[str, Any]],
     add_generation_prompt: bool,
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """`Template.render` for messages that are JSON objects already."""
-    chat = [with_thinking(message) for message in messages]
+    """`Template.render` for messages that are JSON objects already, awaited."""
     variables = {
         **dict(template.tokens),
-        "messages": chat,
+        "messages": [with_thinking(message) for message in messages],
         "tools": list(tools) or None,
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
     }
-    return sandbox.render(template.text, variables, sum(map(size_of, chat)) + size_of(tools))
+    return await rendered(variables)
 
 
 def with_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,17 +164,6 @@ def with_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
         if thinking is not None:
             kept = {"thinking": thinking, **kept, "reasoning_content": thinking}
     return kept
-
-
-def size_of(value: Any) -> int:
-    """About how many characters a JSON value holds."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        if len(value) == 2 and isinstance(value.get("content"), str):
-            return len(value["content"])
-        return sum(map(size_of, value.values()))
-    return sum(map(size_of, value)) if isinstance(value, (list, tuple)) else 1
 
 
 def read(path: str) -> str:
@@ -198,8 +186,10 @@ def adds_bos(tokenizer: PreTrainedTokenizerFast) -> bool:
 def reads_text(template: Template) -> bool:
     """Whether a template prints the content of a user's message that is a plain text."""
     try:
-        return "Q?" in render_dicts(template, [QUESTION], True)
-    except BiddableError:
+        return "Q?" in run(template.text, render_dicts(template, [QUESTION], True))
+    except BiddableError as error:
+        if error.finding.code == UNUSABLE:
+            raise
         return False
 
 
@@ -211,8 +201,8 @@ def history_header(template: Template) -> str:
     """
     found = set()
     for before in ([QUESTION], [QUESTION, ANSWER, QUESTION]):
-        start = render_dicts(template, before, False)
-        whole = render_dicts(template, [*before, ANSWER], False)
+        start = run(template.text, render_dicts(template, before, False))
+        whole = run(template.text, render_dicts(template, [*before, ANSWER], False))
         place = whole.rfind("A!")
         if whole.startswith(start) and place >= len(start):
             found.add(whole[len(start) : place])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -58,7 +58,7 @@ class Turn:
     closing: str = ""
 
 
-def prompt_of(rules: Rules, chat: Chat) -> tuple[Located, Chat]:
+async def prompt_of(rules: Rules, chat: Chat) -> tuple[Located, Chat]:
     """The prompt for some messages, and the messages in the form that the template reads.
 
     Tool call arguments are tried as objects, then as JSON text: templates want one or the other.
@@ -67,16 +67,16 @@ def prompt_of(rules: Rules, chat: Chat) -> tuple[Located, Chat]:
         BiddableError: `template_refused` or `message_text_lost`.
     """
 
-    def prompt(form: Chat) -> tuple[Located, Chat]:
-        found = located(rules, form, prompt=True)
+    async def prompt(form: Chat) -> tuple[Located, Chat]:
+        found = await located(rules, form, prompt=True)
         # Thinking of former answers may go.
         check_texts(found, ("content", "call"))
         return found, form
 
-    return first_made(prompt, argument_forms(chat))
+    return await first_made(prompt, argument_forms(chat))
 
 
-def first_made(make: Callable[[Form], Made], forms: Sequence[Form]) -> Made:
+async def first_made(make: Callable[[Form], Awaitable[Made]], forms: Sequence[Form]) -> Made:
     """What is made of the first form that a template takes.
 
     Where it takes none, an error of ours is told before one of the template's own, which may be
@@ -85,22 +85,22 @@ def first_made(make: Callable[[Form], Made], forms: Sequence[Form]) -> Made:
     errors = []
     for form in forms:
         try:
-            return make(form)
+            return await make(form)
         except BiddableError as error:
             errors.append(error)
     ours = [error for error in errors if "does not render" not in error.finding.message]
     raise (ours or errors)[0]
 
 
-def located(rules: Rules, chat: Chat, *, prompt: bool, since: int = -1) -> Located:
+async def located(rules: Rules, chat: Chat, *, prompt: bool, since: int = -1) -> Located:
     """Renders messages and finds their texts, those of message `since` and after it."""
 
-    def render(whole: Chat) -> str:
-        return render_dicts(rules.template, whole[:-1], prompt, whole[-1]["tools"])
+    async def render(whole: Chat) -> str:
+        return await render_dicts(rules.template, whole[:-1], prompt, whole[-1]["tools"])
 
     whole = [*chat, {"tools": rules.tools}]
     found = leaves(whole, rules.codec.pattern)
-    return locate(render, whole, [leaf for leaf in found if leaf.message >= since])
+    return await locate(render, whole, [leaf for leaf in found if leaf.message >= since])
 
 
 def piece_of(codec: Codec, found: Located) -> Piece:
@@ -115,25 +115,25 @@ def piece_of(codec: Codec, found: Located) -> Piece:
     return Piece(found.text, tuple(owned))
 
 
-def turn_of(rules: Rules, chat: Chat, index: int) -> Turn:
+async def turn_of(rules: Rules, chat: Chat, index: int) -> Turn:
     """The turn in which message `index` is the answer.
 
     Raises:
         BiddableError: `template_refused`, `message_text_lost` or `stop_token_untrained`.
     """
-    usual = usual_turn(rules, chat[: index + 1])
+    usual = await usual_turn(rules, chat[: index + 1])
     if usual is not None:
         return usual
-    prompt, history = prompt_of(rules, chat[:index])
+    prompt, history = await prompt_of(rules, chat[:index])
 
-    def turn(form: Mapping[str, Any]) -> Turn:
-        answer, closing = answer_of(rules, prompt, [*history, form], chat[index + 1 :])
+    async def turn(form: Mapping[str, Any]) -> Turn:
+        answer, closing = await answer_of(rules, prompt, [*history, form], chat[index + 1 :])
         return Turn(index, piece_of(rules.codec, prompt), answer, closing)
 
-    return first_made(turn, answer_forms(chat[index]))
+    return await first_made(turn, answer_forms(chat[index]))
 
 
-def usual_turn(rules: Rules, chat: Chat) -> Turn | None:
+async def usual_turn(rules: Rules, chat: Chat) -> Turn | None:
     """The turn of the last message where the usual holds, which saves rendering the prompt twice.
 
     That is: no tool calls, the prompt is a prefix of the finished conversation, every text comes
@@ -143,8 +143,8 @@ def usual_turn(rules: Rules, chat: Chat) -> Turn | None:
     if any(message.get("tool_calls") for message in chat):
         return None
     try:
-        prompt = render_dicts(rules.template, chat[:-1], True, rules.tools)
-        found = located(rules, chat, prompt=False)
+        prompt = await render_dicts(rules.template, chat[:-1], True, rules.tools)
+        found = await located(rules, chat, prompt=False)
     except BiddableError:
         return None
     start = len(prompt)
@@ -167,15 +167,15 @@ def own_end(rules: Rules, piece: Piece, last: int) -> int | None:
     return next((end for start, end in tail if piece.text[start:end] in rules.ends), None)
 
 
-def answer_of(rules: Rules, prompt: Located, chat: Chat, after: Chat) -> tuple[Piece, str]:
+async def answer_of(rules: Rules, prompt: Located, chat: Chat, after: Chat) -> tuple[Piece, str]:
     """What the model has to write after the prompt as the last message of `chat`."""
     index = len(chat) - 1
-    found = located(rules, chat, prompt=False, since=index - 1)
+    found = await located(rules, chat, prompt=False, since=index - 1)
     if not found.of_message(index):
         lost = (text_lost(leaf) for leaf in found.lost if leaf.message == index)
         raise next(lost, empty_answer(index))
     piece, last = piece_of(rules.codec, found), found.last_end(index)
-    tail, closing = end_of_turn(rules, piece, last, chat, after)
+    tail, closing = await end_of_turn(rules, piece, last, chat, after)
     start = answer_start(prompt, found, index)
     if start is None:
         return opened_answer(prompt, found, chat[index], index) + tail, closing
@@ -183,7 +183,7 @@ def answer_of(rules: Rules, prompt: Located, chat: Chat, after: Chat) -> tuple[P
     return piece.cut(start, last) + tail, closing
 
 
-def end_of_turn(
+async def end_of_turn(
     rules: Rules, piece: Piece, last: int, chat: Chat, after: Chat
 ) -> tuple[Piece, str]:
     """The text after an answer's last word through its end of turn, and a closing text.
@@ -196,7 +196,7 @@ def end_of_turn(
         return piece.cut(last, end), ""
     if rules.closing and piece.text[last:] == rules.closing:
         return Piece(""), rules.closing
-    for tail in tails(rules, chat, after[:1]):
+    async for tail in tails(rules, chat, after[:1]):
         if last_token(tail) in rules.ends:
             return tail, ""
     raise BiddableError(
@@ -208,7 +208,7 @@ def end_of_turn(
     )
 
 
-def tails(rules: Rules, chat: Chat, after: Chat = ()) -> Iterator[Piece]:
+async def tails(rules: Rules, chat: Chat, after: Chat = ()) -> AsyncIterator[Piece]:
     """The texts from an answer's last word to the first control token of a message after it.
 
     Args:
@@ -218,7 +218,7 @@ def tails(rules: Rules, chat: Chat, after: Chat = ()) -> Iterator[Piece]:
     index = len(chat) - 1
     for following in [*after, probe_after(chat[-1])]:
         try:
-            found = located(rules, [*chat, following], prompt=False, since=index)
+            found = await located(rules, [*chat, following], prompt=False, since=index)
         except BiddableError:
             continue
         other = found.of_message(index + 1)

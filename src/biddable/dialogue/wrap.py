@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from datetime import date, datetime, time
 from typing import Any
 
-from jinja2 import nodes
-
 from biddable.data.findings import BiddableError
-from biddable.dialogue import sandbox
+from biddable.dialogue.rendering import run, texts_in_template
 
 # Some templates read a content only as a list of typed parts; this makes parts of plain text.
 # Each prelude ends in a block tag and a newline, which Jinja drops together (trim_blocks), so that
@@ -74,8 +72,7 @@ def frozen_date(text: str, today: date) -> str:
     if "strftime_now" not in text or "macro strftime_now" in text:
         return text
     moment = datetime.combine(today, time())
-    constants = [c.value for c in sandbox.parse(text).find_all(nodes.Const)]
-    formats = sorted({c for c in constants if isinstance(c, str) and "%" in c})
+    formats = sorted({constant for constant in run(text, texts_in_template()) if "%" in constant})
     cases = "".join(
         f"{{%- if format == {literal(form)} -%}}{{{{ {literal(moment.strftime(form))} }}}}"
         "{%- else -%}"

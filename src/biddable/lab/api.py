@@ -15,6 +15,7 @@ from biddable.data.findings import BiddableError
 from biddable.dialogue.encode import Encoder, Example, encode_many, make_encoder
 from biddable.dialogue.frames import FRAMES
 from biddable.dialogue.preview import Token, tokens_of, visible
+from biddable.dialogue.rendering import run
 from biddable.dialogue.template import Template
 from biddable.dialogue.turns import located
 from biddable.engine.plan import plan_step
@@ -113,7 +114,9 @@ def _refused(what: str) -> BiddableError:
 
 def _render(encoder: Encoder, messages: list[Message]) -> list[dict[str, str]]:
     """The text of the finished conversation, cut where messages begin and end."""
-    found = located(encoder.rules, [m.as_dict() for m in messages], prompt=False)
+    rules = encoder.rules
+    dicts = [message.as_dict() for message in messages]
+    found = run(rules.template.text, located(rules, dicts, prompt=False))
     parts: list[dict[str, str]] = []
     at = 0
     for span in found.spans:

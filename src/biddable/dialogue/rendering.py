@@ -1,0 +1,245 @@
+"""Rendering chat templates in a process of its own, which ends where a render takes too much.
+
+One process (sandbox.py) serves a caller's process for all its rows and ends with it. On Linux the
+kernel keeps both limits. macOS bounds no memory and Windows neither; there a thread of the caller
+looks 20 times a second, so that a template may take more for a moment before it is ended.
+
+To ask for one render at a time would cost more than the renders. So what needs renders is written
+as coroutines, which await them, and `run_all` sends what many of them wait for in one request.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Coroutine, Generator, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from threading import Lock, Thread
+from types import coroutine
+from typing import Any, TypeVar
+
+import psutil
+
+from biddable.data.findings import BiddableError
+from biddable.dialogue import sandbox
+
+MEMORY = 512 << 20
+SECONDS = 2.0
+KERNEL = sys.platform == "linux"
+LOOK_EVERY = 0.05
+# Renders of one request.
+BATCH = 64
+# The code of what is wrong with a template itself, whatever the row: it ends a run.
+UNUSABLE = "template_unusable"
+
+Variables = Mapping[str, Any]
+Answer = Sequence[Any]  # a kind (`result`, `error`, `unusable`) and a value
+T = TypeVar("T")
+
+
+class Renderer:
+    """A process that renders, started when it is first needed and again where it was ended.
+
+    Args:
+        memory: bytes that the process may have.
+        seconds: time of the processor that one render may take.
+        kernel: the kernel keeps these limits; else a thread of the caller does.
+    """
+
+    def __init__(
+        self, memory: int = MEMORY, seconds: float = SECONDS, kernel: bool = KERNEL
+    ) -> None:
+        self.memory, self.seconds, self.kernel = memory, seconds, kernel
+        self.too_long = f"takes more than {seconds:g} s of the processor for one conversation"
+        self.too_large = f"takes more than {memory >> 20} MiB of memory for one conversation"
+        self.lock = Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.text: str | None = None
+        self.asked = 0
+        self.ended_for = ""
+
+    def ask(self, text: str, items: Sequence[str]) -> list[Answer]:
+        """A template's answers for variables in JSON, none after the first that is `unusable`."""
+        answers: list[Answer] = []
+        with self.lock:
+            for start in range(0, len(items), BATCH):
+                answers += self.ask_some(text, items[start : start + BATCH])
+                if answers[-1][0] == "unusable":
+                    break
+        return answers
+
+    def ask_some(self, text: str, items: Sequence[str]) -> list[Answer]:
+        known = "null" if text == self.text else json.dumps(text, ensure_ascii=False)
+        line = f"[{known}, [{', '.join(items)}]]\n".encode("utf-8", "surrogatepass")
+        answers, why = self.exchange(line)
+        self.text = text if answers and answers[-1][0] != "unusable" else None
+        if answers:
+            return answers
+        if len(items) == 1:
+            return [("unusable", why)]
+        # One of them, or all of them together, took too much.
+        for item in items:
+            answers += self.ask_some(text, [item])
+            if answers[-1][0] == "unusable":
+                break
+        return answers
+
+    def exchange(self, line: bytes) -> tuple[list[Answer], str]:
+        """The answers to a request, or why the process ended; it ends too if we stop waiting."""
+        process = self.process = self.process or self.start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        answer = b""
+        try:
+            self.asked += 1
+            with suppress(BrokenPipeError):
+                process.stdin.write(line)
+                process.stdin.flush()
+            answer = process.stdout.readline()
+        finally:
+            self.asked += 1
+            if not answer.endswith(b"\n"):
+                code = self.close()
+        if self.process is not None:
+            return json.loads(answer), ""
+        causes = {sandbox.OUT_OF_TIME: self.too_long, sandbox.OUT_OF_MEMORY: self.too_large}
+        broken = f"breaks the process that renders it (exit code {code})"
+        return [], causes.get(code) or self.ended_for or broken
+
+    def close(self) -> int:
+        """Ends the process, if there is one, and returns its exit code."""
+        process, self.process, self.text = self.process, None, None
+        if process is None:
+            return 0
+        # It leaves by itself where it waits for requests.
+        for pipe in (process.stdin, process.stdout):
+            with suppress(BrokenPipeError):
+                if pipe is not None:
+                    pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+        process.kill()
+        return process.wait()
+
+    def start(self) -> subprocess.Popen[bytes]:
+        limits = (self.memory, self.seconds) if self.kernel else (0, 0)
+        process = subprocess.Popen(
+            [sys.executable, "-P", sandbox.__file__, *map(str, limits)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            # Other locales would take room in memory.
+            env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "1"},
+        )
+        self.ended_for = ""
+        if not self.kernel:
+            Thread(target=self.watch, args=[process], daemon=True).start()
+        return process
+
+    def watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Ends the process where a request takes more than the limits."""
+        asked, before = 0, 0.0
+        with suppress(psutil.Error):
+            seen = psutil.Process(process.pid)
+            while not self.ended_for:
+                time.sleep(LOOK_EVERY)
+                spent = sum(seen.cpu_times()[:2])
+                if asked != self.asked or self.asked % 2 == 0:
+                    asked, before = self.asked, spent
+                if seen.memory_info().rss > self.memory:
+                    self.ended_for = self.too_large
+                elif spent - before > self.seconds:
+                    self.ended_for = self.too_long
+            process.kill()
+
+
+@lru_cache(maxsize=1)
+def renderer_of(process_id: int) -> Renderer:
+    """The renderer of this process; one that was forked must not use its parent's pipes."""
+    renderer = Renderer()
+    atexit.register(renderer.close)
+    return renderer
+
+
+@coroutine
+def answered(item: str) -> Generator[str, Any, Any]:
+    """Awaits the answer of the process that renders, which `run_all` asks."""
+    return (yield item)
+
+
+async def rendered(variables: Variables) -> str:
+    """Awaits the text that the template of `run_all` makes of variables, which are JSON values.
+
+    Raises:
+        BiddableError: `template_refused`, the template says so or the variables are not JSON.
+    """
+    try:
+        item = json.dumps(variables, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise refusal(f"a message holds what JSON cannot hold: {error}") from None
+    return str(await answered(item))
+
+
+async def texts_in_template() -> list[str]:
+    """Awaits the literal texts that stand in the expressions of the template of `run_all`."""
+    return list(await answered("null"))
+
+
+def run_all(
+    text: str, plans: Sequence[Coroutine[str, Any, T]]
+) -> tuple[list[T], tuple[int, BiddableError] | None]:
+    """Runs coroutines that await renders of one template.
+
+    Returns:
+        Their results; or, where the template is unusable, the number of the coroutine that showed
+        it with the error, and no more is done.
+    """
+    results: list[Any] = [None] * len(plans)
+    steps: list[tuple[int, Any, Any]] = [(n, plan.send, None) for n, plan in enumerate(plans)]
+    while steps:
+        asking = []
+        for number, step, value in steps:
+            try:
+                asking.append((number, step(value)))
+            except StopIteration as end:
+                results[number] = end.value
+        steps = []
+        answers = renderer_of(os.getpid()).ask(text, [item for _, item in asking])
+        for (number, _), (kind, value) in zip(asking, answers, strict=False):
+            if kind == "unusable":
+                return [], (number, unusable(value))
+            plan = plans[number]
+            fails = kind == "error"
+            steps.append((number, *((plan.throw, refusal(value)) if fails else (plan.send, value))))
+    return results, None
+
+
+def run(text: str, plan: Coroutine[str, Any, T]) -> T:
+    """Runs one coroutine that awaits renders of a template.
+
+    Raises:
+        BiddableError: its own, or `template_unusable`.
+    """
+    results, failed = run_all(text, [plan])
+    if failed is not None:
+        raise failed[1]
+    return results[0]
+
+
+def refusal(said: str) -> BiddableError:
+    return BiddableError(
+        f"The chat template does not render this conversation: {said}",
+        fix="Change the conversation, or choose another template with --template.",
+        code="template_refused",
+    )
+
+
+def unusable(why: str) -> BiddableError:
+    return BiddableError(
+        f"The chat template {why}.", fix="Choose another template (--template).", code=UNUSABLE
+    )
