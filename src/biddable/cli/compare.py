@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from typing import Any
+
+from biddable.terminal import write_json
 
 _TEXTS = {
     "data": "held-out rows (default: those of the run folder TUNED)",
@@ -62,5 +62,5 @@ def run(args: argparse.Namespace) -> int:
     options = {k: v for k, v in vars(args).items() if k not in own}
     found = compare(args.base, args.tuned, **options)
     if args.json:
-        sys.stdout.write(json.dumps(found.as_json(), ensure_ascii=False) + "\n")
+        write_json(found.as_json())
     return 1 if found.failures else 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from biddable.data.findings import BiddableError
-from biddable.models.aside import write_whole
+from biddable.models.aside import hold_alone, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,13 @@ def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
         return RunFolder(_next_free(Path("runs"), f"{_stem(data)}-{date.today().isoformat()}"))
     except FileExistsError as error:
         raise BiddableError(
-            f"the output folder {out} exists already",
+            f"the output folder '{out}' exists already",
             code="out_exists",
             fix="give another --out, or go on with --resume",
         ) from error
     except OSError as error:
         raise BiddableError(
-            f"the output folder {out or 'runs'} cannot be made: {error.strerror}",
+            f"the output folder '{out or 'runs'}' cannot be made: {error.strerror}",
             code="out_not_writable",
             fix="give an --out where you may write",
         ) from error
@@ -123,7 +123,7 @@ def open_run_folder(path: str) -> RunFolder:
     folder = RunFolder(Path(path))
     if not folder.config.is_file():
         raise BiddableError(
-            f"{path} is no run folder: it has no config.toml",
+            f"'{path}' is no run folder: it has no config.toml",
             code="no_run",
             fix="give the folder that `biddable train` printed",
         )
@@ -173,11 +173,9 @@ class Lock:
         self._file: Any = None
 
     def __enter__(self) -> Lock:
-        import fcntl
-
         self._file = self._path.open("a+", encoding="utf-8")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold_alone(self._file, wait=False)
         except OSError as error:
             self._file.seek(0)
             holder = self._file.read().strip()

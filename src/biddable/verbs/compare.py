@@ -24,7 +24,7 @@ from biddable.judging.scorecard import NAMES, Scorecard, score
 from biddable.judging.series import figures
 from biddable.judging.verdict import Verdict
 from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
-from biddable.training.log import console
+from biddable.terminal import console
 from biddable.training.settings import Settings, read_config, with_values
 from biddable.verbs.comparing import (
     Options,

@@ -11,7 +11,7 @@ from biddable.data.findings import BiddableError
 from biddable.judging.judge import MOST_ANSWERS
 from biddable.judging.scorecard import NAMES, Scorecard
 from biddable.models.base import SYSTEM_PROMPT_FILE, Base, trained_system_prompt
-from biddable.training.log import console
+from biddable.terminal import console
 from biddable.verbs.prepared import shared_system_prompt
 from biddable.verbs.show import line
 

@@ -20,14 +20,16 @@ from biddable.engine.precision import Weights, choose_device, choose_dtype, new_
 from biddable.engine.step import backward_step
 from biddable.models.fresh import Shape, new_config
 from biddable.models.vocabulary import open_tokenizer, train_tokenizer
+from biddable.terminal import console
 from biddable.training.checkpoint import Progress
 from biddable.training.corpus import Corpus, cut_ends, encode_corpus
 from biddable.training.evaluate import held_out_loss
 from biddable.training.held import Replicas
 from biddable.training.interrupt import Interrupt
-from biddable.training.log import Screen, console, each, json_log
-from biddable.training.loop import Parts, best_weights, fit, make_optimizer
+from biddable.training.log import Screen, each, json_log
+from biddable.training.loop import Parts, best_weights, finished, fit, make_optimizer
 from biddable.training.run_folder import Lock, RunFolder, new_run_folder, open_run_folder
+from biddable.training.schedule import total_steps
 from biddable.training.settings import PretrainSettings, read_config, with_values, write_config
 from biddable.verbs.begin import refuse_changes, resume_progress
 from biddable.verbs.pretrained import Pretrained, Task, samples_of, save_pretrained
@@ -133,9 +135,12 @@ def _settled(
 ) -> PretrainSettings:
     """The settings with what was chosen here, which a resumed run must not choose anew."""
     model = weights.model
+    steps = settings.steps
+    if not steps and settings.epochs:
+        steps = total_steps(len(corpus.train), settings.batch_size, settings.epochs, 0)
     return replace(
         settings,
-        steps=settings.steps or _steps_in(settings, weights, corpus, budget),
+        steps=steps or _steps_in(settings, weights, corpus, budget),
         batch_tokens=budget,
         device=model.device.type,
         precision="fp32" if model.dtype == torch.float32 else "bf16",
@@ -175,7 +180,7 @@ def _run(task: Task, interrupt: Interrupt, resumed: bool) -> Pretrained:
     progress = resume_progress(folder, parts, out) if resumed else Progress()
     with screen:
         progress = fit(parts, settings, progress, interrupt)
-    if progress.step < settings.steps:
+    if not finished(progress, settings, len(parts.examples)):
         line(out, "interrupted", f"saved; go on with: biddable pretrain --resume {folder.path}")
         return Pretrained(folder.path, progress, parameters, None, interrupt.exit_code)
     weights.load(best_weights(parts, progress))

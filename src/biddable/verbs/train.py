@@ -24,6 +24,7 @@ from biddable.judging.scorecard import Scorecard, score
 from biddable.models.aside import need_space, write_whole
 from biddable.models.base import SYSTEM_PROMPT_FILE
 from biddable.models.save import save_model
+from biddable.terminal import console
 from biddable.training.checkpoint import (
     Progress,
     clear_best,
@@ -32,7 +33,7 @@ from biddable.training.checkpoint import (
 from biddable.training.evaluate import mean_loss
 from biddable.training.held import Held
 from biddable.training.interrupt import Interrupt
-from biddable.training.log import Log, Screen, console, counting, each, json_log, silent
+from biddable.training.log import Log, Screen, counting, each, json_log, silent
 from biddable.training.loop import (
     Parts,
     best_weights,
