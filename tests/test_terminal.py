@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,17 @@ def test_no_other_module_prints() -> None:
 
 @pytest.mark.parametrize(
     "code",
-    ["print(1)", "sys.stdout.write('a')", "sys.__stderr__.write('a')", "from sys import stdout",
-     "Console(stderr=True)", "rich.console.Console()", "from rich import print", "os.write(2, b'')"],
-)  # fmt: skip
+    [
+        "print(1)",
+        "sys.stdout.write('a')",
+        "sys.__stderr__.write('a')",
+        "from sys import stdout",
+        "Console(stderr=True)",
+        "rich.console.Console()",
+        "from rich import print",
+        "os.write(2, b'')",
+    ],
+)
 def test_each_way_to_print_is_seen(code: str) -> None:
     assert printing_calls(ast.parse(code))
 
@@ -88,7 +97,7 @@ def test_a_visible_text_steers_nothing_and_is_itself_where_nothing_did(text: str
 @given(ANY, st.lists(st.integers(0, 40)))
 def test_a_stream_may_be_cut_anywhere(text: str, cuts: list[int]) -> None:
     places = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
-    parts = [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    parts = [text[a:b] for a, b in pairwise(places)]
     written = io.StringIO()
     for part in parts:
         Guarded(written).write(part)
@@ -226,6 +235,7 @@ def test_data_and_file_names_steer_nothing(
     bad = {"messages": [{"role": BAD, "content": "a"}]}
     path = tmp_path / f"a{BAD.replace('/', '')}.jsonl"
     path.write_text("".join(json.dumps(r) + "\n" for r in [row, bad, *[row] * 8]))
+    capsys.readouterr()
     main(["check", str(path), "--base", str(tmp_path / "base"), "--show", "3", "--json"])
     out, err = capsys.readouterr()
     assert not steering(out + err)
@@ -284,9 +294,14 @@ def test_how_errors_end(
 
 @pytest.mark.parametrize(
     "args",
-    [["check", "\udcff.jsonl"], ["chat", "smollm2", "-p", "\udce9"], ["train", "a", "--system", "\ud800"],
-     ["chat", "smollm2", "-p", "a", "--stop", "\udc80"], ["convert", "a\udcff.pt", "--out", "b"]],
-)  # fmt: skip
+    [
+        ["check", "\udcff.jsonl"],
+        ["chat", "smollm2", "-p", "\udce9"],
+        ["train", "a", "--system", "\ud800"],
+        ["chat", "smollm2", "-p", "a", "--stop", "\udc80"],
+        ["convert", "a\udcff.pt", "--out", "b"],
+    ],
+)
 def test_what_is_no_text_is_refused_before_anything_is_loaded(
     args: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

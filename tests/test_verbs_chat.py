@@ -171,7 +171,7 @@ def test_a_prompt_longer_than_the_context_says_by_how_much(tmp_path: Path) -> No
         {"seed": 2**63},
         {"top_p": 1.5},
         {"max_new_tokens": 10**12},
-    ],  # fmt: skip
+    ],
 )
 def test_options_out_of_range_are_refused(option: dict[str, float]) -> None:
     with pytest.raises(BiddableError, match=r"--[a-z-]+ is (-?\d|empty)"):

@@ -153,6 +153,11 @@ class _Shown:
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
+def flush_output() -> None:
+    """Hands over what was written to standard output; a full disk or a lost reader shows now."""
+    sys.stdout.flush()
+
+
 def drop_output() -> None:
     """Sends what is still to be written to standard output nowhere: its reader has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

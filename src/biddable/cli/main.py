@@ -18,7 +18,7 @@ import psutil
 from biddable import __version__
 from biddable.cli import chat, check, compare, convert, lab, pretrain, train
 from biddable.data.findings import BiddableError, Finding, refuse_no_text
-from biddable.terminal import console, drop_output, guard, notices, write_json
+from biddable.terminal import console, drop_output, flush_output, guard, notices, write_json
 
 _OTHER_REMEDY = "see that it is there, and that there is room and the right to use it"
 _REMEDIES = {
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
         if "torch" not in sys.modules:
             os.environ.update(waiting())
         code: int = args.run(args)
-        sys.stdout.flush()
+        flush_output()
         return code
     except KeyboardInterrupt:
         return 130
@@ -97,8 +97,8 @@ def _report(error: Exception) -> str:
     text = head + "".join(traceback.format_exception(error))
     try:
         descriptor, path = tempfile.mkstemp(".txt", "biddable-error-")
-        os.write(descriptor, text.encode("utf-8", "backslashreplace"))
-        os.close(descriptor)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
     except OSError:
         notices().write(text)
         return "the lines above"
@@ -153,7 +153,7 @@ def _fail(found: Finding, as_json: bool) -> int:
             out.print(f"  fix: {found.fix}", soft_wrap=True)
         if as_json:
             write_json({"error": asdict(found)})
-        sys.stdout.flush()
+        flush_output()
     except OSError:
         # What cannot be written, for a full disk or a reader that has gone, fails once only.
         drop_output()
