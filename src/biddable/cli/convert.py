@@ -6,6 +6,8 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+from biddable.training.run_folder import refuse_taken
+
 
 def add_parser(verbs: Any) -> None:
     """Adds the verb."""
@@ -27,6 +29,10 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts, and says what came out."""
+    from biddable.data.files import refuse_missing
+
+    refuse_missing([args.checkpoint])
+    refuse_taken(args.out)
     from biddable.terminal import console, write_json
     from biddable.verbs.convert import convert
     from biddable.verbs.show import line

@@ -72,24 +72,33 @@ class RunFolder:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
 
+def refuse_taken(out: str) -> None:
+    """Refuses an output folder that is there already.
+
+    Raises:
+        BiddableError: `out_exists`.
+    """
+    if out and os.path.lexists(out):
+        raise BiddableError(
+            f"the output folder '{out}' exists already",
+            code="out_exists",
+            fix="give another --out, or go on with --resume",
+        )
+
+
 def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
     """Creates the folder `out`, or runs/NAME-DATE-N with the next free N.
 
     Raises:
         BiddableError: `out_exists`, or `out_not_writable`.
     """
+    refuse_taken(out)
     try:
         if out:
             Path(out).mkdir(parents=True)
             return RunFolder(Path(out))
         Path("runs").mkdir(exist_ok=True)
         return RunFolder(_next_free(Path("runs"), f"{_stem(data)}-{date.today().isoformat()}"))
-    except FileExistsError as error:
-        raise BiddableError(
-            f"the output folder '{out}' exists already",
-            code="out_exists",
-            fix="give another --out, or go on with --resume",
-        ) from error
     except OSError as error:
         raise BiddableError(
             f"the output folder '{out or 'runs'}' cannot be made: {error.strerror}",

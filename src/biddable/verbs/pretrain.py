@@ -28,7 +28,13 @@ from biddable.training.held import Replicas
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Screen, each, json_log
 from biddable.training.loop import Parts, best_weights, finished, fit, make_optimizer
-from biddable.training.run_folder import Lock, RunFolder, new_run_folder, open_run_folder
+from biddable.training.run_folder import (
+    Lock,
+    RunFolder,
+    new_run_folder,
+    open_run_folder,
+    refuse_taken,
+)
 from biddable.training.schedule import total_steps
 from biddable.training.settings import PretrainSettings, read_config, with_values, write_config
 from biddable.verbs.begin import refuse_changes, resume_progress
@@ -72,11 +78,13 @@ def pretrain(data: str | Sequence[str] = (), *, resume: str = "", **options: Any
     else:
         files = (data,) if isinstance(data, str) else tuple(data)
         settings = with_values(PretrainSettings(), {"data": files, **options})
+        refuse_taken(settings.out)
+    device = choose_device(settings.device)
     texts = read_texts(settings.data)
     kept = folder.path / TOKENIZER_FILE if folder else None
     tokenizer = _tokenizer(settings, texts, kept)
     corpus = encode_corpus([text.content for text in texts], tokenizer, settings.context)
-    weights, budget = _build(settings, tokenizer)
+    weights, budget = _build(settings, tokenizer, device)
     _show(settings, texts, corpus, weights, out)
     record = {"sources": {text.file: text.sha256 for text in texts}}
     if folder:
@@ -101,13 +109,14 @@ def _tokenizer(settings: PretrainSettings, texts: Sequence[PlainText], kept: Pat
     return train_tokenizer(starts, settings.vocab)
 
 
-def _build(settings: PretrainSettings, tokenizer: Any) -> tuple[Replicas, int]:
+def _build(
+    settings: PretrainSettings, tokenizer: Any, device: torch.device
+) -> tuple[Replicas, int]:
     """A new model's weights, and tokens per pass."""
     s = settings
     shape = Shape(s.shape, s.width, s.layers, s.heads, s.context)
     config = new_config(shape, len(tokenizer), tokenizer.eos_token_id)
     keep_freed_memory()
-    device = choose_device(s.device)
     dtype = choose_dtype(s.precision, device)  # type: ignore[arg-type]
     weights = Replicas(Weights(new_model(config, device, s.seed), dtype))
     return weights, s.batch_tokens or choose_batch_tokens(

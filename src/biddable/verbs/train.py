@@ -122,6 +122,7 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
     with joined_ranks() as ranks:
         out.quiet = not ranks.first
         settings, folder = start(data, resume, options, ranks)
+        choose_device(settings.device)  # One that is not there is refused before the data is read.
         package = tracker_package(settings.report_to)
         today = day_of(folder, ranks)
         prepared = first_before_others(ranks, lambda: prepare(settings, counting(out), today))
