@@ -29,12 +29,12 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks, prints, and returns 1 where there are errors."""
+    options = settings_of(args)
+    data = options.pop("data")
     from biddable.terminal import console, write_json
     from biddable.verbs.check import check
     from biddable.verbs.show import chosen, show_findings, show_masks, show_prepared
 
-    options = settings_of(args)
-    data = options.pop("data")
     checked = check(data, dump=args.dump, fix=args.fix, html=args.html, **options)
     out = console()
     show_prepared(checked.prepared, out)

@@ -29,9 +29,9 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns 0, or 130 or 143 when it was interrupted and saved."""
+    options = settings_of(args, PretrainSettings)
     from biddable.verbs.pretrain import pretrain
 
-    options = settings_of(args, PretrainSettings)
     trained = pretrain(options.pop("data", ()), resume=args.resume, **options)
     if args.json:
         write_json(trained.as_json())

@@ -28,9 +28,9 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns 0, or 130 or 143 when it was interrupted and saved."""
+    options = settings_of(args)
     from biddable.verbs.train import train
 
-    options = settings_of(args)
     try:
         trained = train(options.pop("data", ()), resume=args.resume, **options)
     except BiddableError as error:

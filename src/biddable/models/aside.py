@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
+WINDOWS = os.name == "nt"
 # What some systems answer where a folder shall be flushed, or a file locked: they cannot.
 _CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.ENOLCK)
 # Windows locks bytes, and nobody may read them then: one far behind the content.
@@ -109,11 +110,11 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 def flush(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on disk."""
-    windows, folder = os.name == "nt", path.is_dir()
-    if windows and folder:
+    folder = path.is_dir()
+    if WINDOWS and folder:
         return  # It opens no folder.
     # Windows flushes only what is open for writing.
-    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
