@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import math
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 
 from biddable.data.findings import BiddableError
 from biddable.training.run_folder import Lock, RunFolder, new_run_folder
-from biddable.training.settings import Settings, read_config, with_values, write_config
+from biddable.training.settings import (
+    FitSettings,
+    PretrainSettings,
+    Settings,
+    read_config,
+    with_values,
+    write_config,
+)
 
 
 @given(
@@ -52,11 +60,52 @@ def test_a_config_with_a_fault_is_refused_by_name(tmp_path: Path, text: str, tol
 
 @pytest.mark.parametrize(
     "values",
-    [{"lr": -1.0}, {"lr": float("nan")}, {"batch_size": 0}, {"device": "tpu"}, {"epochs": 0.0}],
+    [
+        {"lr": -1.0},
+        {"batch_size": 0},
+        {"device": "tpu"},
+        {"epochs": 0.0},
+        {"lr": 1e9},
+        {"batch_size": 2.5},
+        {"epochs": "2"},
+        {"steps": True},
+        {"beta2": 1.0},
+        {"eps": 0.0},
+        {"seed": -1},
+        {"seed": 2**64},
+        {"warmup": 2.0},
+        {"keep": 0},
+        {"steps": 10**12},
+        {"lr": None},
+    ],
 )
 def test_values_out_of_range_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(BiddableError, match="--"):
         with_values(Settings(), values)
+
+
+NUMBERS = [
+    (kind, f.name)
+    for kind in (Settings, PretrainSettings)
+    for f in fields(kind)
+    if isinstance(f.default, int | float)
+]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e300, -1e300])
+@pytest.mark.parametrize(("kind", "name"), NUMBERS)
+def test_no_number_may_be_absurd(kind: type[FitSettings], name: str, value: float) -> None:
+    with pytest.raises(BiddableError, match="--" + name.replace("_", "-")):
+        with_values(kind(), {name: value})
+
+
+@pytest.mark.parametrize(("kind", "name"), NUMBERS)
+def test_both_ends_of_a_range_are_good(kind: type[FitSettings], name: str) -> None:
+    (f,) = (f for f in fields(kind) if f.name == name)
+    steps = {} if name == "steps" else {"steps": 1}
+    for end in f.metadata["within"]:
+        value = type(f.default)(end)
+        assert getattr(with_values(kind(), {**steps, name: value}), name) == value
 
 
 def test_options_stay_within_the_budget() -> None:

@@ -161,8 +161,18 @@ def test_a_prompt_longer_than_the_context_says_by_how_much(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "option", [{"temperature": -1.0}, {"top_p": 0.0}, {"max_new_tokens": 0}, {"stop": [""]}]
+    "option",
+    [
+        {"temperature": -1.0},
+        {"top_p": 0.0},
+        {"max_new_tokens": 0},
+        {"stop": [""]},
+        {"seed": -1},
+        {"seed": 2**63},
+        {"top_p": 1.5},
+        {"max_new_tokens": 10**12},
+    ],
 )
 def test_options_out_of_range_are_refused(option: dict[str, float]) -> None:
-    with pytest.raises(BiddableError, match="is out of range"):
+    with pytest.raises(BiddableError, match=r"--[a-z-]+ is (-?\d|empty)"):
         load_speaker("no-model", **option)  # type: ignore[arg-type]

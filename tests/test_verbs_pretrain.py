@@ -106,6 +106,31 @@ def test_a_run_that_stopped_goes_on_to_the_very_same_weights(
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_run_that_stops_early_is_finished_and_leaves_its_model(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Without learning no evaluation is better than the first, on any processor.
+    more = ["--lr", "0", "--early-stop", "1"]
+    assert main(pretrain_args(place, "early", *more)) == 0
+    out, err = capsys.readouterr()
+    assert "interrupted" not in err
+    assert json.loads(out)["bits_per_byte"] > 0
+    assert len(events(place / "early", "eval")) == 2
+    assert len(events(place / "early", "step")) == 16
+    assert (place / "early" / "model" / "model.safetensors").is_file()
+    assert (place / "early" / "report.html").is_file()
+    assert main(["pretrain", "--resume", str(place / "early")]) == 1
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_epochs_say_how_long_a_run_is(place: Path) -> None:
+    args = pretrain_args(place, "epochs", "--epochs", "1.5")
+    del args[args.index("--steps") : args.index("--steps") + 2]
+    assert main(args) == 0
+    *_, before, last = [event["epoch"] for event in events(place / "epochs", "step")]
+    assert before < 1.5 <= last
+
+
 def test_a_finished_run_keeps_one_copy_of_its_weights_and_is_not_trained_again(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

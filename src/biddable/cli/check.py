@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from typing import Any
 
 from biddable.cli.options import DATA_OPTIONS, add_settings, settings_of
@@ -31,12 +29,12 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks, prints, and returns 1 where there are errors."""
-    from biddable.training.log import console
+    options = settings_of(args)
+    data = options.pop("data")
+    from biddable.terminal import console, write_json
     from biddable.verbs.check import check
     from biddable.verbs.show import chosen, show_findings, show_masks, show_prepared
 
-    options = settings_of(args)
-    data = options.pop("data")
     checked = check(data, dump=args.dump, fix=args.fix, html=args.html, **options)
     out = console()
     show_prepared(checked.prepared, out)
@@ -44,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
     show_masks(shown, checked.prepared, out)
     show_findings(checked.prepared, out)
     if args.json:
-        sys.stdout.write(json.dumps(checked.as_json(), ensure_ascii=False) + "\n")
+        write_json(checked.as_json())
     return 0 if checked.clean or (checked.ok and not args.strict) else 1

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from typing import Any
+
+from biddable.data.files import refuse_missing
+from biddable.terminal import write_json
 
 _TEXTS = {
     "data": "held-out rows (default: those of the run folder TUNED)",
@@ -57,11 +58,12 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compares; returns 1 where --fail-under found something."""
-    from biddable.verbs.compare import compare
-
     own = {"verb", "run", "json", "base", "tuned"}
     options = {k: v for k, v in vars(args).items() if k not in own}
+    refuse_missing([options[name] for name in ("data", "train") if options.get(name)])
+    from biddable.verbs.compare import compare
+
     found = compare(args.base, args.tuned, **options)
     if args.json:
-        sys.stdout.write(json.dumps(found.as_json(), ensure_ascii=False) + "\n")
+        write_json(found.as_json())
     return 1 if found.failures else 0

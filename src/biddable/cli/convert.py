@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from dataclasses import asdict
 from typing import Any
+
+from biddable.training.run_folder import refuse_taken
 
 
 def add_parser(verbs: Any) -> None:
@@ -29,7 +29,11 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts, and says what came out."""
-    from biddable.training.log import console
+    from biddable.data.files import refuse_missing
+
+    refuse_missing([args.checkpoint])
+    refuse_taken(args.out)
+    from biddable.terminal import console, write_json
     from biddable.verbs.convert import convert
     from biddable.verbs.show import line
 
@@ -44,5 +48,5 @@ def run(args: argparse.Namespace) -> int:
     line(console(), "model", f"gpt2, {made.parameters:,} parameters, {shape}")
     line(console(), "next", f"biddable train data.jsonl --base {made.folder}")
     if args.json:
-        sys.stdout.write(json.dumps({**asdict(made), "folder": str(made.folder)}) + "\n")
+        write_json({**asdict(made), "folder": str(made.folder)})
     return 0

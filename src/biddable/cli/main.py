@@ -6,17 +6,31 @@ Exit codes: 0 ok, 1 findings or failure, 2 usage, 130 (SIGINT) or 143 (SIGTERM) 
 from __future__ import annotations
 
 import argparse
-import json
+import errno
 import os
 import sys
+import tempfile
+import traceback
 from dataclasses import asdict
 
 import psutil
 
 from biddable import __version__
 from biddable.cli import chat, check, compare, convert, lab, pretrain, train
-from biddable.data.findings import BiddableError, Finding
+from biddable.data.findings import BiddableError, Finding, refuse_no_text
+from biddable.terminal import console, drop_output, flush_output, guard, notices, write_json
 
+_OTHER_REMEDY = "see that it is there, and that there is room and the right to use it"
+_REMEDIES = {
+    errno.EACCES: "give a place where you may read and write",
+    errno.EPERM: "give a place where you may read and write",
+    errno.EROFS: "give a place that may be written",
+    errno.ENOSPC: "make room on this disk",
+    errno.EDQUOT: "make room within your quota",
+    errno.ENOENT: "see that it is there",
+    errno.EMFILE: "allow more open files: ulimit -n",
+}
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 # Per cent of the machine's cores; above it another program is at work.
 _IDLE = 20.0
 _EPILOG = """\
@@ -42,26 +56,69 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Runs one command and returns its exit code."""
-    return _call(build_parser().parse_args(argv))
-
-
-def _call(args: argparse.Namespace) -> int:
+    """Runs one command and returns its exit code; no exception leaves it but argparse's exit."""
+    args = None
     try:
+        args = build_parser().parse_args(argv)
+        _refuse_broken_text(args)
+        if "torch" not in sys.modules:
+            os.environ.update(waiting())
         code: int = args.run(args)
+        flush_output()
         return code
-    except BiddableError as error:
-        return _fail(error.finding, getattr(args, "json", False))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # The reader of our output has gone; nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 1
-    except OSError as error:
+    except Exception as error:
+        return _fail(finding_of(error), getattr(args, "json", False))
+
+
+def finding_of(error: Exception) -> Finding:
+    """What a person is told of an error: its own finding, the system's words, or where to look."""
+    if isinstance(error, BiddableError):
+        return error.finding
+    if isinstance(error, OSError) and error.errno is not None:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        found = Finding("system", "error", what, "see that there is room and the right to write")
-        return _fail(found, getattr(args, "json", False))
+        return Finding("system", "error", what, _REMEDIES.get(error.errno, _OTHER_REMEDY))
+    if isinstance(error, MemoryError) or any(word in str(error) for word in _NO_MEMORY):
+        fix = "free memory, or give a smaller model, --batch-tokens or --max-length"
+        return Finding("out_of_memory", "error", f"memory is full: {_first_line(error)}", fix)
+    what = f"internal error: {_first_line(error)}"
+    fix = f"this is a fault of biddable; please report it with {_report(error)}"
+    return Finding("internal_error", "error", what, fix)
+
+
+def _report(error: Exception) -> str:
+    """Writes the traceback into a file that only its owner can read, and says where it is."""
+    head = f"biddable {__version__}, Python {sys.version}, {sys.platform}\n"
+    text = head + "".join(traceback.format_exception(error))
+    try:
+        descriptor, path = tempfile.mkstemp(".txt", "biddable-error-")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError:
+        notices().write(text)
+        return "the lines above"
+    return f"{path}, after a look whether it quotes private data"
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _refuse_broken_text(args: argparse.Namespace) -> None:
+    """Refuses arguments whose bytes are no text here: they can be neither stored nor shown.
+
+    Raises:
+        BiddableError: `not_text`.
+    """
+    for name, value in vars(args).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                refuse_no_text(text, name)
 
 
 def waiting() -> dict[str, str]:
@@ -81,16 +138,23 @@ def waiting() -> dict[str, str]:
 
 def run() -> None:
     """The entry point of the command `biddable`."""
-    args = build_parser().parse_args()  # --help and --version end here, and wait for nothing
-    os.environ.update(waiting())
-    sys.exit(_call(args))
+    guard()
+    sys.exit(main(sys.argv[1:]))
 
 
 def _fail(found: Finding, as_json: bool) -> int:
     where = found.place()
-    sys.stderr.write(f"error: {where + ': ' if where else ''}{found.message} [{found.code}]\n")
-    if found.fix:
-        sys.stderr.write(f"  fix: {found.fix}\n")
-    if as_json:
-        sys.stdout.write(json.dumps({"error": asdict(found)}) + "\n")
+    try:
+        out = console()
+        out.print(
+            f"error: {where + ': ' if where else ''}{found.message} [{found.code}]", soft_wrap=True
+        )
+        if found.fix:
+            out.print(f"  fix: {found.fix}", soft_wrap=True)
+        if as_json:
+            write_json({"error": asdict(found)})
+        flush_output()
+    except OSError:
+        # What cannot be written, for a full disk or a reader that has gone, fails once only.
+        drop_output()
     return 1

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+from biddable.data.files import refuse_missing
+from biddable.data.texts import PACKAGED
+from biddable.training.run_folder import refuse_taken
 from biddable.training.settings import FitSettings, Settings, read_config, with_values
 
 # What reads and encodes; `check` has these, `train` all.
@@ -50,5 +53,9 @@ def settings_of(args: argparse.Namespace, kind: type[FitSettings] = Settings) ->
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     config = read_config(args.config, kind) if getattr(args, "config", "") else {}
     merged = {**config, **values}
-    with_values(kind(), merged)
+    settings = with_values(kind(), merged)
+    files = [name for name in settings.data if name != PACKAGED]
+    refuse_missing([*files, *filter(None, [getattr(settings, "eval", "")])])
+    if not getattr(args, "resume", ""):
+        refuse_taken(settings.out)
     return merged

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from dataclasses import fields
 from typing import Any
 
 from biddable.cli.options import add_settings, settings_of
+from biddable.terminal import write_json
 from biddable.training.settings import PretrainSettings
 
 
@@ -20,8 +19,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument(
         "data", nargs="*", metavar="TEXT", help="text files, folders of them, or shakespeare"
     )
-    # How long a run lasts is told by --minutes or --steps; it may be less than one epoch.
-    names = (f.name for f in fields(PretrainSettings) if f.name not in ("data", "epochs"))
+    names = (f.name for f in fields(PretrainSettings) if f.name != "data")
     add_settings(parser, names, PretrainSettings)
     parser.add_argument("--config", default="", metavar="FILE", help="settings in TOML")
     parser.add_argument("--resume", default="", metavar="RUN", help="go on with this run folder")
@@ -31,10 +29,10 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns 0, or 130 or 143 when it was interrupted and saved."""
+    options = settings_of(args, PretrainSettings)
     from biddable.verbs.pretrain import pretrain
 
-    options = settings_of(args, PretrainSettings)
     trained = pretrain(options.pop("data", ()), resume=args.resume, **options)
     if args.json:
-        sys.stdout.write(json.dumps(trained.as_json(), ensure_ascii=False) + "\n")
+        write_json(trained.as_json())
     return trained.exit_code

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from dataclasses import fields
 from typing import Any
 
 from biddable.cli.options import add_settings, settings_of
 from biddable.data.findings import BiddableError
+from biddable.terminal import notices, write_json
 from biddable.training.settings import Settings
 
 
@@ -29,17 +28,17 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns 0, or 130 or 143 when it was interrupted and saved."""
+    options = settings_of(args)
     from biddable.verbs.train import train
 
-    options = settings_of(args)
     try:
         trained = train(options.pop("data", ()), resume=args.resume, **options)
     except BiddableError as error:
         # Whatever restarts what died must not take a run that is done for one that failed.
         if args.resume != "auto" or error.finding.code != "run_finished":
             raise
-        sys.stderr.write(f"{error.finding.message}\n")
+        notices().write(f"{error.finding.message}\n")
         return 0
     if args.json and trained.rank == 0:
-        sys.stdout.write(json.dumps(trained.as_json(), ensure_ascii=False) + "\n")
+        write_json(trained.as_json())
     return trained.exit_code

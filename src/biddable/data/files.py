@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from biddable.data.findings import BiddableError, Finding
+from biddable.data.findings import BiddableError, Finding, refuse_no_text
 from biddable.data.parquet import parquet_rows
 from biddable.data.rows import Row
 from biddable.data.tables import table_rows
@@ -53,11 +53,33 @@ def expanded(sources: Sequence[str], findings: list[Finding]) -> Iterator[str]:
                 code="empty_file",
                 file=source,
             )
+        for path in training or paths:
+            refuse_no_text(path.name, f"A file name in {source}")
         if training and left:
             what = f"Only the train files of the folder were read, not {', '.join(left)}."
             fix = "Name the files to read others; --eval FILE gives held-out rows."
             findings.append(Finding("files_left_out", "note", what, fix, source))
         yield from map(str, training or paths)
+
+
+def refuse_missing(sources: Sequence[str]) -> None:
+    """Refuses files that are not there, before anything slow is loaded.
+
+    Raises:
+        BiddableError: `missing_file`.
+    """
+    for name in sources:
+        if name != "-" and not name.startswith("hf:") and not Path(name).exists():
+            raise _missing(name)
+
+
+def _missing(name: str) -> BiddableError:
+    return BiddableError(
+        "There is no such file.",
+        fix=f"Check the path; it is looked up from {Path.cwd()}.",
+        code="missing_file",
+        file=name,
+    )
 
 
 def _is_data(path: Path) -> bool:
@@ -117,12 +139,7 @@ def open_source(name: str, hashes: dict[str, str]) -> Iterator[io.BufferedIOBase
             hashes[name] = hashlib.file_digest(stored, "sha256").hexdigest()
             stored.seek(0)
         except FileNotFoundError:
-            raise BiddableError(
-                "There is no such file.",
-                fix=f"Check the path; it is looked up from {Path.cwd()}.",
-                code="missing_file",
-                file=name,
-            ) from None
+            raise _missing(name) from None
         except (OSError, ValueError) as error:
             raise BiddableError(
                 f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",

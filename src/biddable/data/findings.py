@@ -83,3 +83,17 @@ def place(file: str, line: int, turn: int | None = None) -> str:
     if turn is None:
         return where
     return f"{where}, turn {turn}" if where else f"turn {turn}"
+
+
+def refuse_no_text(text: str, name: str) -> None:
+    """Refuses a string that holds bytes of no known meaning, which no file can store.
+
+    Raises:
+        BiddableError: `not_text`.
+    """
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise BiddableError(
+            f"{name} is not valid text: {text!r}",
+            code="not_text",
+            fix="type it, or rename the file, in UTF-8; PYTHONUTF8=1 makes Python read UTF-8",
+        )

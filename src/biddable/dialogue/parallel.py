@@ -23,6 +23,7 @@ from biddable.dialogue.encode import Encoder, Example, LossOn, encode_many
 from biddable.dialogue.template import Template
 from biddable.dialogue.tokens import make_codec
 from biddable.dialogue.turns import Rules
+from biddable.terminal import Writer, answers, guard
 
 BATCH = 512
 # Below this a worker's start costs more than it saves.
@@ -112,6 +113,7 @@ def setup_of(encoder: Encoder, loss_on: LossOn) -> dict[str, Any]:
 
 def work() -> None:
     """What a worker process does: one line of setup, then a line of results for every batch."""
+    guard()
     setup = receive(sys.stdin)
     template = setup["template"]
     template["tokens"] = tuple((name, text) for name, text in template["tokens"])
@@ -121,10 +123,10 @@ def work() -> None:
     for line in sys.stdin:
         batch = [from_json(value) for value in json.loads(line)]
         results = encode_many(encoder, batch, setup["loss_on"])
-        send(sys.stdout, [as_result(result) for result in results])
+        send(answers(), [as_result(result) for result in results])
 
 
-def send(pipe: IO[str] | None, value: Any) -> None:
+def send(pipe: Writer | None, value: Any) -> None:
     if pipe is not None:
         pipe.write(json.dumps(value) + "\n")
         pipe.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
@@ -14,6 +13,7 @@ from rich.text import Text
 from biddable.data.findings import place
 from biddable.dialogue.encode import Encoder, Example, make_encoder
 from biddable.dialogue.template import Template
+from biddable.terminal import visible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -101,7 +101,7 @@ def example_text(example: Example, tokenizer: PreTrainedTokenizerFast, template:
         if (token.weight > 0) is not trained:
             trained = not trained
             text.append("[[" if trained else "]]", "bold green not reverse")
-        text.append(visible(token.text), style_of(token, number))
+        text.append(marked(token.text), style_of(token, number))
         if token.stop:
             text.append(" (stop)", "bold green")
     if trained:
@@ -125,19 +125,9 @@ def heading(example: Example) -> str:
     return f"{where}: {len(example.input_ids):,} tokens, {trained:,} trained"
 
 
-def visible(text: str) -> str:
-    """A text with line breaks marked and what would steer a terminal written out."""
-    return "".join(
-        "\\n\n" if c == "\n" else c if c == " " or not steers(c) else f"\\x{ord(c):02x}"
-        for c in text
-    )
-
-
-def steers(character: str) -> bool:
-    """Control characters, and those that reorder or hide what stands around them."""
-    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and (
-        character not in "\u200c\u200d"
-    )
+def marked(text: str) -> str:
+    """A token's text with line breaks and tabs marked, and what would steer written out."""
+    return visible(text).replace("\t", "\\t").replace("\n", "\\n\n")
 
 
 def worst_first(examples: Iterable[Example], max_length: int, count: int) -> list[Example]:
@@ -190,4 +180,4 @@ def token_html(token: Token) -> str:
     kinds = ["trained" if token.weight > 0 else "context"]
     kinds += ["special"] * token.special + ["stop"] * token.stop
     told = f"{' '.join(map(str, token.ids))}, weight {token.weight:g}"
-    return f'<span class="{" ".join(kinds)}" title="{told}">{escape(visible(token.text))}</span>'
+    return f'<span class="{" ".join(kinds)}" title="{told}">{escape(marked(token.text))}</span>'

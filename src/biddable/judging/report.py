@@ -10,7 +10,7 @@ from typing import Any
 
 from biddable.data.findings import place
 from biddable.dialogue.encode import Example
-from biddable.dialogue.preview import Token, heading, visible
+from biddable.dialogue.preview import Token, heading, marked
 from biddable.judging.answers import answer_table
 from biddable.judging.intervals import wilson
 from biddable.judging.judge import Judgement, Question
@@ -203,7 +203,7 @@ def _masks(report: Report) -> str:
 
 
 def _token(token: Token, losses: Any) -> str:
-    text = escape(visible(token.text))
+    text = escape(marked(token.text))
     if token.weight <= 0:
         return f"<span>{text}</span>"
     found = [next(losses, (0.0, 0.0)) for _ in token.ids]

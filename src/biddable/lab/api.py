@@ -14,7 +14,7 @@ from biddable.data.conversation import Conversation, Message
 from biddable.data.findings import BiddableError
 from biddable.dialogue.encode import Encoder, Example, encode_many, make_encoder
 from biddable.dialogue.frames import FRAMES
-from biddable.dialogue.preview import Token, tokens_of, visible
+from biddable.dialogue.preview import Token, marked, tokens_of
 from biddable.dialogue.rendering import run
 from biddable.dialogue.template import Template
 from biddable.dialogue.turns import located
@@ -132,7 +132,7 @@ def _example(lab: Lab, encoder: Encoder, example: Example) -> dict[str, Any]:
     tokens = tokens_of(example, lab.tokenizer, encoder)
     shown = [
         {
-            "text": visible(token.text),
+            "text": marked(token.text),
             "ids": list(token.ids),
             "weight": token.weight,
             "special": token.special,
@@ -149,7 +149,7 @@ def _loss(lab: Lab, example: Example, tokens: list[Token]) -> dict[str, Any] | N
         return None
     plan = plan_step([example], len(example.input_ids))
     ((losses, weights),) = example_losses(lab.model, [example], plan)
-    texts = [visible(t.text) for t in tokens for _ in t.ids]
+    texts = [marked(t.text) for t in tokens for _ in t.ids]
     trained = [text for text, w in zip(texts, example.weights, strict=True) if w > 0]
     total, count = float((losses * weights).sum()), float(weights.sum())
     rows = zip(trained, weights.tolist(), losses.tolist(), strict=True)

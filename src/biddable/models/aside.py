@@ -12,9 +12,11 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
@@ -24,11 +26,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MANIFEST = "manifest.json"
-# Counts down to the write, flush, rename or removal before which the process ends; for the sweep
-# of `make crash`, which tries every one of them.
-CRASH_AT = "BIDDABLE_CRASH_AT"
-# What a killed process ends with, as a shell tells it.
-KILLED = 137
+WINDOWS = os.name == "nt"
+# What some systems answer where a folder shall be flushed, or a file locked: they cannot.
+_CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.ENOLCK)
+# Windows locks bytes, and nobody may read them then: one far behind the content.
+_LOCKED_BYTE = 2**30
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -54,7 +56,6 @@ class Aside:
 
     def __enter__(self) -> Path:
         shutil.rmtree(self._aside, ignore_errors=True)
-        crash_point()
         self._aside.mkdir(parents=True)
         return self._aside
 
@@ -80,7 +81,6 @@ class Aside:
         for path in (*sorted(self._aside.rglob("*")), self._aside):
             flush(path)
         remove(self._target)
-        crash_point()
         self._aside.rename(self._target)
         flush(self._target.parent)
 
@@ -90,40 +90,79 @@ def write_whole(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}.part")
     write_text(aside, text)
     flush(aside)
-    crash_point()
     aside.replace(path)
     flush(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file in UTF-8 where a half of it can do no harm."""
-    crash_point()
-    path.write_text(text, encoding="utf-8")
+    # Line breaks as they are: a chat template with others would be another template.
+    path.write_text(text, encoding="utf-8", newline="")
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Writes tensors as safetensors where a half of them can do no harm."""
     from safetensors.torch import save_file
 
-    crash_point()
     whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     save_file(whole, path, metadata={"format": "pt"})
 
 
 def flush(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on disk."""
-    crash_point()
-    descriptor = os.open(path, os.O_RDONLY)
+    folder = path.is_dir()
+    if WINDOWS and folder:
+        return  # It opens no folder.
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not folder or error.errno not in _CANNOT:
+            raise
     finally:
         os.close(descriptor)
+
+
+def hold_alone(file: IO[Any], *, wait: bool) -> None:
+    """Locks an open file for this process, until it is closed or the process ends.
+
+    Where the system or the file system has no locks, nothing is held.
+
+    Raises:
+        OSError: another process holds it, and `wait` is false.
+    """
+    try:
+        fcntl: Any = import_module("fcntl")
+    except ImportError:
+        _hold_on_windows(file, wait)
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+
+
+def _hold_on_windows(file: IO[Any], wait: bool) -> None:
+    try:
+        msvcrt: Any = import_module("msvcrt")
+    except ImportError:
+        return
+    os.lseek(file.fileno(), _LOCKED_BYTE, os.SEEK_SET)
+    while True:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            return
+        except OSError:
+            if not wait:
+                raise
+            time.sleep(0.1)
 
 
 def remove(folder: Path) -> None:
     """Deletes a folder, if it is there."""
     if folder.exists():
-        crash_point()
         shutil.rmtree(folder)
 
 
@@ -173,19 +212,6 @@ def no_space(folder: Path, needed: int | None = None) -> BiddableError:
         code="no_space",
         fix="make room or lower --keep; a run goes on from its last checkpoint with --resume",
     )
-
-
-def crash_point() -> None:
-    """Ends the process here if the environment says so; see CRASH_AT.
-
-    The count is kept in the environment itself, so that nothing else has a state for it.
-    """
-    left = os.environ.get(CRASH_AT)
-    if left is None:
-        return
-    if int(left) <= 1:
-        os._exit(KILLED)
-    os.environ[CRASH_AT] = str(int(left) - 1)
 
 
 def _existing(folder: Path) -> Path:

@@ -57,5 +57,4 @@ if __name__ == "__main__":
         unpack(sys.argv[1], sys.argv[2])
     except Exception as error:
         # The parent shows the first line; a pickle may raise anything at all.
-        sys.stderr.write(f"{type(error).__name__}: {error}")
-        sys.exit(1)
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,8 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from biddable.dialogue.preview import visible
-from biddable.models.aside import crash_point, flush
+from biddable.models.aside import flush
 
 # Characters of a text among the lines of figures.
 LONGEST_TOLD = 100
@@ -33,7 +31,6 @@ def json_log(path: Path) -> Log:
     """
 
     def write(event: Mapping[str, Any]) -> None:
-        crash_point()
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         if event["event"] == "save":
@@ -56,11 +53,6 @@ def silent(event: Mapping[str, Any]) -> None:
     """The log of a rank that is not the first."""
 
 
-def console() -> Console:
-    """Standard error, with colour where it is a terminal and NO_COLOR is not set."""
-    return Console(stderr=True, highlight=False, soft_wrap=not _is_live())
-
-
 def counting(out: Console) -> Callable[[int], None]:
     """Tells how far the encoding has come, every two seconds; short ones stay silent."""
     told = time.monotonic()
@@ -72,10 +64,6 @@ def counting(out: Console) -> Callable[[int], None]:
             out.print(f"{done:,} conversations encoded", style="dim")
 
     return tell
-
-
-def _is_live() -> bool:
-    return os.isatty(2) and os.environ.get("TERM") != "dumb"
 
 
 class Screen:
@@ -95,6 +83,8 @@ class Screen:
                 TimeRemainingColumn(),
                 console=out,
                 transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
             self._task = self._bar.add_task("", total=steps)
 
@@ -144,7 +134,7 @@ class Screen:
 
     def _told(self, name: str, text: str) -> None:
         """A text on one line, cut."""
-        words = visible(" ".join(text.split()))
+        words = " ".join(text.split())
         cut = f"{words[:LONGEST_TOLD]}…" if len(words) > LONGEST_TOLD else words
         self._out.print(Text(f"        {name}  {cut}", style="dim"))
 

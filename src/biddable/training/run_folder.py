@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from biddable.data.findings import BiddableError
-from biddable.models.aside import write_whole
+from biddable.models.aside import hold_alone, write_whole
 
 EVAL_FILE = "eval.jsonl"
 
@@ -79,27 +79,36 @@ class RunFolder:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
 
+def refuse_taken(out: str) -> None:
+    """Refuses an output folder that is there already.
+
+    Raises:
+        BiddableError: `out_exists`.
+    """
+    if out and os.path.lexists(out):
+        raise BiddableError(
+            f"the output folder '{out}' exists already",
+            code="out_exists",
+            fix="give another --out, or go on with --resume",
+        )
+
+
 def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
     """Creates the folder `out`, or runs/NAME-DATE-N with the next free N.
 
     Raises:
         BiddableError: `out_exists`, or `out_not_writable`.
     """
+    refuse_taken(out)
     try:
         if out:
             Path(out).mkdir(parents=True)
             return RunFolder(Path(out))
         Path("runs").mkdir(exist_ok=True)
         return RunFolder(_next_free(Path("runs"), f"{_stem(data)}-{date.today().isoformat()}"))
-    except FileExistsError as error:
-        raise BiddableError(
-            f"the output folder {out} exists already",
-            code="out_exists",
-            fix="give another --out, or go on with --resume",
-        ) from error
     except OSError as error:
         raise BiddableError(
-            f"the output folder {out or 'runs'} cannot be made: {error.strerror}",
+            f"the output folder '{out or 'runs'}' cannot be made: {error.strerror}",
             code="out_not_writable",
             fix="give an --out where you may write",
         ) from error
@@ -130,7 +139,7 @@ def open_run_folder(path: str) -> RunFolder:
     folder = RunFolder(Path(path))
     if not folder.config.is_file():
         raise BiddableError(
-            f"{path} is no run folder: it has no config.toml",
+            f"'{path}' is no run folder: it has no config.toml",
             code="no_run",
             fix="give the folder that `biddable train` printed",
         )
@@ -180,11 +189,9 @@ class Lock:
         self._file: Any = None
 
     def __enter__(self) -> Lock:
-        import fcntl
-
         self._file = self._path.open("a+", encoding="utf-8")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold_alone(self._file, wait=False)
         except OSError as error:
             self._file.seek(0)
             holder = self._file.read().strip()

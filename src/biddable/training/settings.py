@@ -23,8 +23,17 @@ ANSWERS = 32
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 
 
-def _option(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": help_text, "choices": choices})
+# No count that anyone needs is larger; and what both TOML and the generators of numbers can hold.
+MOST, MOST_SEED = 10**9, 2**63 - 1
+Range = tuple[float, float]
+
+
+def _option(
+    default: Any, help_text: str, choices: tuple[str, ...] = (), within: Range = (0, MOST)
+) -> Any:
+    return field(
+        default=default, metadata={"help": help_text, "choices": choices, "within": within}
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,25 +42,27 @@ class FitSettings:
 
     data: tuple[str, ...] = _option((), "files or folders to train on")
     out: str = _option("", "run folder; by default runs/NAME with a free number")
-    epochs: float = _option(3.0, "passes over the training rows")
+    epochs: float = _option(3.0, "passes over the training rows", within=(0, 1e5))
     steps: int = _option(0, "optimizer steps; 0 follows from epochs")
-    batch_size: int = _option(8, "rows per optimizer step")
+    batch_size: int = _option(8, "rows per optimizer step", within=(1, MOST))
     batch_tokens: int = _option(0, "tokens per micro-batch; 0 chooses")
-    lr: float = _option(2e-4, "peak learning rate")
-    warmup: float = _option(0.1, "share of the steps in which the learning rate rises")
-    weight_decay: float = _option(0.0, "AdamW weight decay of matrices")
+    lr: float = _option(2e-4, "peak learning rate", within=(0, 1))
+    warmup: float = _option(
+        0.1, "share of the steps in which the learning rate rises", within=(0, 1)
+    )
+    weight_decay: float = _option(0.0, "AdamW weight decay of matrices", within=(0, 100))
     clip: float = _option(1.0, "largest gradient norm; 0 turns clipping off")
-    beta1: float = _option(0.9, "AdamW beta1")
-    beta2: float = _option(0.99, "AdamW beta2")
-    eps: float = _option(1e-8, "AdamW eps")
+    beta1: float = _option(0.9, "AdamW beta1", within=(0, 0.999999))
+    beta2: float = _option(0.99, "AdamW beta2", within=(0, 0.999999))
+    eps: float = _option(1e-8, "AdamW eps", within=(1e-30, 1))
     precision: str = _option("auto", "compute precision", choices=("auto", "fp32", "bf16"))
     device: str = _option("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
-    seed: int = _option(0, "seed of the split and of the order of rows")
+    seed: int = _option(0, "seed of the split and of the order of rows", within=(0, MOST_SEED))
     early_stop: int = _option(
         0, "stop after N evaluations without a lower held-out loss; 0 never stops early"
     )
     save_every: int = _option(0, "steps between checkpoints; 0 saves every ten minutes")
-    keep: int = _option(2, "checkpoints to keep")
+    keep: int = _option(2, "checkpoints to keep", within=(1, MOST))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,17 +100,22 @@ class Settings(FitSettings):
 class PretrainSettings(FitSettings):
     """What `pretrain` can be told; the shape is that of a model of about 5 million parameters."""
 
-    minutes: float = _option(3.0, "time to train; a few steps are timed to choose --steps")
+    minutes: float = _option(
+        3.0, "time to train; a few steps are timed to choose --steps", within=(0, 1e6)
+    )
+    epochs: float = _option(0.0, "passes over the text; 0 takes --minutes", within=(0, 1e5))
     tokenizer: str = _option("", "hub id, folder, tokenizer.json or .tiktoken; else one is trained")
-    vocab: int = _option(4096, "tokens of the tokenizer that is trained")
+    vocab: int = _option(4096, "tokens of the tokenizer that is trained", within=(1, 2**20))
     shape: str = _option("llama", "architecture of the model", choices=("llama", "gpt2"))
-    width: int = _option(320, "width of the model")
-    layers: int = _option(2, "layers")
-    heads: int = _option(5, "attention heads")
-    context: int = _option(256, "tokens that the model sees at once, and of a training row")
-    batch_size: int = _option(4, "rows of --context tokens per optimizer step")
-    lr: float = _option(3e-3, "peak learning rate")
-    weight_decay: float = _option(0.1, "AdamW weight decay of matrices")
+    width: int = _option(320, "width of the model", within=(1, 2**16))
+    layers: int = _option(2, "layers", within=(1, 1000))
+    heads: int = _option(5, "attention heads", within=(1, 1000))
+    context: int = _option(
+        256, "tokens that the model sees at once, and of a training row", within=(2, 2**20)
+    )
+    batch_size: int = _option(4, "rows of --context tokens per optimizer step", within=(1, MOST))
+    lr: float = _option(3e-3, "peak learning rate", within=(0, 1))
+    weight_decay: float = _option(0.1, "AdamW weight decay of matrices", within=(0, 100))
 
 
 Given = TypeVar("Given", bound=FitSettings)
@@ -152,14 +168,30 @@ def with_values(settings: Given, values: Mapping[str, Any]) -> Given:
         value, choices = getattr(changed, f.name), f.metadata["choices"]
         if choices and value not in choices:
             raise _bad_value(f.name, value, f"one of {', '.join(choices)}")
-        if isinstance(f.default, int | float) and not value >= 0:
-            raise _bad_value(f.name, value, "0 or more")
-    for name in ("batch_size",):
-        if getattr(changed, name) < 1:
-            raise _bad_value(name, getattr(changed, name), "1 or more")
-    if changed.steps == 0 and changed.epochs == 0:
+        if isinstance(f.default, int | float):
+            refuse_out_of_range(f.name, value, f.metadata["within"], whole=type(f.default) is int)
+    # Where no epochs are the default, something else says how long the run is.
+    if changed.steps == 0 and changed.epochs == 0 and type(settings)().epochs:
         raise _bad_value("epochs", 0, "more than 0, or give --steps")
     return changed
+
+
+def refuse_out_of_range(name: str, value: Any, within: Range, *, whole: bool = False) -> None:
+    """Refuses what is no number, no whole one where one is needed, or not within these bounds.
+
+    Args:
+        name: of the option, as a field of the settings.
+        within: the smallest and the largest good value.
+
+    Raises:
+        BiddableError: `option`.
+    """
+    low, high = within
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    # NaN is within no bounds.
+    if not (number and low <= value <= high):
+        kind = "a whole number" if whole else "a number"
+        raise _bad_value(name, value, f"{kind} from {low:g} to {high:g}")
 
 
 def _typed(path: str, name: str, value: Any, kind: type) -> Any:

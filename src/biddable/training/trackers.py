@@ -6,16 +6,16 @@ Where it goes, and who may see it, is set as that package says (WANDB_MODE, MLFL
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 
 from biddable.data.findings import BiddableError
+from biddable.terminal import notices
 from biddable.training.log import Log
 
 PROJECT = "biddable"
@@ -61,7 +61,7 @@ def tracker(
         return
     try:
         # Some greet on standard output, which is for data.
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(cast(TextIO, notices())):
             send, close = _OPEN[name](package, folder, config)
     except Exception as error:  # Each tracker has errors of its own.
         raise BiddableError(
@@ -93,11 +93,11 @@ def _until_it_fails(name: str, out: Console) -> Callable[[Callable[[], None]], N
         nonlocal failed
         try:
             if not failed:
-                with redirect_stdout(sys.stderr):
+                with redirect_stdout(cast(TextIO, notices())):
                     action()
         except Exception as error:
             failed = True
-            out.print(f"{name} failed, nothing more is sent to it: {error}", markup=False)
+            out.print(f"{name} failed, nothing more is sent to it: {error}")
 
     return attempt
 

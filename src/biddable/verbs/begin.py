@@ -25,6 +25,7 @@ from biddable.training.run_folder import (
     cut_log,
     new_run_folder,
     open_run_folder,
+    refuse_taken,
     unfinished_run,
 )
 from biddable.training.settings import Settings, read_config, with_values
@@ -59,6 +60,7 @@ def start(
     if not settings.data:
         raise BiddableError("no data is given", code="option", fix="biddable train data.jsonl")
     if resume != AUTO:
+        refuse_taken(settings.out)
         return settings, None
     path = told(ranks, lambda: unfinished_run(settings.out, settings.data))
     if not path:

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TextIO, TypedDict, Unpack
 
 from biddable.data.conversation import Message
-from biddable.data.findings import BiddableError
+from biddable.data.findings import BiddableError, refuse_no_text
 from biddable.dialogue.encode import encode_prompt, stop_token_ids
 from biddable.dialogue.template import Template
 from biddable.engine.precision import choose_device, load_model
 from biddable.judging.sampler import make_sampler
 from biddable.judging.stream import stream
 from biddable.models.base import load_tokenizer, resolve_base, trained_system_prompt
+from biddable.terminal import Writer, answers, console, notices
+from biddable.training.settings import MOST, MOST_SEED, refuse_out_of_range
+from biddable.verbs.show import line
 
 # In a talk an answer needs some room: this share of the context, or what it may use if less.
 ROOM_SHARE = 4
@@ -90,14 +93,17 @@ def chat(
         BiddableError: the model cannot be used, an option is out of range, or the prompt is longer
             than the model's context.
     """
+    refuse_no_text(system or "", "the system prompt")
+    refuse_no_text(prompt or "", "the prompt")
     speaker = load_speaker(model, device, **sampling)
+    out, told = answers(), notices()
     sent = speaker.trained_system if system is None else system or None
     if system is None and sent is not None:
-        sys.stderr.write(f"system prompt, as in training: {_short(sent) or 'an empty one'}\n")
+        told.write(f"system prompt, as in training: {_short(sent) or 'an empty one'}\n")
     if prompt is None:
-        talk(speaker, sent, _typed(sys.stdin, sys.stderr), sys.stdout, sys.stderr)
+        talk(speaker, sent, _typed(sys.stdin, told), out, told)
     else:
-        answer_once(speaker, sent, prompt, sys.stdout, sys.stderr)
+        answer_once(speaker, sent, prompt, out, told)
 
 
 def load_speaker(model: str, device: str = "auto", **sampling: Unpack[Sampling]) -> Speaker:
@@ -110,6 +116,7 @@ def load_speaker(model: str, device: str = "auto", **sampling: Unpack[Sampling])
         "temperature": 0.7, "top_p": 1.0, "max_new_tokens": 512, "stop": (), "seed": 0, **sampling,
     }  # fmt: skip
     _check(options)
+    line(console(), "model", f"loading '{model}'")
     base = resolve_base(model)
     tokenizer = load_tokenizer(base)
     template = Template.of(tokenizer)
@@ -142,7 +149,7 @@ def make_speaker(model: Any, tokenizer: Any, template: Template, options: Sampli
 
 
 def answer_once(
-    speaker: Speaker, system: str | None, prompt: str, out: TextIO, notices: TextIO
+    speaker: Speaker, system: str | None, prompt: str, out: Writer, notices: Writer
 ) -> None:
     """Writes the answer to one prompt.
 
@@ -154,48 +161,52 @@ def answer_once(
 
 
 def talk(
-    speaker: Speaker, system: str | None, lines: Iterable[str], out: TextIO, notices: TextIO
+    speaker: Speaker, system: str | None, lines: Iterable[str], out: Writer, notices: Writer
 ) -> None:
     """Answers line after line, with the history, until `/quit` or the end of the lines."""
     history = Talk(system)
     notices.write(HELP + "\n")
-    for line in lines:
-        text = line.strip()
+    for typed in lines:
+        text = typed.strip()
         if text == "/quit":
             return
-        if text.startswith("/"):
-            _command(history, text, notices)
-        elif text:
-            _turn(speaker, history, text, out, notices)
+        try:
+            refuse_no_text(text, "the line")
+            if text.startswith("/"):
+                _command(history, text, notices)
+            elif text:
+                _turn(speaker, history, text, out, notices)
+        except BiddableError as error:
+            notices.write(f"error: {error}\n")
 
 
-def _command(history: Talk, text: str, notices: TextIO) -> None:
+def _command(history: Talk, text: str, notices: Writer) -> None:
     name, _, rest = text.partition(" ")
     if name == "/new":
         history.messages.clear()
-        notices.write("new talk\n")
+        notices.write("conversation cleared\n")
     elif name == "/system":
         history.system = rest.strip() or None
         history.messages.clear()
-        notices.write("new talk, system prompt set\n" if history.system else "no system prompt\n")
+        system = "system prompt set" if history.system else "no system prompt"
+        notices.write(f"conversation cleared, {system}\n")
     else:
         notices.write(f"{name} is no command; {HELP}\n")
 
 
-def _turn(speaker: Speaker, history: Talk, text: str, out: TextIO, notices: TextIO) -> None:
+def _turn(speaker: Speaker, history: Talk, text: str, out: Writer, notices: Writer) -> None:
     """One question and its answer; a question that cannot be asked leaves no trace."""
     history.messages.append(Message("user", text))
     try:
         _drop_oldest(speaker, history, notices)
         answer = _write_answer(speaker, history, out, notices)
-    except BiddableError as error:
+    except BiddableError:
         history.messages.pop()
-        notices.write(f"error: {error}\n")
-        return
+        raise
     history.messages.append(Message("assistant", answer))
 
 
-def _drop_oldest(speaker: Speaker, history: Talk, notices: TextIO) -> None:
+def _drop_oldest(speaker: Speaker, history: Talk, notices: Writer) -> None:
     """Forgets the oldest turns until the prompt leaves room for an answer, and says so."""
     dropped = 0
     while len(history.messages) > 1 and (
@@ -211,7 +222,7 @@ def _drop_oldest(speaker: Speaker, history: Talk, notices: TextIO) -> None:
         )
 
 
-def _write_answer(speaker: Speaker, talk: Talk, out: TextIO, notices: TextIO) -> str:
+def _write_answer(speaker: Speaker, talk: Talk, out: Writer, notices: Writer) -> str:
     """Writes the answer as it comes, and returns it; Ctrl-C ends the answer only."""
     written: list[str] = []
     finish = "length"
@@ -242,7 +253,7 @@ def _short(text: str) -> str:
     return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
 
 
-def _typed(source: TextIO, notices: TextIO) -> Iterable[str]:
+def _typed(source: TextIO, notices: Writer) -> Iterable[str]:
     """Lines as they are typed, each after a prompt sign."""
     while True:
         notices.write("> ")
@@ -260,12 +271,9 @@ def _check(options: Sampling) -> None:
     Raises:
         BiddableError: `option`.
     """
-    wanted = {
-        "--temperature": (options["temperature"] >= 0, "0 or more"),
-        "--top-p": (0 < options["top_p"] <= 1, "above 0 and at most 1"),
-        "--max-new-tokens": (options["max_new_tokens"] >= 1, "1 or more"),
-        "--stop": (all(options["stop"]), "text"),
-    }
-    for name, (good, what) in wanted.items():
-        if not good:
-            raise BiddableError(f"{name} is out of range", code="option", fix=f"give {what}")
+    refuse_out_of_range("temperature", options["temperature"], (0.0, 100.0))
+    refuse_out_of_range("top_p", options["top_p"], (1e-6, 1.0))
+    refuse_out_of_range("max_new_tokens", options["max_new_tokens"], (1, MOST))
+    refuse_out_of_range("seed", options["seed"], (0, MOST_SEED))
+    if not all(options["stop"]):
+        raise BiddableError("--stop is empty", code="option", fix="give text, or leave it out")

@@ -10,7 +10,8 @@ from typing import Any
 
 from biddable.data.findings import BiddableError
 from biddable.data.fix import write_fixed
-from biddable.training.log import console, counting
+from biddable.terminal import console
+from biddable.training.log import counting
 from biddable.training.settings import Settings, with_values
 from biddable.verbs.prepare import prepare
 from biddable.verbs.prepared import Prepared, summary

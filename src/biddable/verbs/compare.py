@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from biddable.data.conversation import Conversation
 from biddable.data.findings import BiddableError
 from biddable.dialogue.dataset import encode_all
@@ -22,7 +24,7 @@ from biddable.judging.report import Report, page
 from biddable.judging.scorecard import Scorecard, Terms, score
 from biddable.judging.verdict import Verdict
 from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
-from biddable.training.log import console
+from biddable.terminal import console
 from biddable.verbs.comparing import (
     Options,
     check_tokenizers,
@@ -84,16 +86,18 @@ def compare(base: str, tuned: str, **options: Any) -> Comparison:
     """
     asked = read_options(options)
     limits = [read_limit(text) for text in asked.fail_under]
+    device = choose_device(asked.device)
     form = given_format(asked.format) if asked.format else None
     metric = load_metric(asked.metric)
     before, after = resolve_base(base), resolve_base(tuned)
     tokenizer = load_tokenizer(after)
     check_tokenizers(load_tokenizer(before), tokenizer, base)
     template = Template.load(asked.template or None, tokenizer)
+    line(console(), "reading", "the rows to judge on")
     rows = judged_rows(asked, tuned, console())
     tell_of_system_prompt(after, rows.held_out)
     context = min(int(load_config(b).max_position_embeddings) for b in (before, after))
-    judging = _Judging(asked, tokenizer, template, rows, context)
+    judging = _Judging(asked, tokenizer, template, rows, context, device)
     try_metric(metric, judging.questions)
     show_smallest_difference(judging.questions, console())
     shots = with_shots(rows.held_out, rows.train, asked.few_shot)
@@ -121,16 +125,22 @@ class _Judging:
     """What both models are judged with; the rows are encoded once."""
 
     def __init__(
-        self, asked: Options, tokenizer: Any, template: Template, rows: JudgedRows, context: int
+        self,
+        asked: Options,
+        tokenizer: Any,
+        template: Template,
+        rows: JudgedRows,
+        context: int,
+        device: torch.device,
     ) -> None:
         self.asked, self.tokenizer, self.template = asked, tokenizer, template
-        self.context, self.rows = context, rows
+        self.context, self.rows, self.out = context, rows, console()
         self.questions = ask(
             rows.held_out, tokenizer, template, most=asked.answers, clusters=rows.clusters
         )
         self.examples = self.encoded(rows.held_out)
         self.train = self.encoded(rows.train[:MOST_TRAIN_ROWS])
-        self.device = choose_device(asked.device)
+        self.device = device
 
     def encoded(self, conversations: Sequence[Conversation]) -> list[Example]:
         """The examples of conversations.
@@ -146,6 +156,7 @@ class _Judging:
 
     def load(self, base: Base) -> Any:
         """A model in memory."""
+        line(self.out, "loading", f"'{base.name}'")
         dtype = choose_dtype(self.asked.precision, self.device)  # type: ignore[arg-type]
         return load_model(base, self.device, dtype)
 
@@ -153,6 +164,8 @@ class _Judging:
         self, model: Any, questions: Sequence[Question], examples: Sequence[Example], train: bool
     ) -> Judgement:
         """One judgement."""
+        told = f"{len(questions)} prompts, measuring {len(examples)} held-out rows"
+        line(self.out, "answering", told)
         return judge(
             model, self.tokenizer, self.template, questions, examples,
             train_examples=self.train if train else (),

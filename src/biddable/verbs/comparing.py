@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -10,8 +11,8 @@ from biddable.data.conversation import Conversation
 from biddable.data.findings import BiddableError
 from biddable.judging.scorecard import NAMES, Scorecard
 from biddable.models.base import SYSTEM_PROMPT_FILE, Base, trained_system_prompt
-from biddable.training.log import console
-from biddable.training.settings import ANSWERS
+from biddable.terminal import console
+from biddable.training.settings import ANSWERS, MOST, refuse_out_of_range
 from biddable.verbs.prepared import shared_system_prompt
 from biddable.verbs.show import line
 
@@ -64,8 +65,11 @@ def read_options(given: Mapping[str, Any]) -> Options:
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     asked = replace(Options(), **values)
     for name in ("few_shot", "answers", "max_new_tokens"):
-        if getattr(asked, name) < 0:
-            raise BiddableError(f"{name} is below 0", code="option", fix="give 0 or more")
+        refuse_out_of_range(name, getattr(asked, name), (0, MOST), whole=True)
+    if asked.precision not in ("auto", "fp32", "bf16"):
+        raise BiddableError(
+            f"--precision is '{asked.precision}'", code="option", fix="give fp32, bf16 or auto"
+        )
     return asked
 
 
@@ -78,6 +82,8 @@ def read_limit(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     try:
         if name not in NAMES:
+            raise ValueError
+        if not math.isfinite(float(value)):
             raise ValueError
         return name, float(value)
     except ValueError as error:

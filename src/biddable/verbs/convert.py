@@ -91,7 +91,7 @@ def _check(activation: str, out: Path) -> None:
         raise BiddableError(f"no activation {activation}", code="option", fix=f"one of {known}")
     if out.exists():
         raise BiddableError(
-            f"the output folder {out} exists already", code="out_exists", fix="give another --out"
+            f"the output folder '{out}' exists already", code="out_exists", fix="give another --out"
         )
 
 

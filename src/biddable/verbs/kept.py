@@ -22,7 +22,7 @@ from typing import Any
 import biddable
 from biddable.data.files import expanded, open_source
 from biddable.data.findings import BiddableError, Finding
-from biddable.models.aside import Aside, is_sound, need_space, remove
+from biddable.models.aside import Aside, hold_alone, is_sound, need_space, remove
 from biddable.models.base import cache_folder
 from biddable.training.kept import (
     kept_conversations,
@@ -164,8 +164,6 @@ def _with_note(prepared: Prepared, code: str, message: str, fix: str) -> Prepare
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Waits until no other process writes there; the kernel drops the lock with the process."""
-    import fcntl
-
     with (folder / ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        hold_alone(file, wait=True)
         yield

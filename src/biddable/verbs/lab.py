@@ -9,7 +9,7 @@ from biddable.data.findings import BiddableError
 from biddable.engine.precision import choose_device, load_model
 from biddable.lab.api import Lab
 from biddable.models.base import load_tokenizer, resolve_base
-from biddable.training.log import console
+from biddable.terminal import console
 from biddable.verbs.show import line
 
 ADDRESS = "127.0.0.1"

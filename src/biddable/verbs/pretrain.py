@@ -20,14 +20,22 @@ from biddable.engine.precision import Weights, choose_device, choose_dtype, new_
 from biddable.engine.step import backward_step
 from biddable.models.fresh import Shape, new_config
 from biddable.models.vocabulary import open_tokenizer, train_tokenizer
+from biddable.terminal import console
 from biddable.training.checkpoint import Progress
 from biddable.training.corpus import Corpus, cut_ends, encode_corpus
 from biddable.training.evaluate import held_out_loss
 from biddable.training.held import Replicas
 from biddable.training.interrupt import Interrupt
-from biddable.training.log import Screen, console, each, json_log
-from biddable.training.loop import Parts, best_weights, fit, make_optimizer
-from biddable.training.run_folder import Lock, RunFolder, new_run_folder, open_run_folder
+from biddable.training.log import Screen, each, json_log
+from biddable.training.loop import Parts, best_weights, finished, fit, make_optimizer
+from biddable.training.run_folder import (
+    Lock,
+    RunFolder,
+    new_run_folder,
+    open_run_folder,
+    refuse_taken,
+)
+from biddable.training.schedule import total_steps
 from biddable.training.settings import PretrainSettings, read_config, with_values, write_config
 from biddable.verbs.begin import refuse_changes, resume_progress
 from biddable.verbs.pretrained import Pretrained, Task, samples_of, save_pretrained
@@ -70,11 +78,13 @@ def pretrain(data: str | Sequence[str] = (), *, resume: str = "", **options: Any
     else:
         files = (data,) if isinstance(data, str) else tuple(data)
         settings = with_values(PretrainSettings(), {"data": files, **options})
+        refuse_taken(settings.out)
+    device = choose_device(settings.device)
     texts = read_texts(settings.data)
     kept = folder.path / TOKENIZER_FILE if folder else None
     tokenizer = _tokenizer(settings, texts, kept)
     corpus = encode_corpus([text.content for text in texts], tokenizer, settings.context)
-    weights, budget = _build(settings, tokenizer)
+    weights, budget = _build(settings, tokenizer, device)
     _show(settings, texts, corpus, weights, out)
     record = {"sources": {text.file: text.sha256 for text in texts}}
     if folder:
@@ -99,13 +109,14 @@ def _tokenizer(settings: PretrainSettings, texts: Sequence[PlainText], kept: Pat
     return train_tokenizer(starts, settings.vocab)
 
 
-def _build(settings: PretrainSettings, tokenizer: Any) -> tuple[Replicas, int]:
+def _build(
+    settings: PretrainSettings, tokenizer: Any, device: torch.device
+) -> tuple[Replicas, int]:
     """A new model's weights, and tokens per pass."""
     s = settings
     shape = Shape(s.shape, s.width, s.layers, s.heads, s.context)
     config = new_config(shape, len(tokenizer), tokenizer.eos_token_id)
     keep_freed_memory()
-    device = choose_device(s.device)
     dtype = choose_dtype(s.precision, device)  # type: ignore[arg-type]
     weights = Replicas(Weights(new_model(config, device, s.seed), dtype))
     return weights, s.batch_tokens or choose_batch_tokens(
@@ -133,9 +144,12 @@ def _settled(
 ) -> PretrainSettings:
     """The settings with what was chosen here, which a resumed run must not choose anew."""
     model = weights.model
+    steps = settings.steps
+    if not steps and settings.epochs:
+        steps = total_steps(len(corpus.train), settings.batch_size, settings.epochs, 0)
     return replace(
         settings,
-        steps=settings.steps or _steps_in(settings, weights, corpus, budget),
+        steps=steps or _steps_in(settings, weights, corpus, budget),
         batch_tokens=budget,
         device=model.device.type,
         precision="fp32" if model.dtype == torch.float32 else "bf16",
@@ -175,7 +189,7 @@ def _run(task: Task, interrupt: Interrupt, resumed: bool) -> Pretrained:
     progress = resume_progress(folder, parts, out) if resumed else Progress()
     with screen:
         progress = fit(parts, settings, progress, interrupt)
-    if progress.step < settings.steps:
+    if not finished(progress, settings, len(parts.examples)):
         line(out, "interrupted", f"saved; go on with: biddable pretrain --resume {folder.path}")
         return Pretrained(folder.path, progress, parameters, None, interrupt.exit_code)
     weights.load(best_weights(parts, progress))

@@ -94,8 +94,8 @@ def save_pretrained(task: Task, result: Pretrained) -> None:
     clear_best(folder.checkpoints)
     for sample in samples:
         out.print()
-        out.print(sample["prompt"], style="dim", markup=False, end="")
-        out.print(sample["text"], markup=False)
+        out.print(sample["prompt"], style="dim", end="")
+        out.print(sample["text"])
     loss = f"{result.progress.best_loss:.3f} nats a token, {result.bits_per_byte:.3f} bits a byte"
     line(out, "held out", loss)
     line(out, "report", str(folder.path / "report.html"))

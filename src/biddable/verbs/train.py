@@ -26,6 +26,7 @@ from biddable.judging.verdict import INTERRUPTED
 from biddable.models.aside import need_space, write_whole
 from biddable.models.base import SYSTEM_PROMPT_FILE
 from biddable.models.save import save_model
+from biddable.terminal import console
 from biddable.training.checkpoint import (
     Progress,
     clear_best,
@@ -34,7 +35,7 @@ from biddable.training.checkpoint import (
 from biddable.training.evaluate import mean_loss
 from biddable.training.held import Held
 from biddable.training.interrupt import Interrupt
-from biddable.training.log import Log, Screen, console, counting, each, json_log, silent
+from biddable.training.log import Log, Screen, counting, each, json_log, silent
 from biddable.training.loop import (
     Parts,
     best_weights,
@@ -134,6 +135,7 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
     with joined_ranks() as ranks:
         out.quiet = not ranks.first
         settings, folder = start(data, resume, options, ranks)
+        choose_device(settings.device)  # One that is not there is refused before the data is read.
         package, metric = tracker_package(settings.report_to), load_metric(settings.metric)
         today = day_of(folder, ranks)
         prepared = first_before_others(ranks, lambda: prepare(settings, counting(out), today))
