@@ -17,7 +17,7 @@ from biddable.data.fields import group_of, take_system, take_weight, weighted, w
 from biddable.data.files import expanded, file_rows
 from biddable.data.findings import BiddableError, Finding
 from biddable.data.formats import FLAT, Format, detect
-from biddable.data.messages import to_messages
+from biddable.data.messages import to_messages, written_role
 from biddable.data.parquet import hub_rows
 from biddable.data.rows import Row, kind
 from biddable.data.tool_calls import take_tools
@@ -180,6 +180,8 @@ def _take(reading: _Reading, row: Row, path: Drafts | None = None) -> Format | N
 def _fields(reading: _Reading, value: Any) -> Fields:
     if isinstance(value, BiddableError):
         raise value
+    if isinstance(value, list) and value and all(map(written_role, value)):
+        value = {"messages": value}
     if not isinstance(value, dict):
         raise BiddableError(
             f"The row is {kind(value)}, not an object.",
