@@ -158,7 +158,7 @@ def read_texts(result: ReadResult) -> str:
 
 
 def named(path: tuple[str, ...], said: str) -> bool:
-    return any(f"{key}'" in said for key in path)
+    return any(f"{key}'".casefold() in said.casefold() for key in path)
 
 
 @settings(max_examples=400, deadline=None)

@@ -12,7 +12,7 @@ from typing import Any
 from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError
 from biddable.data.messages import weight_of
-from biddable.data.plain_text import checked_text
+from biddable.data.plain_text import checked_text, is_nothing
 
 Fields = dict[str, Any]
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
@@ -61,5 +61,5 @@ def weighted(weight: float | None, messages: list[Message]) -> list[Message]:
 
 def group_of(*values: object) -> str | None:
     """The first value that is one, as text: 7 of a JSON file and "7" of a table are one group."""
-    own = next((value for value in values if value not in (None, "")), None)
+    own = next((value for value in values if not is_nothing(value)), None)
     return own if own is None or isinstance(own, str) else json.dumps(own, default=str)

@@ -203,10 +203,10 @@ def _trained(fields: Fields, weight: float | None, role: str) -> float | None:
     what = ""
     for key in FLAGS:
         flag = fields.pop(key, None)
-        word = flag.strip().casefold() if isinstance(flag, str) else flag
-        trained = {"true": True, "false": False, "": None}.get(word, word)
-        if is_nothing(trained):
+        if is_nothing(flag):
             continue
+        word = flag.strip().casefold() if isinstance(flag, str) else flag
+        trained = word == "true" if word in ("true", "false") else word
         if trained not in (True, False):
             what = f"{key!r} is {shown(flag)}, not true or false."
         elif trained and role != "assistant":
