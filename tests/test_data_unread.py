@@ -195,6 +195,19 @@ def test_columns_that_a_map_does_not_name_are_told(tmp_path: Path) -> None:
     assert "'why' of 1 rows" in finding.message
 
 
+def test_a_map_reads_lists_and_missing_numbers_as_columns_do(tmp_path: Path) -> None:
+    mapping = {"user": '"{q}\\n{choices}{note}"', "assistant": "a"}
+    rows = [
+        {"q": "u", "choices": ["A. x", "B. y"], "note": None, "a": 1},
+        {"q": "u", "choices": [], "note": 2.5, "a": float("nan")},
+        {"q": "u", "choices": {"label": ["A"]}, "note": "", "a": 1},
+    ]
+    result = read_rows(tmp_path, rows, mapping=mapping)
+    assert [m.content for m in result.conversations[0].messages] == ["u\nA. x\nB. y", "1"]
+    codes = [(f.code, f.line) for f in result.errors()]
+    assert codes == [("empty_assistant", 2), ("data_type", 3)]
+
+
 U, A = {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
 MEANINGS: list[tuple[str, Any, list[str]]] = [
     ("number", {"instruction": "i", "input": 10, "output": "o"}, ["user: i\n10", "assistant: o"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from biddable.data.drafts import Drafts, Fields, message_list
 from biddable.data.findings import BiddableError
 from biddable.data.formats import Format
+from biddable.data.plain_text import plain_text
 from biddable.data.rows import suggestion
 
 FIELDS = ("system", "user", "assistant", "group", "weight", "messages", "tools")
@@ -94,7 +94,7 @@ def _value(row: Fields, source: str) -> Any:
             return match[0][0]
         if match[1] not in row:
             raise missing_column(match[1], row)
-        return "" if row[match[1]] is None else str(_text(row[match[1]]))
+        return plain_text(row[match[1]], match[1])
 
     if quoted:
         source = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), source[1:-1])
@@ -102,8 +102,8 @@ def _value(row: Fields, source: str) -> Any:
 
 
 def _text(value: Any) -> Any:
-    """A number as its text: a label column often holds numbers."""
-    return json.dumps(value) if isinstance(value, int | float) else value
+    """A number as its text: a label column often holds numbers; NaN is none."""
+    return plain_text(value, "") or None if isinstance(value, int | float) else value
 
 
 def missing_column(name: str, columns: Iterable[str]) -> BiddableError:

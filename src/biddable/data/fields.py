@@ -59,7 +59,8 @@ def weighted(weight: float | None, messages: list[Message]) -> list[Message]:
     ]
 
 
-def group_of(*values: object) -> str | None:
-    """The first value that is one, as text: 7 of a JSON file and "7" of a table are one group."""
-    own = next((value for value in values if not is_nothing(value)), None)
-    return own if own is None or isinstance(own, str) else json.dumps(own, default=str)
+def group_of(value: object) -> str | None:
+    """A group as text: 7 of a JSON file and "7" of a table are one."""
+    if is_nothing(value):
+        return None
+    return value if isinstance(value, str) else json.dumps(value, default=str)

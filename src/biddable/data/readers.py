@@ -19,6 +19,7 @@ from biddable.data.findings import BiddableError, Finding
 from biddable.data.formats import FLAT, Format, detect
 from biddable.data.messages import to_messages, written_role
 from biddable.data.parquet import hub_rows
+from biddable.data.plain_text import is_nothing
 from biddable.data.rows import Row, kind
 from biddable.data.tool_calls import take_tools
 from biddable.data.trees import flat_paths
@@ -229,11 +230,12 @@ def _common(reading: _Reading, row: Row, fields: Fields, form: Format) -> tuple[
     if reading.group_by is not None:
         group = row.value[reading.group_by]
         fields.pop(reading.group_by, None)
-    own = fields.pop(form.group, None) if form.group else None
+    if form.group and is_nothing(group):
+        group = fields.pop(form.group, None)
     return (
         take_system(fields),
         take_weight(fields),
-        group_of(group, own),
+        group_of(group),
         take_tools(fields),
     )
 
