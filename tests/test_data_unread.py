@@ -161,7 +161,7 @@ def named(path: tuple[str, ...], said: str) -> bool:
     return any(f"{key}'".casefold() in said.casefold() for key in path)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data())
 def test_every_leaf_of_a_row_is_in_the_conversation_or_named_in_a_finding(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
