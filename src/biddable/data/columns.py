@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from biddable.data.drafts import Drafts, Fields, message_list
 from biddable.data.findings import BiddableError
-from biddable.data.formats import Drafts, Fields, Format, message_list
+from biddable.data.formats import Format
+from biddable.data.plain_text import plain_text
 from biddable.data.rows import suggestion
 
 FIELDS = ("system", "user", "assistant", "group", "weight", "messages", "tools")
@@ -63,10 +64,18 @@ def mapped_fields(row: Fields, mapping: Mapping[str, str]) -> Fields:
     return {field: _value(row, source) for field, source in mapping.items()}
 
 
+def unmapped(row: Fields, mapping: Mapping[str, str]) -> Fields:
+    """The columns of a row that no field is made of."""
+    named = set(mapping.values())
+    named |= {name for source in mapping.values() for name in PLACEHOLDER.findall(source)}
+    return {key: value for key, value in row.items() if key not in named and key not in FIELDS}
+
+
 def _drafts(fields: Fields) -> Drafts:
     if "messages" in fields:
         return message_list("messages", fields)
-    return [[{"role": r, "content": fields[r]} for r in ("user", "assistant") if r in fields]]
+    roles = [role for role in ("user", "assistant") if role in fields]
+    return [[{"role": role, "content": fields.pop(role)} for role in roles]]
 
 
 # The row's fields by their mapped names; `system`, `group` and the like stay with the row.
@@ -85,7 +94,7 @@ def _value(row: Fields, source: str) -> Any:
             return match[0][0]
         if match[1] not in row:
             raise missing_column(match[1], row)
-        return "" if row[match[1]] is None else str(_text(row[match[1]]))
+        return plain_text(row[match[1]], match[1])
 
     if quoted:
         source = re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), source[1:-1])
@@ -93,8 +102,8 @@ def _value(row: Fields, source: str) -> Any:
 
 
 def _text(value: Any) -> Any:
-    """A number as its text: a label column often holds numbers."""
-    return json.dumps(value) if isinstance(value, int | float) else value
+    """A number as its text: a label column often holds numbers; NaN is none."""
+    return plain_text(value, "") or None if isinstance(value, int | float) else value
 
 
 def missing_column(name: str, columns: Iterable[str]) -> BiddableError:

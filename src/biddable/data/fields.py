@@ -1,64 +1,66 @@
-"""What a row of any format may carry beside its messages: system, weight, tools and group."""
+"""What a row of any format may carry beside its messages: system, weight, tools and group.
+
+Each is taken out of the row, so that what is left of it at the end is what nothing has read.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError
-from biddable.data.messages import check_value, checked_text, weight_of
-from biddable.data.rows import kind, parsed
+from biddable.data.messages import weight_of
+from biddable.data.plain_text import checked_text, is_nothing
 
-Fields = Mapping[str, Any]
+Fields = dict[str, Any]
+SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 
 
-def with_system(fields: Fields, messages: list[Message], default: str | None) -> list[Message]:
+def take_system(fields: Fields) -> str:
+    """Takes the row's system prompt out of it; an empty text where it has none."""
+    given = [value for key in SYSTEM_KEYS if (value := fields.pop(key, None)) not in (None, "")]
+    texts = {checked_text(value, "'system'") for value in given}
+    if len(texts) > 1:
+        raise _two_prompts("two system prompts")
+    return next(iter(texts), "")
+
+
+def with_system(own: str, messages: list[Message], default: str | None) -> list[Message]:
     """The messages behind the row's own system prompt, or the run's where there is none."""
     has_one = messages[0].role == "system"
-    own = fields.get("system")
-    if own in (None, ""):
+    if not own:
         return [Message("system", default), *messages] if default and not has_one else messages
-    own = checked_text(own, "'system'")
     if has_one:
-        raise BiddableError(
-            "The row has a system prompt of its own and a system message.",
-            fix="Keep one of the two.",
-            code="two_system_prompts",
-        )
+        raise _two_prompts("a system prompt of its own and a system message")
     return [Message("system", own), *messages]
 
 
-def weighted(fields: Fields, messages: list[Message]) -> list[Message]:
+def _two_prompts(what: str) -> BiddableError:
+    return BiddableError(
+        f"The row has {what}.", fix="Keep one of the two.", code="two_system_prompts"
+    )
+
+
+def take_weight(fields: Fields) -> float | None:
+    """Takes the weight of the row's answers out of it."""
+    weight = fields.pop("weight", None)
+    return None if weight in (None, "") else weight_of(weight)
+
+
+def weighted(weight: float | None, messages: list[Message]) -> list[Message]:
     """The messages with the row's weight on each answer that has none of its own."""
-    if fields.get("weight") in (None, ""):
+    if weight is None:
         return messages
-    weight = weight_of(fields["weight"])
     return [
         replace(m, weight=weight) if m.role == "assistant" and m.weight is None else m
         for m in messages
     ]
 
 
-def tools_of(fields: Fields) -> Sequence[dict[str, Any]]:
-    """The row's tool schemas, also where they are stored as JSON text."""
-    value = fields.get("tools")
-    value = parsed(value) if isinstance(value, str) and value else value
-    if value in (None, "", []):
-        return ()
-    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise BiddableError(
-            f"'tools' is {kind(value)}, not a list of objects.",
-            fix='Write it as [{"type": "function", "function": {...}}].',
-            code="tools_invalid",
-        )
-    check_value(value)
-    return tuple(value)
-
-
-def group_of(*values: object) -> str | None:
-    """The first value that is one, as text: 7 of a JSON file and "7" of a table are one group."""
-    own = next((value for value in values if value not in (None, "")), None)
-    return own if own is None or isinstance(own, str) else json.dumps(own, default=str)
+def group_of(value: object) -> str | None:
+    """A group as text: 7 of a JSON file and "7" of a table are one."""
+    if is_nothing(value):
+        return None
+    return value if isinstance(value, str) else json.dumps(value, default=str)

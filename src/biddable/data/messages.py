@@ -12,38 +12,52 @@ from typing import Any
 
 from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError
-from biddable.data.rows import kind, parsed, shown, suggestion
+from biddable.data.plain_text import check_value, checked_text, is_nothing
+from biddable.data.rows import kind, shown, suggestion
+from biddable.data.tool_calls import take_calls, written_calls
 
 WRITTEN_ROLES = {
     "system": ("system", "developer"),
     "user": ("user", "human", "prompter"),
-    "assistant": ("assistant", "gpt", "chatgpt", "bard", "bot", "model", "function_call"),
-    "tool": ("tool", "function", "observation"),
+    "assistant": ("assistant", "gpt", "chatgpt", "bard", "bot", "chatbot", "model", "ai"),
+    "tool": ("tool", "function", "observation", "tool_response", "tool_result", "ipython"),
 }
+# Turns that are nothing but a call: of ShareGPT and LLaMA-Factory, and of ms-swift.
+CALL_ROLES = ("function_call", "tool_call")
 ROLES = {name: role for role, names in WRITTEN_ROLES.items() for name in names}
+ROLES.update(dict.fromkeys(CALL_ROLES, "assistant"))
 ALIASES = {"from": "role", "value": "content"}
-EXTRA_KEYS = ("weight", "name", "tool_calls", "tool_call_id", "reasoning_content")
-KNOWN_KEYS = frozenset(("role", "content", *ALIASES, *EXTRA_KEYS))
-# The deepest tool call in the wild has about ten levels; a template walks them by recursion.
-MOST_DEPTH = 50
+# Whether a turn is trained: of ms-swift, and of axolotl in its documentation.
+FLAGS = ("loss", "train")
+# What templates print under these names; anything else is handed on with a warning.
+EXTRA_KEYS = ("name", "tool_call_id", "reasoning_content", "thinking", "reasoning")
+TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+
+Fields = dict[str, Any]
 
 
-def to_messages(raw: Sequence[object], first: int = 0) -> list[Message]:
+def to_messages(raw: Sequence[object], unread: list[str], first: int = 0) -> list[Message]:
     """Checks and converts raw messages: dicts with `role` and `content`, or `from` and `value`.
 
     Args:
         raw: in order.
+        unread: gets the name of each key with a value that only a template might print.
         first: the turn of the first one, 1 if a system prompt will stand before them.
 
     Raises:
         BiddableError: with the code, the turn and the fix of the first fault.
     """
-    messages = []
+    messages: list[Message] = []
     for turn, item in enumerate(raw, start=first):
         try:
-            messages.append(_message(item))
+            message = _message(item, unread)
         except BiddableError as error:
             raise BiddableError.of(replace(error.finding, turn=turn)) from None
+        if messages and _goes_on(item, messages[-1], message):
+            calls = [*messages[-1].extra.get("tool_calls", []), *message.extra["tool_calls"]]
+            messages[-1] = replace(messages[-1], extra={**messages[-1].extra, "tool_calls": calls})
+        else:
+            messages.append(message)
     if not messages:
         raise BiddableError(
             "The list of messages is empty.",
@@ -59,34 +73,63 @@ def to_messages(raw: Sequence[object], first: int = 0) -> list[Message]:
     return messages
 
 
-def _message(item: object) -> Message:
+def written_role(item: object) -> str:
+    """The role that a raw message names, in small letters; an empty text where it names none."""
+    role = item.get("role", item.get("from")) if isinstance(item, dict) else None
+    return role.strip().casefold() if isinstance(role, str) else ""
+
+
+def _goes_on(item: object, before: Message, message: Message) -> bool:
+    """Whether a turn of ms-swift's role tool_call belongs to the answer before it: several calls
+    at once, or a call behind a text."""
+    same = before.role == "assistant" and before.weight == message.weight
+    return written_role(item) == "tool_call" and same and message.extra.keys() == {"tool_calls"}
+
+
+def _message(item: object, unread: list[str]) -> Message:
     if not isinstance(item, dict):
         raise BiddableError(
             f"The message is {kind(item)}, not an object.",
             fix='Write it as {"role": ..., "content": ...}.',
             code="data_type",
         )
-    fields: dict[str, Any] = {str(ALIASES.get(k, k)): v for k, v in item.items() if v is not None}
-    role = _role(fields.get("role"))
-    if fields["role"] == "function_call":
-        fields = {**fields, "content": "", "tool_calls": _function_call(fields.get("content"))}
-    calls = _tool_calls(fields.get("tool_calls"))
-    content = _content(fields.get("content"), role, bool(calls))
-    weight = _weight(fields.get("weight"), role)
+    fields = _renamed(item)
+    role = _role(fields.pop("role", None))
+    value = fields.pop("content", None)
+    if written_role(item) in CALL_ROLES:
+        calls, value = [*written_calls(value), *take_calls(fields)], ""
+    else:
+        calls = take_calls(fields)
+    if value is None and role == "assistant":
+        # What OpenAI writes instead of a content where the model declines.
+        value = fields.pop("refusal", None)
+    content = _content(value, role, bool(calls), unread)
+    weight = _trained(fields, _weight(fields.pop("weight", None), role), role)
     if role == "assistant" and not content.strip() and not calls and weight != 0:
         raise BiddableError(
             "The assistant message is empty.",
             fix="Write the answer, remove the row, or give the message weight 0.",
             code="empty_assistant",
         )
-    if len(fields) == 2 and not calls:
-        return Message(role, content, weight)
-    read = ("role", "content", "weight", "tool_calls")
-    extra = {k: v for k, v in fields.items() if k not in read}
-    if calls:
-        extra["tool_calls"] = calls
+    unread += (k for k, v in fields.items() if k not in EXTRA_KEYS and not is_nothing(v))
+    extra = {**fields, "tool_calls": calls} if calls else fields
     check_value(extra)
     return Message(role, content, weight, extra)
+
+
+def _renamed(item: Fields) -> Fields:
+    """The fields of a message under their usual names, without those that are null."""
+    fields: Fields = {}
+    for key, value in item.items():
+        name = ALIASES.get(key, key)
+        if value is None or fields.setdefault(name, value) in (value,):
+            continue
+        raise BiddableError(
+            f"The message has two values for its {name}.",
+            fix=f"Keep one of {name!r} and {key!r}.",
+            code="data_type",
+        )
+    return fields
 
 
 def _role(written: object) -> str:
@@ -96,20 +139,19 @@ def _role(written: object) -> str:
             fix='Give each message a "role": system, user, assistant or tool.',
             code="message_missing_key",
         )
-    role = ROLES.get(written) if isinstance(written, str) else None
-    if role is not None:
-        return role
-    likely = str(written)[:40].strip().lower()
+    name = written.strip().casefold() if isinstance(written, str) else ""
+    if name in ROLES:
+        return ROLES[name]
     raise BiddableError(
         f"The role {shown(written)} is not known.",
-        fix=suggestion(likely, ROLES, "Use system, user, assistant or tool."),
+        fix=suggestion(name, ROLES, "Use system, user, assistant or tool."),
         code="unrecognized_role",
     )
 
 
-def _content(value: object, role: str, calls: bool) -> str:
+def _content(value: object, role: str, calls: bool, unread: list[str]) -> str:
     if isinstance(value, list):
-        value = "".join(map(_part, value))
+        value = "".join(_part(part, unread) for part in value)
     if value is None and calls:
         return ""
     if value is None:
@@ -121,15 +163,17 @@ def _content(value: object, role: str, calls: bool) -> str:
     return checked_text(value, "The content")
 
 
-def _part(part: object) -> str:
+def _part(part: object, unread: list[str]) -> str:
     """The text of one part of a content list; a picture or a sound cannot be learnt from."""
     if isinstance(part, str):
         return part
     what = kind(part)
     if isinstance(part, dict):
-        text, given = part.get("text"), part.get("type", "text")
-        if given == "text" and isinstance(text, str):
-            return text
+        key = TEXT_PARTS.get(str(part.get("type", "text")), "")
+        if isinstance(part.get(key), str):
+            others = (k for k, v in part.items() if k not in ("type", key) and not is_nothing(v))
+            unread += (f"content.{other}" for other in others)
+            return str(part[key])
         what = shown(part["type"]) if part.get("type") else what
     raise BiddableError(
         f"A part of the content is {what}, not text.",
@@ -149,6 +193,39 @@ def _weight(value: object, role: str) -> float | None:
     )
 
 
+def _trained(fields: Fields, weight: float | None, role: str) -> float | None:
+    """The weight of a message after its flags: `"loss": false` is weight 0.
+
+    Raises:
+        BiddableError: `weight_invalid`, a flag is none, contradicts the weight, or wants what is
+            not possible: only a part of a turn, or another role's text.
+    """
+    what = ""
+    for key in FLAGS:
+        flag = fields.pop(key, None)
+        if is_nothing(flag):
+            continue
+        word = flag.strip().casefold() if isinstance(flag, str) else flag
+        trained = word == "true" if word in ("true", "false") else word
+        if trained not in (True, False):
+            what = f"{key!r} is {shown(flag)}, not true or false."
+        elif trained and role != "assistant":
+            what = f"A {role} message has {key!r} true."
+        elif weight is not None and bool(weight) != trained:
+            what = f"The message has weight {weight:g} and {key!r} {shown(flag)}."
+        elif not trained and role == "assistant":
+            weight = 0.0
+    if fields.get("train_detail"):
+        what = "The message has 'train_detail', which trains parts of a turn."
+    if not what:
+        return weight
+    raise BiddableError(
+        what,
+        fix="Only whole answers are trained or not; give those that are not weight 0.",
+        code="weight_invalid",
+    )
+
+
 def weight_of(value: object, turn: int | None = None) -> float:
     """A finite number of 0 or more as a float, also from the text of a table's cell; all else is
     refused."""
@@ -164,89 +241,3 @@ def weight_of(value: object, turn: int | None = None) -> float:
             turn=turn,
         )
     return number
-
-
-def _function_call(value: object) -> list[Any]:
-    """The tool calls of a ShareGPT `function_call` turn, whose value is JSON text."""
-    call = parsed(value) if isinstance(value, str) else None
-    calls = call if isinstance(call, list) else [call]
-    if all(isinstance(c, dict) and isinstance(c.get("name"), str) for c in calls):
-        return [{"type": "function", "function": c} for c in calls]
-    raise BiddableError(
-        "The function call is not JSON with a name and arguments.",
-        fix='Write its value as {"name": ..., "arguments": {...}}.',
-        code="tool_calls_invalid",
-    )
-
-
-def _tool_calls(value: object) -> list[dict[str, Any]]:
-    """Tool calls with their arguments as objects, as chat templates and servers handle them."""
-    if isinstance(value, str):
-        value = parsed(value)
-    if value is None or value == []:
-        return []
-    if isinstance(value, list) and all(isinstance(call, dict) for call in value):
-        return [_tool_call(call) for call in value]
-    raise BiddableError(
-        f"tool_calls is {kind(value)}, not a list of objects.",
-        fix='Write it as [{"type": "function", "function": {"name": ..., "arguments": ...}}].',
-        code="tool_calls_invalid",
-    )
-
-
-def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise BiddableError(
-            "A tool call names no function.",
-            fix='Give it "function": {"name": ..., "arguments": ...}.',
-            code="tool_calls_invalid",
-        )
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        arguments = parsed(arguments or "{}")
-    if not isinstance(arguments, dict):
-        raise BiddableError(
-            f"The arguments of {function['name'][:40]!r} are not a JSON object.",
-            fix='Write them as {"name": value, ...}, or as the JSON text of that.',
-            code="tool_calls_invalid",
-        )
-    return {**call, "function": {**function, "arguments": arguments}}
-
-
-def checked_text(value: object, what: str = "The text") -> str:
-    """A value that is a text which a tokenizer can encode; all else is refused."""
-    if not isinstance(value, str):
-        raise BiddableError(
-            f"{what} is {kind(value)}, not text.",
-            fix="Put it in quotes, as a JSON string.",
-            code="content_not_text",
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise BiddableError(
-            f"The text holds half of a surrogate pair at character {error.start + 1}.",
-            fix="An emoji was cut in two or the file is not UTF-8; correct the text.",
-            code="invalid_text",
-        ) from None
-    return value
-
-
-def check_value(value: object) -> None:
-    """Refuses a nested JSON value with a text that is none, or too deep; without recursion."""
-    todo: list[tuple[object, int]] = [(value, 0)]
-    while todo:
-        item, depth = todo.pop()
-        if depth > MOST_DEPTH:
-            raise BiddableError(
-                f"A field of the message is nested over {MOST_DEPTH} levels deep.",
-                fix="Flatten it, or remove the row.",
-                code="invalid_json",
-            )
-        if isinstance(item, str):
-            checked_text(item)
-        elif isinstance(item, dict):
-            todo += [(part, depth + 1) for pair in item.items() for part in pair]
-        elif isinstance(item, list):
-            todo += [(part, depth + 1) for part in item]

@@ -9,6 +9,7 @@ from itertools import islice, pairwise
 from biddable.data.conversation import Conversation
 from biddable.data.duplicates import Duplicates, find
 from biddable.data.findings import Finding, place
+from biddable.data.leftovers import leftovers
 from biddable.data.private import private_findings
 from biddable.data.rows import shortened
 from biddable.data.wording import digest
@@ -42,6 +43,7 @@ def inspect(
         *_capped(_duplicates(conversations, found)),
         *_capped(_contradictions(conversations, found)),
         *_dominant(conversations),
+        *leftovers(conversations),
         *_capped(private_findings(conversations)),
     ]
 

@@ -10,16 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from biddable.data.columns import MAPPED, check_map, mapped_fields, missing_column
+from biddable.data.columns import MAPPED, check_map, mapped_fields, missing_column, unmapped
 from biddable.data.conversation import Conversation
-from biddable.data.fields import group_of, tools_of, weighted, with_system
+from biddable.data.drafts import Drafts, Fields
+from biddable.data.fields import group_of, take_system, take_weight, weighted, with_system
 from biddable.data.files import expanded, file_rows
 from biddable.data.findings import BiddableError, Finding
-from biddable.data.formats import COMMON, FLAT, Drafts, Fields, Format, detect
-from biddable.data.messages import KNOWN_KEYS, to_messages
+from biddable.data.formats import FLAT, Format, detect
+from biddable.data.messages import to_messages, written_role
 from biddable.data.parquet import hub_rows
+from biddable.data.plain_text import is_nothing
 from biddable.data.rows import Row, kind
+from biddable.data.tool_calls import take_tools
 from biddable.data.trees import flat_paths
+from biddable.data.unread import RESERVED, Unread, noted_at
 
 # A file with more faults than this is a file of another kind; the rest would only repeat them.
 MOST_ERRORS = 1000
@@ -60,9 +64,7 @@ class _Reading:
     group_by: str | None
     formats: Counter[str] = field(default_factory=Counter)
     shapes: dict[tuple[str, ...], Any] = field(default_factory=dict)
-    # Keys that were not read: how often, and where first.
-    unused: dict[str, tuple[int, str, int]] = field(default_factory=dict)
-    unknown: dict[str, tuple[int, str, int]] = field(default_factory=dict)
+    unread: Unread = field(default_factory=Unread)
     repeated: Counter[Finding] = field(default_factory=Counter)
     file: str = ""
     errors: int = 0
@@ -118,16 +120,22 @@ def _take_all(reading: _Reading, rows: Iterator[Row]) -> None:
             fix="Give a file with one JSON object a line.",
             code="empty_file",
         )
+    left_out = len(flat)
     for row, path in flat_paths(flat):
         if path is not None:
+            left_out -= sum(map(len, path))
             _take(reading, row, path)
             continue
+        left_out -= 1
         what = f"The message answers {row.value['parent_id'][:40]!r}, which is not in the data;"
         fix = "Keep whole trees in one file."
         _fault(
             reading,
             Finding("missing_parent", "warning", f"{what} it is left out.", fix, "", row.line),
         )
+    if left_out:
+        what = f"{left_out:,} of {len(flat):,} messages of trees are not on a best path; left out."
+        _fault(reading, Finding("not_on_best_path", "note", what, ""))
 
 
 def _fault(reading: _Reading, finding: Finding) -> None:
@@ -151,12 +159,18 @@ def _take(reading: _Reading, row: Row, path: Drafts | None = None) -> Format | N
     """
     try:
         fields = _fields(reading, row.value)
-        form = _format(reading, row, fields) if path is None else FLAT
-        drafts = form.build(fields) if path is None else path
-        made = [_conversation(reading, row, fields, form, draft) for draft in drafts]
+        form = _format(reading, fields) if path is None else FLAT
+        read_by_name = {key: fields[key] for key in RESERVED if key in fields}
+        drafts = form.build(fields)
+        rest = _common(reading, row, fields, form)
+        made = [_conversation(reading, row, draft, *rest) for draft in path or drafts]
     except BiddableError as error:
         _fault(reading, replace(error.finding, line=row.line))
         return None
+    if path is None:
+        reading.unread.note_rest(fields, reading.file, row.line)
+        if reading.mapping is None:
+            reading.unread.note_reserved(read_by_name, reading.file, row.line)
     reading.result.conversations += made
     if not made and (path is not None or form is not FLAT):
         what = "The tree holds no answer that people kept; it is left out."
@@ -167,6 +181,8 @@ def _take(reading: _Reading, row: Row, path: Drafts | None = None) -> Format | N
 def _fields(reading: _Reading, value: Any) -> Fields:
     if isinstance(value, BiddableError):
         raise value
+    if isinstance(value, list) and value and all(map(written_role, value)):
+        value = {"messages": value}
     if not isinstance(value, dict):
         raise BiddableError(
             f"The row is {kind(value)}, not an object.",
@@ -175,57 +191,70 @@ def _fields(reading: _Reading, value: Any) -> Fields:
         )
     if reading.group_by is not None and reading.group_by not in value:
         raise missing_column(reading.group_by, value)
-    return value if reading.mapping is None else mapped_fields(value, reading.mapping)
+    if reading.mapping is not None:
+        return {**unmapped(value, reading.mapping), **mapped_fields(value, reading.mapping)}
+    return dict(value)
 
 
-def _format(reading: _Reading, row: Row, fields: Fields) -> Format:
-    """What a row is; its keys get their plain form, and those that are not read are noted."""
+def _format(reading: _Reading, fields: Fields) -> Format:
+    """What a row is; its keys get their plain form."""
     keys = tuple(fields)
     if keys not in reading.shapes:
         reading.shapes[keys] = _shape(reading, keys)
-    form, names, unused = reading.shapes[keys]
+    form, names = reading.shapes[keys]
     if not isinstance(form, Format):
         raise form
-    fields.update({low: fields[key] for key, low in names.items()})
+    for key, low in names.items():
+        fields[low] = fields.pop(key)
     reading.formats[form.name] += 1
-    for key in unused:
-        _note(reading, reading.unused, key, row)
     return form
 
 
-def _shape(reading: _Reading, given: Sequence[str]) -> tuple[Any, dict[str, str], frozenset[str]]:
-    """What rows with these keys are: a format or the error to raise, the plain form of keys in
-    other letter case, and the keys that are not read."""
+def _shape(reading: _Reading, given: Sequence[str]) -> tuple[Any, dict[str, str]]:
+    """What rows with these keys are: a format or the error to raise, and the plain form of keys in
+    other letter case, unless it is that of several."""
     if reading.mapping is not None:
-        return MAPPED, {}, frozenset()
-    names = {key: key.strip().casefold() for key in given}
-    names = {key: low for key, low in names.items() if low not in given}
-    keys = frozenset(names.get(key, key) for key in given)
+        return MAPPED, {}
+    low = [key.strip().casefold() for key in given]
+    names = {k: name for k, name in zip(given, low, strict=True) if low.count(name) == 1}
+    names = {key: name for key, name in names.items() if key != name}
     try:
-        form = detect(keys)
+        return detect(frozenset(names.get(key, key) for key in given)), names
     except BiddableError as error:
-        return error, names, frozenset()
-    read = form.needs | form.uses | COMMON | {reading.group_by}
-    return form, names, frozenset() if form is FLAT else keys - read
+        return error, names
 
 
-def _note(reading: _Reading, noted: dict[str, tuple[int, str, int]], key: str, row: Row) -> None:
-    count, file, line = noted.get(key, (0, reading.file, row.line))
-    noted[key] = count + 1, file, line
+def _common(reading: _Reading, row: Row, fields: Fields, form: Format) -> tuple[Any, ...]:
+    """Takes what any row may carry out of it: system prompt, weight, group and tool schemas."""
+    group = fields.pop("group", None)
+    if reading.group_by is not None:
+        group = row.value[reading.group_by]
+        fields.pop(reading.group_by, None)
+    if form.group and is_nothing(group):
+        group = fields.pop(form.group, None)
+    return (
+        take_system(fields),
+        take_weight(fields),
+        group_of(group),
+        take_tools(fields),
+    )
 
 
 def _conversation(
-    reading: _Reading, row: Row, fields: Fields, form: Format, draft: Sequence[Any]
+    reading: _Reading,
+    row: Row,
+    draft: Sequence[Any],
+    system: str,
+    weight: float | None,
+    group: str | None,
+    tools: Sequence[Fields],
 ) -> Conversation:
-    messages = to_messages(draft, first=int(fields.get("system") not in (None, "")))
-    for item in draft:
-        for key in () if item.keys() <= KNOWN_KEYS else item.keys() - KNOWN_KEYS:
-            if item[key] is not None:
-                _note(reading, reading.unknown, key, row)
-    messages = weighted(fields, with_system(fields, messages, reading.system))
-    own = row.value[reading.group_by] if reading.group_by is not None else fields.get("group")
-    group = group_of(own, fields.get(form.group) if form.group else None)
-    return Conversation(messages, reading.file, row.line, group, tools_of(fields))
+    unread: list[str] = []
+    messages = to_messages(draft, unread, first=int(bool(system)))
+    for key in unread:
+        noted_at(reading.unread.messages, key, reading.file, row.line)
+    messages = weighted(weight, with_system(system, messages, reading.system))
+    return Conversation(messages, reading.file, row.line, group, tools)
 
 
 def _conclude(reading: _Reading) -> None:
@@ -237,13 +266,7 @@ def _conclude(reading: _Reading) -> None:
             found.append(replace(same, message=more, fix="As above."))
     names = [f"{name} ({count:,} rows)" for name, count in reading.formats.most_common()]
     reading.result.format = ", ".join(names if len(names) > 1 else reading.formats)
-    for key, (count, file, line) in reading.unused.items():
-        what = f"The key {key[:40]!r} of {count:,} rows was not used."
-        found.append(Finding("unused_columns", "note", what, "", file, line))
-    for key, (count, file, line) in reading.unknown.items():
-        what = f"The key {key[:40]!r} of {count:,} messages is handed to the template only."
-        fix = "Is it a typing error? Else remove it."
-        found.append(Finding("message_unrecognized_key", "warning", what, fix, file, line))
+    found += reading.unread.findings()
     if len(names) > 1:
         what = f"The rows have several formats: {', '.join(names)}."
         fix = "Check that all of them were taken for what they are."

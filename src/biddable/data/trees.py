@@ -10,21 +10,57 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from biddable.data.findings import BiddableError
+from biddable.data.plain_text import is_nothing
 from biddable.data.rows import Row, kind
 
 UNRANKED = 1 << 30
 Fields = dict[str, Any]
+# What the choice of the path reads of a message.
+NODE_KEYS = (
+    *("message_id", "parent_id", "role", "text", "rank", "replies", "deleted"),
+    *("review_result", "message_tree_id"),
+)
 
 
 def tree_path(row: Fields) -> list[list[Fields]]:
-    """The best path of one tree; none where it holds no answer."""
-    if not isinstance(row["prompt"], dict):
+    """The best path of one tree; none where it holds no answer.
+
+    What it does not use goes back into the row: other keys of messages, and the replies that are
+    not on the path.
+    """
+    root = row.pop("prompt")
+    if not isinstance(root, dict):
         raise BiddableError(
-            f"'prompt' is {kind(row['prompt'])}, not the first message of a tree.",
+            f"'prompt' is {kind(root)}, not the first message of a tree.",
             fix="Keep message_tree_id for trees, or add the answer.",
             code="data_type",
         )
-    return _path(row["prompt"], {})
+    drafts = _path(root, {})
+    texts = [message["content"] for draft in drafts for message in draft]
+    todo: list[Any] = [root]
+    while todo:
+        node = todo.pop()
+        if not isinstance(node, dict):
+            row["prompt.replies"] = node
+            continue
+        replies = node.get("replies")
+        todo += replies if isinstance(replies, list) else [replies] if replies else []
+        row.update({f"prompt.{k}": v for k, v in unread_keys(node).items()})
+        if node.get("text") not in texts:
+            row["prompt.replies"] = node.get("text")
+    return drafts
+
+
+def unread_keys(node: Fields) -> Fields:
+    """What a message of a tree holds that the choice of the path does not read."""
+    return {k: v for k, v in node.items() if k not in NODE_KEYS and not is_nothing(v)}
+
+
+def take_node(row: Fields) -> list[list[Fields]]:
+    """Nothing yet: a flat row is one message, put together with the others of its file."""
+    for key in set(NODE_KEYS[:-1]) & row.keys():
+        del row[key]
+    return []
 
 
 def flat_paths(rows: Sequence[Row]) -> Iterator[tuple[Row, list[list[Fields]] | None]]:

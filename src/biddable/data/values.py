@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from biddable.data.findings import BiddableError
+from biddable.data.messages import written_role
 from biddable.data.rows import Row
 
 # No conversation for a small model has a row of this size (4 million tokens), and a parser fed
@@ -39,9 +40,18 @@ def line_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
         try:
             text = data.decode("utf-8-sig" if line == 1 else "utf-8").strip()
             if text:
-                yield Row(line, DECODER.decode(text))
+                # The comma of an array whose brackets were cut off says nothing.
+                value = DECODER.decode(text.removesuffix(","))
+                yield from (Row(line, row) for row in ([value] if _is_row(value) else value))
         except (ValueError, RecursionError) as error:
             yield Row(line, _invalid(error))
+
+
+def _is_row(value: object) -> bool:
+    """Whether a line's value is one row: all but an array of rows, which messages are not."""
+    if not isinstance(value, list) or not value:
+        return True
+    return not all(isinstance(item, dict) and not written_role(item) for item in value)
 
 
 def is_one_value(head: bytes) -> bool:
@@ -50,7 +60,9 @@ def is_one_value(head: bytes) -> bool:
     first, newline, rest = text.partition(b"\n")
     # A pretty-printed object opens on a line that ends before its first key does.
     pretty = newline and first.strip() == b"{" and not rest.lstrip().startswith(b"{")
-    return text.startswith(b"[") or bool(pretty)
+    # An array a line: each is the messages of one conversation.
+    lines = first.rstrip().endswith((b"]", b"],")) and rest.lstrip().startswith(b"[")
+    return bool(pretty) or (text.startswith(b"[") and not lines)
 
 
 def array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:

@@ -12,6 +12,7 @@ from biddable.dialogue.encode import Encoder, Example, LossOn, make_encoder
 from biddable.dialogue.parallel import encode_each
 from biddable.dialogue.rendering import UNUSABLE
 from biddable.dialogue.template import Template
+from biddable.dialogue.unprinted import unprinted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -76,6 +77,7 @@ def encode_all(
     if len(result.dropped) > MOST_DROPPED * len(result.lengths):
         result.findings.append(too_many_dropped(result, max_length))
     result.findings += missing_bos(encoder, result.examples)
+    result.findings += unprinted(encoder.rules, conversations)
     failed = any(f.code.startswith("stop_token") for f in result.findings)
     result.stop_token_trained = bool(result.examples) and not failed
     return result

@@ -17,7 +17,7 @@ from functools import lru_cache
 from tokenizers import Tokenizer
 
 from biddable.data.findings import BiddableError
-from biddable.data.messages import checked_text
+from biddable.data.plain_text import checked_text
 
 # Where the private-use characters that stand for control tokens may begin; the first place with
 # none of the text's own characters is taken.

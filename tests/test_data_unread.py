@@ -1,0 +1,411 @@
+"""Nothing of a row is lost in silence: it is in the conversation, or a finding names its key."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from biddable.data.leftovers import leftovers
+from biddable.data.readers import ReadResult, read
+
+
+def read_rows(folder: Path, rows: list[Any], **options: Any) -> ReadResult:
+    path = folder / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return read([str(path)], **options)
+
+
+def said(row: dict[str, Any]) -> str:
+    """A message in short: role, content, weight."""
+    weight = "" if row["weight"] is None else f" x{row['weight']:g}"
+    calls = [c["function"] for c in row["extra"].get("tool_calls", [])]
+    return f"{row['role']}: {row['content']}{json.dumps(calls) if calls else ''}{weight}"
+
+
+def messages(folder: Path, row: Any) -> list[str]:
+    result = read_rows(folder, [row])
+    assert not result.errors(), result.errors()
+    fields = ("role", "content", "weight", "extra")
+    [conversation] = result.conversations
+    return [said({f: getattr(m, f) for f in fields}) for m in conversation.messages]
+
+
+# Rows of every format; each text marked with # must come out or be named.
+CALL = {"id": "c1", "type": "function", "function": {"name": "#f", "arguments": {"x": "#arg"}}}
+TOOL = {"type": "function", "function": {"name": "#f", "description": "#what", "parameters": {}}}
+HH = "\n\nHuman: #1\n\nAssistant: #2\n\nHuman: #3\n\nAssistant: #4"
+ROWS: list[dict[str, Any]] = [
+    {"system": "#s", "user": "#u", "assistant": "#a", "weight": 2.5, "group": "#g"},
+    {"system_prompt": "#s", "question": "#u", "response": "#a", "context": ["#1", 77]},
+    {
+        "messages": [
+            {"role": "System", "content": "#s"},
+            {"role": "user", "content": [{"type": "input_text", "text": "#u"}], "name": "#n"},
+            {"role": "assistant", "content": "#draft", "loss": False},
+            {"role": "user", "content": "#again"},
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "content": "#result", "tool_call_id": "c1"},
+            {"role": "assistant", "content": "#a", "reasoning_content": "#why", "weight": 0.5},
+        ],
+        "tools": [TOOL],
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "#u"},
+            {
+                "role": "assistant",
+                "content": "#a",
+                "function_call": {"name": "#f", "arguments": ""},
+            },
+            {"role": "function", "name": "#f", "content": "#r"},
+        ],
+        "functions": [{"name": "#f", "description": "#what", "parameters": {"x": "#p"}}],
+    },
+    {
+        "conversations": [
+            {"from": "HUMAN", "value": "#u"},
+            {"from": "function_call", "value": '{"name": "#f", "arguments": {"x": "#arg"}}'},
+            {"from": "observation", "value": "#r"},
+            {"from": "gpt", "value": "#a"},
+        ],
+        "tools": json.dumps([{"name": "#f", "parameters": {"d": "#what"}}]),
+    },
+    {"conversation": [{"human": "#1", "assistant": "#2"}, {"human": "#3", "bot": "#4"}]},
+    {"conversations": [{"from": "human", "value": "#u"}], "chosen": {"from": "gpt", "value": "#a"}},
+    {"instruction": "#i", "input": 70.5, "output": "#o", "history": [["#1", "#2"]]},
+    {"instruction": "", "input": "#in", "output": "#o"},
+    {"instruction": "#i", "input": "#in", "chosen": "#a", "rejected": "#b"},
+    {"instruction": "#i", "context": "#c [3]", "response": "#a"},
+    {
+        "prompt": [{"role": "user", "content": "#u"}],
+        "completion": [{"role": "ai", "content": "#a"}],
+    },
+    {"prompt": "#u", "completion": "#a", "input": {}, "history": []},
+    {"prompt": "#1", "chosen": HH, "rejected": "#no"},
+    {"subject": 71, "body": "#b", "reply": "#a"},
+    {"id": "#id", "instruction": "#i", "instances": [{"input": 72, "output": "#o"}]},
+    {"text": "### Human: #u### Assistant: #a"},
+    {
+        "message_tree_id": "#t",
+        "prompt": {
+            "role": "prompter",
+            "text": "#u",
+            "replies": [
+                {"role": "assistant", "text": "#a", "rank": 0},
+                {"role": "assistant", "text": "#worse", "rank": 1},
+            ],
+        },
+    },
+]
+EXTRA_KEYS = st.sampled_from(
+    [
+        *("id", "note", "Context", "input", "choices", "rejected", "system", "label", "score"),
+        *("lang", "images", "annotations", "name", "parallel_tool_calls", "refusal", "channel"),
+        *("weight", "group", "loss", "train", "history", "prompt", "thinking", "content", "text"),
+    ]
+)
+VALUES = st.recursive(
+    st.one_of(
+        st.integers(1000, 9999).map(lambda n: f"#{n}"),
+        st.integers(1000, 9999),
+        st.booleans(),
+        st.none(),
+        st.just(float("nan")),
+    ),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(EXTRA_KEYS, inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object within a row but tool calls and schemas, which are handed on as they are."""
+    if isinstance(value, dict):
+        yield value
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        if isinstance(item, dict | list) and key not in ("tool_calls", "function_call", "tools"):
+            yield from objects(item)
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Texts that are marked with #, and numbers of two digits and more, with the way to them."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from leaves(item, (*path, key))
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item, path)
+    elif isinstance(value, str) and "#" in value and not value.startswith(("\n", "### ", "[", "{")):
+        yield path, value.removesuffix(" [3]")
+    elif isinstance(value, int | float) and not isinstance(value, bool) and value > 9:
+        yield path, json.dumps(value)
+
+
+def read_texts(result: ReadResult) -> str:
+    """Everything that conversations hold."""
+    rows = [
+        [c.group, list(c.tools), [[m.as_dict(), m.weight] for m in c.messages]]
+        for c in result.conversations
+    ]
+    return json.dumps(rows)
+
+
+def named(path: tuple[str, ...], said: str) -> bool:
+    return any(f"{key}'".casefold() in said.casefold() for key in path)
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.data())
+def test_every_leaf_of_a_row_is_in_the_conversation_or_named_in_a_finding(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    row = copy.deepcopy(data.draw(st.sampled_from(ROWS)))
+    holders = list(objects(row))
+    for _ in range(data.draw(st.integers(0, 3))):
+        holder = data.draw(st.sampled_from(holders))
+        key = data.draw(EXTRA_KEYS)
+        if key not in holder:
+            holder[key] = data.draw(VALUES)
+    result = read_rows(tmp_path_factory.mktemp("unread"), [row])
+    if result.errors():
+        assert not result.conversations or row.get("instances")
+        return
+    texts, findings = read_texts(result), "\n".join(str(f) for f in result.findings)
+    for path, leaf in leaves(row):
+        assert leaf in texts or named(path, findings), (path, leaf, findings)
+
+
+def test_rows_of_every_format_are_read_as_they_are(tmp_path: Path) -> None:
+    """Without additions there is no error, so the law above does not hold by refusing."""
+    for row in ROWS:
+        assert not read_rows(tmp_path, [row]).errors(), row
+
+
+def test_columns_that_a_map_does_not_name_are_told(tmp_path: Path) -> None:
+    row = {"q 1": "u", "a": "b", "why": "c", "id": 7}
+    mapping = {"user": '"{q 1}: {id}"', "assistant": "a"}
+    [finding] = read_rows(tmp_path, [row], mapping=mapping).findings
+    assert "'why' of 1 rows" in finding.message
+
+
+def test_a_map_reads_lists_and_missing_numbers_as_columns_do(tmp_path: Path) -> None:
+    mapping = {"user": '"{q}\\n{choices}{note}"', "assistant": "a"}
+    rows = [
+        {"q": "u", "choices": ["A. x", "B. y"], "note": None, "a": 1},
+        {"q": "u", "choices": [], "note": 2.5, "a": float("nan")},
+        {"q": "u", "choices": {"label": ["A"]}, "note": "", "a": 1},
+    ]
+    result = read_rows(tmp_path, rows, mapping=mapping)
+    assert [m.content for m in result.conversations[0].messages] == ["u\nA. x\nB. y", "1"]
+    codes = [(f.code, f.line) for f in result.errors()]
+    assert codes == [("empty_assistant", 2), ("data_type", 3)]
+
+
+U, A = {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
+MEANINGS: list[tuple[str, Any, list[str]]] = [
+    ("number", {"instruction": "i", "input": 10, "output": "o"}, ["user: i\n10", "assistant: o"]),
+    (
+        "passages",
+        {"question": "q", "context": ["one", "two"], "answer": "a"},
+        ["user: q\none\ntwo", "assistant: a"],
+    ),
+    (
+        "NaN",
+        {"instruction": "i", "input": float("nan"), "output": "o"},
+        ["user: i", "assistant: o"],
+    ),
+    ("empty", {"instruction": " ", "input": "u", "output": "o"}, ["user: u", "assistant: o"]),
+    (
+        "ms-swift loss",
+        {"messages": [U, {**A, "loss": False}, U, {**A, "loss": True}]},
+        ["user: u", "assistant: a x0", "user: u", "assistant: a"],
+    ),
+    (
+        "axolotl train",
+        {"conversations": [{**U, "train": False}, {**A, "train": "false"}, U, A]},
+        ["user: u", "assistant: a x0", "user: u", "assistant: a"],
+    ),
+    (
+        "OpenAI function_call",
+        {"messages": [U, {**A, "function_call": {"name": "f", "arguments": '{"x": 1}'}}]},
+        ["user: u", 'assistant: a[{"name": "f", "arguments": {"x": 1}}]'],
+    ),
+    (
+        "ms-swift tool calls",
+        {
+            "messages": [
+                U,
+                {"role": "tool_call", "content": '{"name": "f", "arguments": {}}'},
+                {"role": "tool_call", "content": '{"name": "g", "arguments": {}}'},
+                {"role": "tool_response", "content": "r"},
+                A,
+            ]
+        },
+        [
+            "user: u",
+            'assistant: [{"name": "f", "arguments": {}}, {"name": "g", "arguments": {}}]',
+            "tool: r",
+            "assistant: a",
+        ],
+    ),
+    (
+        "roles",
+        {"conversations": [{"from": "USER", "value": "u"}, {"from": " AI ", "value": "a"}]},
+        ["user: u", "assistant: a"],
+    ),
+    (
+        "Responses API",
+        {
+            "messages": [
+                {"role": "developer", "content": [{"type": "input_text", "text": "s"}]},
+                {"role": "user", "content": [{"text": "u"}]},
+                {
+                    "role": "assistant",
+                    "content": [{"type": "output_text", "text": "a", "annotations": []}],
+                },
+            ]
+        },
+        ["system: s", "user: u", "assistant: a"],
+    ),
+    (
+        "a refusal",
+        {"messages": [U, {"role": "assistant", "content": None, "refusal": "no"}]},
+        ["user: u", "assistant: no"],
+    ),
+    (
+        "OpenOrca",
+        {"system_prompt": "s", "question": "q", "response": "r"},
+        ["system: s", "user: q", "assistant: r"],
+    ),
+    (
+        "LLaMA-Factory preferences",
+        {"instruction": "i", "input": "x", "chosen": "a", "rejected": "b"},
+        ["user: i\nx", "assistant: a"],
+    ),
+    (
+        "ms-swift conversation",
+        {
+            "system": "s",
+            "conversation": [{"human": "1", "assistant": "2"}, {"human": "3", "gpt": "4"}],
+        },
+        ["system: s", "user: 1", "assistant: 2", "user: 3", "assistant: 4"],
+    ),
+    ("Label Studio", {"prompt": "p", "answer": [{"text": ["a"]}]}, ["user: p", "assistant: a"]),
+    ("mail", {"subject": 5, "body": "b", "reply": "r"}, ["user: 5\n\nb", "assistant: r"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"), [m[1:] for m in MEANINGS], ids=[m[0] for m in MEANINGS]
+)
+def test_what_other_tools_write_means_what_it_means_there(
+    tmp_path: Path, row: Any, expected: list[str]
+) -> None:
+    assert messages(tmp_path, row) == expected
+
+
+REFUSED: list[tuple[Any, str, int | None]] = [
+    ({"instruction": "i", "input": {"a": 1}, "output": "o"}, "data_type", None),
+    ({"question": "q", "context": [{"title": "t", "text": "x"}], "answer": "a"}, "data_type", None),
+    ({"question": "q", "answer": ["a", "b"]}, "data_type", None),
+    ({"messages": [{**U, "loss": True}, A]}, "weight_invalid", 0),
+    ({"messages": [U, {**A, "loss": "maybe"}]}, "weight_invalid", 1),
+    ({"messages": [U, {**A, "train": False, "weight": 1}]}, "weight_invalid", 1),
+    ({"messages": [U, {**A, "train_detail": [{"train": False}]}]}, "weight_invalid", 1),
+    ({"messages": [U, {**A, "value": "b"}]}, "data_type", 1),
+    (
+        {"messages": [U, {**A, "tool_calls": [{"name": "f"}], "function_call": {"name": "g"}}]},
+        "tool_calls_invalid",
+        1,
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "input_image"}]}, A]},
+        "content_not_text",
+        0,
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "audio", "url": "x"}]}, A]},
+        "content_not_text",
+        0,
+    ),
+    (
+        {"system": "s", "system_prompt": "t", "user": "u", "assistant": "a"},
+        "two_system_prompts",
+        None,
+    ),
+    ({"user": "u", "assistant": "a", "functions": "f"}, "tools_invalid", None),
+]
+
+
+@pytest.mark.parametrize(("row", "code", "turn"), REFUSED)
+def test_what_cannot_be_meant_is_refused_at_its_row(
+    tmp_path: Path, row: Any, code: str, turn: int | None
+) -> None:
+    result = read_rows(tmp_path, [{"user": "u", "assistant": "a"}, row])
+    assert [(f.code, f.line, f.turn) for f in result.errors()] == [(code, 2, turn)]
+
+
+def test_reserved_columns_are_announced_in_one_line_each(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"q{k}", "answer": "a", "weight": k + 0.5, "group": k % 3, "system": "s"}
+        for k in range(30)
+    ]
+    notes = [f.message for f in read_rows(tmp_path, rows).findings]
+    assert notes == [
+        "Weights 0.5 to 29.5 from the column 'weight' of 30 rows.",
+        "Groups from the column 'group' of 30 rows, 3 different.",
+        "System prompts from the column 'system' of 30 rows, 1 different.",
+    ]
+
+
+def test_a_key_in_two_letter_cases_is_no_silent_choice(tmp_path: Path) -> None:
+    result = read_rows(tmp_path, [{"user": "u", "assistant": "a", "Context": "x", "CONTEXT": "y"}])
+    assert {f.message[9:16] for f in result.findings} == {"Context", "CONTEXT"}
+
+
+def test_what_the_answer_may_depend_on_is_a_warning_with_a_map(tmp_path: Path) -> None:
+    rows = [{"question": "q", "choices": ["x", "y"], "answer": "A", "id": 1}]
+    levels = {f.message.split("'")[1]: f.severity for f in read_rows(tmp_path, rows).findings}
+    assert levels == {"choices": "warning", "id": "note"}
+
+
+def test_trailing_commas_and_arrays_of_rows_in_lines_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"user": "u", "assistant": "1"},\n[{"user": "u", "assistant": "2"}],\n')
+    assert [c.messages[1].content for c in read([str(path)]).conversations] == ["1", "2"]
+    path.write_text("\n".join(json.dumps([U, {**A, "content": str(k)}]) for k in (1, 2)))
+    result = read([str(path)])
+    assert [(c.line, c.messages[1].content) for c in result.conversations] == [(1, "1"), (2, "2")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("Yes.</s>", "control_token_in_answers"),
+        ("Yes.<|im_end|>", "control_token_in_answers"),
+        ("Yes.<|eot_id|>", "control_token_in_answers"),
+        ("Yes.<end_of_turn>", "control_token_in_answers"),
+        ("<|channel|>final<|message|>Yes.", "control_token_in_answers"),
+        ("Yes.<\uff5cend\u2581of\u2581sentence\uff5c>", "control_token_in_answers"),
+        ("Yes.\r\nBye.", "carriage_return_in_answers"),
+        ("NaN", "no_value_as_answer"),
+        ("None", "no_value_as_answer"),
+        ("null ", "no_value_as_answer"),
+    ],
+)
+def test_what_other_tools_left_in_answers_is_one_warning(
+    tmp_path: Path, answer: str, code: str
+) -> None:
+    rows = [{"user": f"u{k}", "assistant": answer} for k in range(12)]
+    found = list(leftovers(read_rows(tmp_path, rows).conversations))
+    assert [(f.code, f.severity) for f in found] == [(code, "warning")]
+    assert "12 of 12 answers" in found[0].message
+    clean = [{"user": "u", "assistant": "Is a < b | c > d? [INS] none of it\n"}]
+    assert not list(leftovers(read_rows(tmp_path, clean).conversations))
