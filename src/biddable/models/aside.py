@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,19 +123,34 @@ def flush(path: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Deletes a folder, if it is there."""
-    if folder.exists():
+    """Deletes a folder, or the file that stands in its place."""
+    if folder.is_dir():
         crash_point()
         shutil.rmtree(folder)
+    elif folder.exists():
+        folder.unlink()
 
 
 def is_sound(folder: Path) -> bool:
     """Whether every file that `Aside` listed is there with its sum."""
     try:
         sums: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return all(sha256(folder / name) == want for name, want in sums.items())
-    except (OSError, ValueError, AttributeError):
+        return bool(sums) and all(sha256(folder / name) == want for name, want in sums.items())
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Waits until no other process writes there; the kernel drops the lock with the process."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with (folder / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sha256(path: Path) -> str:

@@ -11,8 +11,7 @@ import json
 import os
 import shutil
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from typing import Any
 import biddable
 from biddable.data.files import expanded, open_source
 from biddable.data.findings import BiddableError, Finding
-from biddable.models.aside import Aside, is_sound, need_space, remove
+from biddable.models.aside import Aside, alone, is_sound, need_space, remove
 from biddable.models.base import cache_folder
 from biddable.training.kept import (
     kept_conversations,
@@ -126,7 +125,7 @@ def _write(place: Path, prepared: Prepared) -> None:
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Ids, and the conversations as text: about as much again as the files.
     need_space(place.parent, 3 * prepared.counts.tokens * 4)
-    with _alone(place.parent):
+    with alone(place.parent):
         # Another run may have made the same meanwhile.
         if is_sound(place):
             return
@@ -158,13 +157,3 @@ def _told(prepared: Prepared) -> dict[str, Any]:
 
 def _with_note(prepared: Prepared, code: str, message: str, fix: str) -> Prepared:
     return replace(prepared, findings=[*prepared.findings, Finding(code, "note", message, fix)])
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process writes there; the kernel drops the lock with the process."""
-    import fcntl
-
-    with (folder / ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -1,0 +1,176 @@
+"""Opens the tokenizer that a folder's tokenizer.json describes, and no other.
+
+AutoTokenizer builds another pre-tokenizer for certain kinds of models than the file has, so that
+its ids differ from those of whatever else reads the file (transformers 45920, 48206). Here the file
+alone decides the ids; tokenizer_config.json adds names of special tokens and the chat template.
+"""
+
+from __future__ import annotations
+
+import os
+import string
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from biddable.data.findings import BiddableError
+from biddable.models.vetting import damaged, read_object, vet_folder
+
+_SPECIAL = (
+    "bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token",
+)  # fmt: skip
+# Plain values of tokenizer_config.json that leave the ids as they are.
+_KEPT = {"model_max_length": int, "padding_side": str, "truncation_side": str}
+# What a pre-tokenizer may cut in its own way, and one run of each character, at which a pattern
+# that tries all ways to cut a text would be lost.
+_PROBES = (
+    "It's 12345 + 6.78,  isn't it?\n\n\tÀ la carte: naïve \u4f60\u597d \U0001f600 don't\r\n x_y ",
+    *(character * 64 for character in string.printable),
+)
+
+
+def open_words(folder: Path, name: str) -> Any:
+    """A `PreTrainedTokenizerFast` whose ids are those of the folder's tokenizer.json.
+
+    Raises:
+        BiddableError: `tokenizer_refused`, there is no tokenizer.json or it cannot be used;
+            `base_damaged` or `code_in_base`, what lies beside it.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    vet_folder(folder, name)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise BiddableError(
+            f"the base {name} has no tokenizer.json",
+            code="tokenizer_refused",
+            fix="open it once with transformers' AutoTokenizer and save_pretrained it to the base",
+        )
+    read_object(path, name)
+    settings: dict[str, Any] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / file).is_file():
+            settings |= read_object(folder / file, name)
+    try:
+        with _silent_panics():
+            own = _backend(path)
+            kept = {k: v for k, v in settings.items() if type(v) is _KEPT.get(k)}
+            words = PreTrainedTokenizerFast(
+                tokenizer_object=own, **kept, **_specials(settings, own, folder, name)
+            )
+            differs = next((p for p in _PROBES if _ids(words, p) != own.encode(p).ids), None)
+    except BiddableError:
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # The library's panics are no Exception.
+        raise damaged(name, f"tokenizer.json cannot be used: {str(error)[:200]}") from error
+    if differs is not None:
+        raise BiddableError(
+            f"transformers gives {differs[:16]!r} other ids than the tokenizer.json of {name}",
+            code="tokenizer_refused",
+            fix="take a base whose tokenizer_config.json fits its tokenizer.json",
+        )
+    words.chat_template = _template(settings, folder)
+    return words
+
+
+def check_ids(words: Any, rows: int, others: dict[str, Any], name: str) -> None:
+    """Refuses ids that the embedding has no row for.
+
+    Args:
+        words: the tokenizer.
+        rows: of the embedding.
+        others: ids by what names them, as `config.json eos_token_id`; a list of ids, or None.
+
+    Raises:
+        BiddableError: `ids_beyond_embedding`.
+    """
+    highest = max(words.get_vocab().values(), default=0)
+    if highest >= rows:
+        raise BiddableError(
+            f"the base {name} has no embedding for all of its tokens: tokenizer {highest + 1:,}, "
+            f"embedding {rows:,}",
+            code="ids_beyond_embedding",
+            fix="resize the embedding (model.resize_token_embeddings) and save it again, or take "
+            "the tokenizer that the base came with",
+        )
+    for where, value in others.items():
+        for one in value if isinstance(value, list) else [value]:
+            # Older configurations write -1 for no padding.
+            none = one is None or (one == -1 and where.endswith("pad_token_id"))
+            if not none and not (type(one) is int and 0 <= one < rows):
+                raise BiddableError(
+                    f"the base {name} has {where} {str(one)[:40]}, its embedding {rows:,} rows",
+                    code="ids_beyond_embedding",
+                    fix=f"put the id of a token there, below {rows:,}",
+                )
+
+
+def _backend(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    own = Tokenizer.from_str(path.read_bytes().decode("utf-8"))
+    # A text is never cut or filled up behind a user's back.
+    own.no_truncation()
+    own.no_padding()
+    return own
+
+
+def _specials(settings: dict[str, Any], own: Any, folder: Path, name: str) -> dict[str, Any]:
+    """The special tokens by name; those of config.json's ids where none is named."""
+    named: dict[str, Any] = {k: _text(settings.get(k)) for k in _SPECIAL}
+    path = folder / "config.json"
+    config = read_object(path, name) if path.is_file() else {}
+    for kind in ("bos_token", "eos_token"):
+        number = config.get(f"{kind}_id")
+        number = number[0] if isinstance(number, list) and number else number
+        if named[kind] is None and type(number) is int and 0 <= number < 1 << 32:
+            named[kind] = own.id_to_token(number)
+    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+    texts = [_text(v) for v in (extra.values() if isinstance(extra, dict) else extra)]
+    for token in (*named.values(), *texts):
+        if token is not None and own.token_to_id(token) is None:
+            raise BiddableError(
+                f"the base {name} names a special token that its tokenizer.json has not: "
+                f"{token[:40]!r}",
+                code="tokenizer_refused",
+                fix="take a base whose tokenizer_config.json fits its tokenizer.json",
+            )
+    return {**{k: v for k, v in named.items() if v is not None}, "extra_special_tokens": texts}
+
+
+def _text(token: Any) -> str | None:
+    """The text of a token, which may stand with its properties around it."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _template(settings: dict[str, Any], folder: Path) -> Any:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_bytes().decode("utf-8")
+    template = settings.get("chat_template")
+    return {t["name"]: t["template"] for t in template} if isinstance(template, list) else template
+
+
+def _ids(words: Any, text: str) -> list[int]:
+    ids: list[int] = words.backend_tokenizer.encode(text).ids
+    return ids
+
+
+@contextmanager
+def _silent_panics() -> Iterator[None]:
+    """Keeps what Rust prints of a panic, straight to descriptor 2, off the terminal."""
+    sys.stderr.flush()
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
