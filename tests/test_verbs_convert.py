@@ -223,7 +223,7 @@ def bad_files() -> dict[str, tuple[Any, list[str], str]]:
     return {
         "heads unknown": (state, [], "give --heads"),
         "heads contradict": ({"model": state, "n_head": 2}, heads, "the checkpoint says 2"),
-        "a program": ({"model": Evil()}, heads, "cannot be loaded with weights_only"),
+        "a program": ({"model": Evil()}, heads, "holds a program (exec), which is never run"),
         "no tensors": ({"epoch": 3}, heads, "no state dict"),
     }
 

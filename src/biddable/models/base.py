@@ -131,16 +131,17 @@ def load_tokenizer(base: Base) -> Any:
     Raises:
         BiddableError: `tokenizer_refused`, `base_damaged` or `ids_beyond_embedding`.
     """
-    words = open_words(base.folder, base.name)
+    if not (base.folder / "config.json").is_file():
+        return open_words(base.folder, base.name)
+    rows = load_config(base).vocab_size
     ids: dict[str, Any] = {}
     for file in ("config.json", "generation_config.json"):
         if (base.folder / file).is_file():
             settings = read_object(base.folder / file, base.name)
             kinds = ("bos_token_id", "eos_token_id", "pad_token_id")
             ids |= {f"{file} {kind}": settings.get(kind) for kind in kinds}
-    if (base.folder / "config.json").is_file():
-        check_ids(words, load_config(base).vocab_size, ids, base.name)
-    return words
+    check_ids(rows, ids, base.name)
+    return open_words(base.folder, base.name, rows)
 
 
 def _model_folder(folder: Path) -> Path:

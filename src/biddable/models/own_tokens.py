@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import string
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ _SPECIAL = (
 )  # fmt: skip
 # Plain values of tokenizer_config.json that leave the ids as they are.
 _KEPT = {"model_max_length": int, "padding_side": str, "truncation_side": str}
+# No vocabulary has as many; for a tokenizer without a model.
+MOST_IDS = 1 << 24
 # What a pre-tokenizer may cut in its own way, and one run of each character, at which a pattern
 # that tries all ways to cut a text would be lost.
 _PROBES = (
@@ -31,12 +33,15 @@ _PROBES = (
 )
 
 
-def open_words(folder: Path, name: str) -> Any:
+def open_words(folder: Path, name: str, rows: int = MOST_IDS) -> Any:
     """A `PreTrainedTokenizerFast` whose ids are those of the folder's tokenizer.json.
+
+    Args:
+        rows: of the embedding; the ids must be below.
 
     Raises:
         BiddableError: `tokenizer_refused`, there is no tokenizer.json or it cannot be used;
-            `base_damaged` or `code_in_base`, what lies beside it.
+            `ids_beyond_embedding`; `base_damaged` or `code_in_base`, what lies beside it.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -48,7 +53,8 @@ def open_words(folder: Path, name: str) -> Any:
             code="tokenizer_refused",
             fix="open it once with transformers' AutoTokenizer and save_pretrained it to the base",
         )
-    read_object(path, name)
+    # Before the library reads it: a single far id makes it set aside room for all below.
+    _refuse_far_ids(read_object(path, name), rows, name)
     settings: dict[str, Any] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / file).is_file():
@@ -78,27 +84,17 @@ def open_words(folder: Path, name: str) -> Any:
     return words
 
 
-def check_ids(words: Any, rows: int, others: dict[str, Any], name: str) -> None:
-    """Refuses ids that the embedding has no row for.
+def check_ids(rows: int, ids: Mapping[str, Any], name: str) -> None:
+    """Refuses ids of a model's settings that its embedding has no row for.
 
     Args:
-        words: the tokenizer.
         rows: of the embedding.
-        others: ids by what names them, as `config.json eos_token_id`; a list of ids, or None.
+        ids: by what names them, as `config.json eos_token_id`; a list of ids, or None.
 
     Raises:
         BiddableError: `ids_beyond_embedding`.
     """
-    highest = max(words.get_vocab().values(), default=0)
-    if highest >= rows:
-        raise BiddableError(
-            f"the base {name} has no embedding for all of its tokens: tokenizer {highest + 1:,}, "
-            f"embedding {rows:,}",
-            code="ids_beyond_embedding",
-            fix="resize the embedding (model.resize_token_embeddings) and save it again, or take "
-            "the tokenizer that the base came with",
-        )
-    for where, value in others.items():
+    for where, value in ids.items():
         for one in value if isinstance(value, list) else [value]:
             # Older configurations write -1 for no padding.
             none = one is None or (one == -1 and where.endswith("pad_token_id"))
@@ -108,6 +104,23 @@ def check_ids(words: Any, rows: int, others: dict[str, Any], name: str) -> None:
                     code="ids_beyond_embedding",
                     fix=f"put the id of a token there, below {rows:,}",
                 )
+
+
+def _refuse_far_ids(described: Mapping[str, Any], rows: int, name: str) -> None:
+    model, added = described.get("model"), described.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    ids += range(len(vocabulary))[-1:] if isinstance(vocabulary, list) else []
+    ids += [t.get("id") for t in added if isinstance(t, dict)] if isinstance(added, list) else []
+    highest = max((i for i in ids if type(i) is int), default=0)
+    if highest >= rows:
+        raise BiddableError(
+            f"the base {name} has no embedding for all of its tokens: tokenizer {highest + 1:,}, "
+            f"embedding {rows:,}",
+            code="ids_beyond_embedding",
+            fix="resize the embedding (model.resize_token_embeddings) and save it again, or take "
+            "the tokenizer that the base came with",
+        )
 
 
 def _backend(path: Path) -> Any:

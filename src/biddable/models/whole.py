@@ -245,7 +245,7 @@ def _check_tie(config: Any, files: list[Path], headers: Headers, name: str) -> N
 
 
 def _all_finite(tensor: Any) -> bool:
-    low, high = tensor.aminmax()
+    low, high = tensor.detach().aminmax()
     return isfinite(float(low)) and isfinite(float(high))
 
 
