@@ -42,7 +42,8 @@ def write_gguf(base: Path, path: Path) -> None:
     vocabulary = sorted(described["model"]["vocab"].items(), key=lambda item: item[1])
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([text for text, _ in vocabulary])
+    # transformers adds this token where a file has it not, and then the embedding lacks a row.
+    writer.add_token_list(["<|endoftext|>", *(text for text, _ in vocabulary[1:])])
     kinds = [TokenType.CONTROL if i < 2 else TokenType.NORMAL for _, i in vocabulary]
     writer.add_token_types(kinds)
     writer.add_token_merges([" ".join(pair) for pair in described["model"]["merges"]])
@@ -115,5 +116,7 @@ CASES: dict[str, Callable[[bytes], bytes]] = {
     "a tensor of no rows": tensor(Q, struct.pack("<Q", 0), 4),
     "a tensor elsewhere": tensor(Q, HUGE, 24),
     "a tensor of a type unknown": tensor(Q, struct.pack("<I", 77), 20),
-    "another architecture": lambda raw: raw.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0mamba", 1),
+    "another architecture": lambda raw: raw.replace(
+        b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0mamba", 1
+    ),
 }  # fmt: skip

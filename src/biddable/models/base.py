@@ -19,7 +19,7 @@ from typing import Any
 from biddable.data.findings import BiddableError
 from biddable.models.aside import Aside, alone, sha256, write_text
 from biddable.models.gguf_header import read_gguf_header
-from biddable.models.own_tokens import check_ids, open_words
+from biddable.models.own_tokens import check_ids, open_words, silent_stderr
 from biddable.models.support import check_kind, check_supported
 from biddable.models.vetting import damaged, read_object, refuse_elsewhere, vet_folder
 from biddable.models.whole import (
@@ -247,7 +247,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     header = read_gguf_header(gguf)
     told = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        with quiet():
+        with quiet(), silent_stderr():
             config = AutoConfig.from_pretrained(gguf.parent, **told)
             check_supported(config, str(gguf))
             check_values(config, str(gguf))

@@ -11,7 +11,7 @@ import os
 import string
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def open_words(folder: Path, name: str, rows: int = MOST_IDS) -> Any:
         if (folder / file).is_file():
             settings |= read_object(folder / file, name)
     try:
-        with _silent_panics():
+        with silent_stderr():
             own = _backend(path)
             kept = {k: v for k, v in settings.items() if type(v) is _KEPT.get(k)}
             words = PreTrainedTokenizerFast(
@@ -176,14 +176,14 @@ def _ids(words: Any, text: str) -> list[int]:
 
 
 @contextmanager
-def _silent_panics() -> Iterator[None]:
-    """Keeps what Rust prints of a panic, straight to descriptor 2, off the terminal."""
+def silent_stderr() -> Iterator[None]:
+    """Keeps off the terminal what libraries write there: a panic of Rust, a bar of tqdm."""
     sys.stderr.flush()
-    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(terminal, 2)
-        os.close(terminal)
-        os.close(nowhere)
+    terminal = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
