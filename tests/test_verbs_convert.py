@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import pickle
+import subprocess
+import sys
 import tempfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +229,7 @@ def bad_files() -> dict[str, tuple[Any, list[str], str]]:
     return {
         "heads unknown": (state, [], "give --heads"),
         "heads contradict": ({"model": state, "n_head": 2}, heads, "the checkpoint says 2"),
-        "a program": ({"model": Evil()}, heads, "cannot be loaded with weights_only"),
+        "a program": ({"model": Evil()}, heads, "holds a program (exec), which is never run"),
         "no tensors": ({"epoch": 3}, heads, "no state dict"),
     }
 
@@ -242,6 +248,79 @@ def test_a_bad_file_is_refused_runs_nothing_and_leaves_nothing(
     assert "Traceback" not in err
     assert not (tmp_path / "base").exists()
     assert not RAN.exists()
+
+
+def views(path: Path) -> None:
+    shared = torch.zeros(1000)
+    torch.save({f"a{i}": shared for i in range(5_000)}, path)
+
+
+def packed(path: Path) -> None:
+    torch.save({"a": torch.zeros(1_000_000)}, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+def lying_count(path: Path) -> None:
+    """An older file whose storage of 7 numbers claims 4 billion."""
+    torch.save({"a": torch.zeros(7)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"K\x07", b"\x8a\x05\0\0\0\0\x01"))
+
+
+def cut(path: Path) -> None:
+    torch.save(make().state_dict(), path)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+BOMBS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a stride of 0": (
+        lambda p: torch.save({"a": torch.zeros(1).expand(600_000_000)}, p), "more numbers than",
+    ),
+    "many names of one tensor": (views, "more numbers than"),
+    "a packed archive": (packed, "compressed"),
+    "a count that lies": (lying_count, "more memory than"),
+    "a large empty value": (
+        lambda p: p.write_bytes(b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x02\x85R."),
+        "more memory than",
+    ),
+    "no numbers": (
+        lambda p: torch.save({"a": torch.zeros(2, device="meta")}, p),
+        "not a plain tensor",
+    ),
+    "cut off": (cut, "damaged"),
+    "empty": (lambda p: p.write_bytes(b""), "damaged"),
+    "plain values": (lambda p: p.write_bytes(pickle.dumps({"a": {1, 2}}, 2)), "no PyTorch file"),
+}  # fmt: skip
+
+
+def test_small_files_that_stand_for_much_are_refused_in_bounded_memory(tmp_path: Path) -> None:
+    """All in one process of the reader's own, one after another; the largest is what counts."""
+    for name, (write, _) in BOMBS.items():
+        write(tmp_path / f"{name}.pt")
+    code = (
+        "import resource, sys; from biddable.models import unpickle as u\n"
+        "u._hold_memory(100_000)\n"
+        "for path in sys.argv[2:]:\n"
+        "    try:\n"
+        "        u.unpack(path, sys.argv[1])\n"
+        "        print('read')\n"
+        "    except Exception as error:\n"
+        "        print(u._why(error))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    paths = [str(tmp_path / f"{name}.pt") for name in BOMBS]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), *paths],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    *said, most = done.stdout.splitlines()
+    for line, (name, (_, reason)) in zip(said, BOMBS.items(), strict=True):
+        assert reason in line, name
+        assert "weights_only" not in line
+    assert int(most) < 600_000
 
 
 def test_a_tokenizer_with_more_tokens_than_the_checkpoint_is_refused(

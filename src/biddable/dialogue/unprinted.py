@@ -16,6 +16,7 @@ from biddable.data.conversation import Conversation
 from biddable.data.findings import BiddableError, Finding
 from biddable.data.rows import shown
 from biddable.dialogue.forms import argument_forms
+from biddable.dialogue.rendering import run
 from biddable.dialogue.spans import free_marks
 from biddable.dialogue.template import render_dicts
 from biddable.dialogue.turns import Rules
@@ -93,7 +94,7 @@ def _renamed(message: Mapping[str, Any], new: Mapping[str, str]) -> Mapping[str,
 def _rendered(rules: Rules, chat: Sequence[Mapping[str, Any]], tools: list[Any]) -> str | None:
     for form in argument_forms(chat):
         try:
-            return render_dicts(rules.template, form, False, tools)
+            return run(rules.template.text, render_dicts(rules.template, form, False, tools))
         except BiddableError:
             continue
     return None

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from biddable.engine.attention import NAME, register
-from biddable.models.base import Base
+from biddable.models.base import Base, load_config
+from biddable.models.vetting import damaged
+from biddable.models.whole import first_line, quiet, refuse_not_finite, refuse_unlike
 
 Precision = Literal["auto", "fp32", "bf16"]
 # As torch names them: of Intel's and AMD's servers. An Arm processor's bf16 is not among them, for
@@ -29,25 +31,30 @@ def load_model(base: Base, device: torch.device, dtype: torch.dtype = torch.floa
     fall into micro-batches, and no law of the engine could be shown.
 
     Raises:
-        BiddableError: the folder holds no readable safetensors weights.
+        BiddableError: `base_damaged`, tensors are missing, left over, of another shape or not
+            finite.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    from biddable.data.findings import BiddableError
 
     register()
-    logging.disable_progress_bar()
+    config = load_config(base)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base.folder, dtype=dtype, attn_implementation=NAME, use_safetensors=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise BiddableError(
-            f"the weights of {base.name} cannot be loaded: {str(error).splitlines()[0]}",
-            code="base_not_found",
-            fix="the folder must hold model.safetensors of a causal language model",
-        ) from error
+        with quiet():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                base.folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation=NAME,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise damaged(base.name, f"its weights cannot be loaded: {first_line(error)}") from error
+    refuse_unlike(report, base.name)
+    refuse_not_finite(model, base.name)
     return model.to(device).eval()
 
 

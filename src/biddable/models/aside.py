@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -161,18 +162,28 @@ def _hold_on_windows(file: IO[Any], wait: bool) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Deletes a folder, if it is there."""
-    if folder.exists():
+    """Deletes a folder, or the file that stands in its place."""
+    if folder.is_dir():
         shutil.rmtree(folder)
+    elif folder.exists():
+        folder.unlink()
 
 
 def is_sound(folder: Path) -> bool:
     """Whether every file that `Aside` listed is there with its sum."""
     try:
         sums: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return all(sha256(folder / name) == want for name, want in sums.items())
-    except (OSError, ValueError, AttributeError):
+        return bool(sums) and all(sha256(folder / name) == want for name, want in sums.items())
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Waits until no other process writes there; the kernel drops the lock with the process."""
+    with (folder / ".lock").open("a") as file:
+        hold_alone(file, wait=True)
+        yield
 
 
 def sha256(path: Path) -> str:

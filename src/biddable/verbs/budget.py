@@ -17,7 +17,8 @@ from biddable.engine.memory import (
 from biddable.engine.memory import refuse_too_much as refuse
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import Weights, load_model
-from biddable.models.base import Base, parameter_count
+from biddable.models.base import Base
+from biddable.models.whole import parameter_count
 from biddable.training.held import Held, Replicas
 from biddable.training.ranks import Ranks, highest
 from biddable.training.schedule import rows_of_step, total_steps
@@ -71,7 +72,7 @@ def hold(base: Base, shard: str, device: torch.device, dtype: torch.dtype, ranks
     """
     if ranks.count == 1:
         return Replicas(Weights(load_model(base, device), dtype))
-    count = parameter_count(base)
+    count = parameter_count(base.folder, base.name)
     whole = count * (8 + 8 / ranks.count + (2 if dtype != torch.float32 else 0))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
     tight = highest(ranks, int(whole > _MOST_HELD * free_bytes(device) / here))[0]

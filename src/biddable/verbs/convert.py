@@ -22,7 +22,8 @@ from biddable.models.unpickle import FACTS, WEIGHTS
 from biddable.models.vocabulary import open_tokenizer
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
-_SECONDS = 600
+# Time to read a checkpoint: to start, and for its bytes from a slow disk.
+_START_SECONDS, _BYTES_A_SECOND = 60, 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +102,18 @@ def _load(checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise BiddableError(
             "There is no such file.", code="missing_file", fix="Check the path.", file=checkpoint
         )
+    seconds = _START_SECONDS + Path(checkpoint).stat().st_size // _BYTES_A_SECOND
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "biddable.models.unpickle", checkpoint, folder]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, check=False, timeout=_SECONDS
+                command, capture_output=True, text=True, check=False, timeout=seconds
             )
         except subprocess.TimeoutExpired as error:
-            raise refused(f"it was not read in {_SECONDS} seconds") from error
+            raise refused(f"it was not read in {seconds} seconds") from error
         if done.returncode:
-            told = done.stderr.strip().splitlines() or ["its reader died"]
-            raise refused(f"it cannot be loaded with weights_only: {told[0][:300]}")
+            reasons = done.stderr.strip().splitlines() or ["its reader died"]
+            raise refused(reasons[-1][:300])
         facts = json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))
         return load_file(Path(folder) / WEIGHTS), facts
 

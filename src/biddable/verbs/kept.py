@@ -11,8 +11,7 @@ import json
 import os
 import shutil
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
@@ -22,7 +21,7 @@ from typing import Any
 import biddable
 from biddable.data.files import expanded, open_source
 from biddable.data.findings import BiddableError, Finding
-from biddable.models.aside import Aside, hold_alone, is_sound, need_space, remove
+from biddable.models.aside import Aside, alone, is_sound, need_space, remove
 from biddable.models.base import cache_folder
 from biddable.training.kept import (
     kept_conversations,
@@ -88,20 +87,20 @@ def opened(place: Path, known: Mapping[str, Any]) -> Prepared | None:
         told = json.loads((place / "prepared.json").read_text(encoding="utf-8"))
         conversations, examples = kept_conversations(place), kept_examples(place)
         os.utime(place)
-    except FileNotFoundError:
-        # Another run has just put newer data in its stead.
+        of_rows, of_examples = told.pop("train")
+        return Prepared(
+            **known,
+            train=Side(conversations[:of_rows], examples[:of_examples]),
+            held_out=Side(conversations[of_rows:], examples[of_examples:]),
+            counts=Counts(**told.pop("counts")),
+            dropped=[Finding(**f) for f in told.pop("dropped")],
+            findings=[Finding(**f) for f in told.pop("findings")],
+            lengths=array("i", told.pop("lengths")),
+            **told,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # Another run has just put newer data in its stead, or the sums are of damaged files.
         return None
-    of_rows, of_examples = told.pop("train")
-    return Prepared(
-        **known,
-        train=Side(conversations[:of_rows], examples[:of_examples]),
-        held_out=Side(conversations[of_rows:], examples[of_examples:]),
-        counts=Counts(**told.pop("counts")),
-        dropped=[Finding(**f) for f in told.pop("dropped")],
-        findings=[Finding(**f) for f in told.pop("findings")],
-        lengths=array("i", told.pop("lengths")),
-        **told,
-    )
 
 
 def keep(place: Path, prepared: Prepared, known: Mapping[str, Any]) -> Prepared:
@@ -111,7 +110,7 @@ def keep(place: Path, prepared: Prepared, known: Mapping[str, Any]) -> Prepared:
     """
     damaged = place.exists()
     try:
-        _write(place, prepared)
+        _write(place, prepared, known)
     except (OSError, BiddableError) as error:
         message = f"The encoded rows could not be kept in {place.parent}: {error}"
         return _with_note(prepared, "rows_not_kept", message, "Every run encodes them anew.")
@@ -122,13 +121,13 @@ def keep(place: Path, prepared: Prepared, known: Mapping[str, Any]) -> Prepared:
     return _with_note(kept, "kept_rows_damaged", message, "Is the disk sound?")
 
 
-def _write(place: Path, prepared: Prepared) -> None:
+def _write(place: Path, prepared: Prepared, known: Mapping[str, Any]) -> None:
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Ids, and the conversations as text: about as much again as the files.
     need_space(place.parent, 3 * prepared.counts.tokens * 4)
-    with _alone(place.parent):
+    with alone(place.parent):
         # Another run may have made the same meanwhile.
-        if is_sound(place):
+        if opened(place, known) is not None:
             return
         with Aside(place) as aside:
             write_conversations(prepared.conversations(), aside)
@@ -159,11 +158,3 @@ def _told(prepared: Prepared) -> dict[str, Any]:
 
 def _with_note(prepared: Prepared, code: str, message: str, fix: str) -> Prepared:
     return replace(prepared, findings=[*prepared.findings, Finding(code, "note", message, fix)])
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process writes there; the kernel drops the lock with the process."""
-    with (folder / ".lock").open("a") as file:
-        hold_alone(file, wait=True)
-        yield

@@ -1,0 +1,189 @@
+"""Opens the tokenizer that a folder's tokenizer.json describes, and no other.
+
+AutoTokenizer builds another pre-tokenizer for certain kinds of models than the file has, so that
+its ids differ from those of whatever else reads the file (transformers 45920, 48206). Here the file
+alone decides the ids; tokenizer_config.json adds names of special tokens and the chat template.
+"""
+
+from __future__ import annotations
+
+import os
+import string
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+from biddable.data.findings import BiddableError
+from biddable.models.vetting import damaged, read_object, vet_folder
+
+_SPECIAL = (
+    "bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token",
+)  # fmt: skip
+# Plain values of tokenizer_config.json that leave the ids as they are.
+_KEPT = {"model_max_length": int, "padding_side": str, "truncation_side": str}
+# No vocabulary has as many; for a tokenizer without a model.
+MOST_IDS = 1 << 24
+# What a pre-tokenizer may cut in its own way, and one run of each character, at which a pattern
+# that tries all ways to cut a text would be lost.
+_PROBES = (
+    "It's 12345 + 6.78,  isn't it?\n\n\tÀ la carte: naïve \u4f60\u597d \U0001f600 don't\r\n x_y ",
+    *(character * 64 for character in string.printable),
+)
+
+
+def open_words(folder: Path, name: str, rows: int = MOST_IDS) -> Any:
+    """A `PreTrainedTokenizerFast` whose ids are those of the folder's tokenizer.json.
+
+    Args:
+        rows: of the embedding; the ids must be below.
+
+    Raises:
+        BiddableError: `tokenizer_refused`, there is no tokenizer.json or it cannot be used;
+            `ids_beyond_embedding`; `base_damaged` or `code_in_base`, what lies beside it.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    vet_folder(folder, name)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise BiddableError(
+            f"the base {name} has no tokenizer.json",
+            code="tokenizer_refused",
+            fix="open it once with transformers' AutoTokenizer and save_pretrained it to the base",
+        )
+    # Before the library reads it: a single far id makes it set aside room for all below.
+    _refuse_far_ids(read_object(path, name), rows, name)
+    settings: dict[str, Any] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / file).is_file():
+            settings |= read_object(folder / file, name)
+    try:
+        with silent_stderr():
+            own = _backend(path)
+            kept = {k: v for k, v in settings.items() if type(v) is _KEPT.get(k)}
+            words = PreTrainedTokenizerFast(
+                tokenizer_object=own, **kept, **_specials(settings, own, folder, name)
+            )
+            differs = next((p for p in _PROBES if _ids(words, p) != own.encode(p).ids), None)
+    except BiddableError:
+        raise
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # The library's panics are no Exception.
+        raise damaged(name, f"tokenizer.json cannot be used: {str(error)[:200]}") from error
+    if differs is not None:
+        raise BiddableError(
+            f"transformers gives {differs[:16]!r} other ids than the tokenizer.json of {name}",
+            code="tokenizer_refused",
+            fix="take a base whose tokenizer_config.json fits its tokenizer.json",
+        )
+    words.chat_template = _template(settings, folder)
+    return words
+
+
+def check_ids(rows: int, ids: Mapping[str, Any], name: str) -> None:
+    """Refuses ids of a model's settings that its embedding has no row for.
+
+    Args:
+        rows: of the embedding.
+        ids: by what names them, as `config.json eos_token_id`; a list of ids, or None.
+
+    Raises:
+        BiddableError: `ids_beyond_embedding`.
+    """
+    for where, value in ids.items():
+        for one in value if isinstance(value, list) else [value]:
+            # Older configurations write -1 for no padding.
+            none = one is None or (one == -1 and where.endswith("pad_token_id"))
+            if not none and not (type(one) is int and 0 <= one < rows):
+                raise BiddableError(
+                    f"the base {name} has {where} {str(one)[:40]}, its embedding {rows:,} rows",
+                    code="ids_beyond_embedding",
+                    fix=f"put the id of a token there, below {rows:,}",
+                )
+
+
+def _refuse_far_ids(described: Mapping[str, Any], rows: int, name: str) -> None:
+    model, added = described.get("model"), described.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    ids += range(len(vocabulary))[-1:] if isinstance(vocabulary, list) else []
+    ids += [t.get("id") for t in added if isinstance(t, dict)] if isinstance(added, list) else []
+    highest = max((i for i in ids if type(i) is int), default=0)
+    if highest >= rows:
+        raise BiddableError(
+            f"the base {name} has no embedding for all of its tokens: tokenizer {highest + 1:,}, "
+            f"embedding {rows:,}",
+            code="ids_beyond_embedding",
+            fix="resize the embedding (model.resize_token_embeddings) and save it again, or take "
+            "the tokenizer that the base came with",
+        )
+
+
+def _backend(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    own = Tokenizer.from_str(path.read_bytes().decode("utf-8"))
+    # A text is never cut or filled up behind a user's back.
+    own.no_truncation()
+    own.no_padding()
+    return own
+
+
+def _specials(settings: dict[str, Any], own: Any, folder: Path, name: str) -> dict[str, Any]:
+    """The special tokens by name; those of config.json's ids where none is named."""
+    named: dict[str, Any] = {k: _text(settings.get(k)) for k in _SPECIAL}
+    path = folder / "config.json"
+    config = read_object(path, name) if path.is_file() else {}
+    for kind in ("bos_token", "eos_token"):
+        number = config.get(f"{kind}_id")
+        number = number[0] if isinstance(number, list) and number else number
+        if named[kind] is None and type(number) is int and 0 <= number < 1 << 32:
+            named[kind] = own.id_to_token(number)
+    extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
+    texts = [_text(v) for v in (extra.values() if isinstance(extra, dict) else extra)]
+    for token in (*named.values(), *texts):
+        if token is not None and own.token_to_id(token) is None:
+            raise BiddableError(
+                f"the base {name} names a special token that its tokenizer.json has not: "
+                f"{token[:40]!r}",
+                code="tokenizer_refused",
+                fix="take a base whose tokenizer_config.json fits its tokenizer.json",
+            )
+    return {**{k: v for k, v in named.items() if v is not None}, "extra_special_tokens": texts}
+
+
+def _text(token: Any) -> str | None:
+    """The text of a token, which may stand with its properties around it."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _template(settings: dict[str, Any], folder: Path) -> Any:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_bytes().decode("utf-8")
+    template = settings.get("chat_template")
+    return {t["name"]: t["template"] for t in template} if isinstance(template, list) else template
+
+
+def _ids(words: Any, text: str) -> list[int]:
+    ids: list[int] = words.backend_tokenizer.encode(text).ids
+    return ids
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Keeps off the terminal what libraries write there: a panic of Rust, a bar of tqdm."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)

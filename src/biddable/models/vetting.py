@@ -1,0 +1,231 @@
+"""What a model folder may hold, read before any library opens it.
+
+Nothing in it may name code, and nothing is asked: a library that is told not to trust code has been
+brought to run it by other fields of config.json (CVE-2026-4372, CVE-2026-5241). JSON is read here
+strictly, since a key given twice or a NaN is read differently by different programs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from biddable.data.findings import BiddableError
+
+# Bytes of a JSON file; the largest tokenizer.json in use has 35 million.
+LARGEST_JSON = 256 << 20
+DEEPEST = 64
+# Positions beyond any model's; numbers above it are damage.
+MOST_POSITIONS = 1 << 27
+INDEX = "model.safetensors.index.json"
+# What transformers reads as settings. Others (trainer_state.json) lie beside many models.
+_SETTINGS = (
+    "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "preprocessor_config.json", "processor_config.json", "chat_template.json",
+)  # fmt: skip
+_READ = (*_SETTINGS, "tokenizer.json", INDEX, "chat_template.jinja", "system_prompt.txt")
+# Keys that name code, or other files and ways to load.
+_CODE = {
+    "auto_map", "custom_pipelines", "custom_generate", "trust_remote_code", "transformers_weights",
+    "fusion_config", "distributed_config", "kernel_config", "use_kernels",
+}  # fmt: skip
+_CHOICES = re.compile(r"attn_implementation|experts_implementation|kernel")
+_PLAIN_CHOICE = re.compile(r"[A-Za-z0-9_]*")
+_QUANTIZED = ("quantization_config", "compression_config", "quantization")
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".distcp"}
+_TEMPLATE_CHARACTERS = 1 << 20
+
+
+def damaged(name: str, what: str, fix: str = "get the base anew") -> BiddableError:
+    """The error for a base that is not whole, or not what it says it is."""
+    return BiddableError(f"the base {name} is damaged: {what}", code="base_damaged", fix=fix)
+
+
+def shown(names: Iterator[str] | list[str] | set[str]) -> str:
+    """The first few of some names, and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - 3:,} more" if len(ordered) > 3 else ""
+    return ", ".join(name[:120] for name in ordered[:3]) + more
+
+
+def read_object(path: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file of a base.
+
+    Raises:
+        BiddableError: `base_damaged`: not UTF-8 or JSON, not an object, too deep or large, a key
+            that stands twice, a number that is not finite.
+    """
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise ValueError(f"it has more than {LARGEST_JSON:,} bytes")
+        text = path.read_bytes().decode("utf-8")
+        value = json.loads(
+            text, object_pairs_hook=_once, parse_constant=_finite, parse_float=_finite
+        )
+        if not isinstance(value, dict):
+            raise ValueError("it holds no JSON object")
+        for place, _ in _leaves(value):
+            if len(place) > DEEPEST:
+                raise RecursionError
+    except RecursionError as error:
+        raise damaged(name, f"{path.name} is nested too deeply") from error
+    except (OSError, ValueError) as error:
+        raise damaged(name, f"{path.name} cannot be read: {str(error)[:200]}") from error
+    return value
+
+
+def vet_folder(folder: Path, name: str) -> None:
+    """Makes sure that a model folder holds data alone, and holds it itself.
+
+    Raises:
+        BiddableError: `code_in_base`, `quantized_base`, `adapter_in_base` or `base_damaged`.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".py":
+            raise _code(name, f"the folder holds {path.name}", "delete the file")
+        if path.name in _READ or path.suffix == ".safetensors":
+            refuse_elsewhere(path, name)
+        if path.name.startswith("shard-"):
+            raise damaged(name, f"{path.name} is a part of a training checkpoint")
+    if (folder / "adapter_config.json").exists():
+        raise BiddableError(
+            f"the base {name} holds an adapter, which names another model to load",
+            code="adapter_in_base",
+            fix="merge the adapter into its model and save that, or delete adapter_config.json",
+        )
+    for file in _SETTINGS:
+        if (folder / file).exists():
+            _vet_settings(read_object(folder / file, name), file, name)
+    _vet_templates(folder, name)
+
+
+def vet_weights(folder: Path, name: str) -> list[Path]:
+    """The safetensors files that the weights stand in.
+
+    Raises:
+        BiddableError: `pickled_weights` or `base_damaged`.
+    """
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    if not (folder / INDEX).exists():
+        pickles = {p.name for p in folder.iterdir() if p.suffix in _PICKLES}
+        if pickles:
+            raise BiddableError(
+                f"the weights of the base {name} are pickled ({shown(pickles)}), and reading a "
+                "pickle may run a program",
+                code="pickled_weights",
+                fix="take a copy of the base with safetensors",
+            )
+        raise damaged(name, f"it holds neither model.safetensors nor {INDEX}")
+    places = read_object(folder / INDEX, name).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise damaged(name, f"{INDEX} holds no weight_map")
+    files = {str(file) for file in places.values()}
+    if bad := {f for f in files if not re.fullmatch(r"[\w.-]+\.safetensors", f)}:
+        raise damaged(name, f"{INDEX} names what is no file of its folder: {shown(bad)}")
+    if missing := {f for f in files if not (folder / f).exists()}:
+        raise damaged(name, f"{INDEX} names files that are not there: {shown(missing)}")
+    return [folder / file for file in sorted(files)]
+
+
+def refuse_elsewhere(path: Path, name: str) -> None:
+    """Refuses what is no file (a pipe would be waited for, a device never ends), and links out.
+
+    A snapshot of the hub's cache links to the `blobs` beside it, which is its own store.
+    """
+    folder = path.parent.resolve()
+    homes = [folder, *([folder.parents[1]] if folder.parent.name == "snapshots" else [])]
+    try:
+        target = path.resolve(strict=True)
+        regular = stat.S_ISREG(target.stat().st_mode)
+    except (OSError, RuntimeError) as error:
+        raise damaged(name, f"{path.name} is a link to what is not there") from error
+    if not regular:
+        raise damaged(name, f"{path.name} is not a file")
+    if not any(target.is_relative_to(home) for home in homes):
+        raise damaged(
+            name, f"{path.name} is a link out of its folder", "put the file itself in its place"
+        )
+
+
+def _vet_settings(settings: dict[str, Any], file: str, name: str) -> None:
+    for place, value in _leaves(settings):
+        key = next((k for k in place if k in _CODE and value not in (None, False, {}, [])), None)
+        choice = any(_CHOICES.search(k) for k in place) and isinstance(value, str)
+        if key is None and choice and not _PLAIN_CHOICE.fullmatch(value):
+            key = ".".join(place)
+        if key is not None:
+            raise _code(name, f"{file} has {key[:80]}", f"take {key[:80]} out of {file}")
+    quantized = next((key for key in _QUANTIZED if settings.get(key) is not None), None)
+    if file == "config.json" and quantized:
+        raise quantized_base(name, f"config.json has {quantized}")
+
+
+def quantized_base(name: str, why: str) -> BiddableError:
+    """The error for weights that are stored in fewer bits than a gradient needs."""
+    return BiddableError(
+        f"the base {name} is quantized ({why}), and such weights cannot be trained",
+        code="quantized_base",
+        fix="take the unquantized base that it was made from",
+    )
+
+
+def _vet_templates(folder: Path, name: str) -> None:
+    template: Any = None
+    if (folder / "tokenizer_config.json").exists():
+        template = read_object(folder / "tokenizer_config.json", name).get("chat_template")
+    if isinstance(template, list):
+        try:
+            template = {t["name"]: t["template"] for t in template}
+        except (TypeError, KeyError) as error:
+            raise damaged(name, "chat_template is a list without names and templates") from error
+    texts = list(template.values()) if isinstance(template, dict) else [template or ""]
+    if (folder / "chat_template.jinja").exists():
+        try:
+            texts.append((folder / "chat_template.jinja").read_bytes().decode("utf-8"))
+        except ValueError as error:
+            raise damaged(name, f"chat_template.jinja cannot be read: {error}") from error
+    if not all(isinstance(text, str) for text in texts):
+        raise damaged(name, "its chat_template is not a text")
+    if any(len(text) > _TEMPLATE_CHARACTERS for text in texts):
+        raise damaged(name, f"its chat_template has over {_TEMPLATE_CHARACTERS:,} characters")
+
+
+def _code(name: str, what: str, fix: str) -> BiddableError:
+    return BiddableError(
+        f"the base {name} comes with code ({what}), which is never run",
+        code="code_in_base",
+        fix=f"{fix} if transformers has the architecture itself; else take another base",
+    )
+
+
+def _leaves(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All values that hold no others, with the keys that lead to each."""
+    stack: list[tuple[tuple[str, ...], Any]] = [((), value)]
+    while stack:
+        place, inner = stack.pop()
+        if isinstance(inner, dict) and inner and len(place) <= DEEPEST:
+            stack += [((*place, key), v) for key, v in inner.items()]
+        elif isinstance(inner, list) and inner and len(place) <= DEEPEST:
+            stack += [((*place, "[]"), v) for v in inner]
+        else:
+            yield place, inner
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it holds a key twice: {next(k for k in keys if keys.count(k) > 1)[:80]}")
+    return values
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"it holds the number {text[:40]}")
+    return number
