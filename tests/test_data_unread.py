@@ -104,6 +104,7 @@ ROWS: list[dict[str, Any]] = [
         },
     },
 ]
+EXTRA = ("name", "tool_calls", "tool_call_id", "reasoning_content", "thinking", "reasoning")
 EXTRA_KEYS = st.sampled_from(
     [
         *("id", "note", "Context", "input", "choices", "rejected", "system", "label", "score"),
@@ -149,10 +150,11 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 def read_texts(result: ReadResult) -> str:
-    """Everything that conversations hold."""
+    """Everything that conversations hold, without the keys that only a template might print."""
     rows = [
-        [c.group, list(c.tools), [[m.as_dict(), m.weight] for m in c.messages]]
+        [c.group, list(c.tools), m.content, m.weight, [m.extra.get(key) for key in EXTRA]]
         for c in result.conversations
+        for m in c.messages
     ]
     return json.dumps(rows)
 
