@@ -286,7 +286,9 @@ BOMBS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: p.write_bytes(b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x02\x85R."),
         "more memory than",
     ),
-    "no numbers": (lambda p: torch.save({"a": torch.zeros(2, device="meta")}, p), "not a plain tensor"),
+    "no numbers": (
+        lambda p: torch.save({"a": torch.zeros(2, device="meta")}, p), "not a plain tensor",
+    ),
     "cut off": (cut, "damaged"),
     "empty": (lambda p: p.write_bytes(b""), "damaged"),
     "plain values": (lambda p: p.write_bytes(pickle.dumps({"a": {1, 2}}, 2)), "no PyTorch file"),
