@@ -280,6 +280,7 @@ CASES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {
         "a model of images": (config(model_type="vit"), "not_causal_lm"),
         "an unknown kind": (config(model_type="somebody/else"), "unsupported_architecture"),
         "a pipe": (pipe, DAMAGED),
+        "20 MB of brackets": (put("config.json", '{"a": [' + "[]," * 6_800_000 + "1]}"), DAMAGED),
     },
     "sizes": {
         "positions a text": (config(max_position_embeddings="many"), DAMAGED),
@@ -289,6 +290,12 @@ CASES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {
         "positions true": (config(max_position_embeddings=True), DAMAGED),
         "a vocabulary of 10 TB": (config(vocab_size=10**13), DAMAGED),
         "layers without end": (config(num_hidden_layers=10**9), DAMAGED),
+        "layers without end, of which a list is made": (
+            config(model_type="qwen2", num_hidden_layers=10**9), DAMAGED,
+        ),
+        "labels without end": (config(num_labels=10**9), DAMAGED),
+        "a precision that is a function": (config(torch_dtype="load"), DAMAGED),
+        "kinds of layers unknown": (config(model_type="qwen3", layer_types=["x", "y"]), DAMAGED),
         "no layers": (config(num_hidden_layers=0), DAMAGED),
         "no heads": (config(num_attention_heads=0), DAMAGED),
         "a width of no tensor": (config(hidden_size=47), DAMAGED),

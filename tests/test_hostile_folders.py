@@ -6,6 +6,7 @@ what `check` does too.
 
 from __future__ import annotations
 
+import re
 import resource
 import shutil
 import socket
@@ -26,6 +27,7 @@ from biddable.engine.precision import load_model
 from biddable.models.base import load_tokenizer, resolve_base
 from folders import base_folder, rows, write_jsonl
 from hostile import CANARY, CASES, config, edit, put, tensors, words
+from tiny import CONFIGS, tiny
 
 # KiB that reading a folder of 300 kB may add to the most that the process ever held.
 MOST_MEMORY = 200_000
@@ -138,6 +140,28 @@ def test_what_many_sound_folders_have_is_no_fault(folder: Path) -> None:
     put("trainer_state.json", '{"loss": NaN}')(folder)
     edit(folder, "generation_config.json", temperature=0.6, pad_token_id=-1)
     use(str(folder))
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_a_tensor_that_is_missing_is_named_in_every_architecture(kind: str, tmp_path: Path) -> None:
+    tiny(kind, ours=False).save_pretrained(tmp_path)
+    resolve_base(str(tmp_path))
+    state = load_file(tmp_path / "model.safetensors")
+    missing = sorted(state)[len(state) // 2]
+    del state[missing]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BiddableError, match=re.escape(missing)):
+        resolve_base(str(tmp_path))
+
+
+def test_gpt2_as_the_hub_has_it_is_whole(tmp_path: Path) -> None:
+    """Without the prefix of the head's model, and with the causal masks of its layers."""
+    tiny("gpt2", ours=False).save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
+    masks = {f"h.{i}.attn.bias": torch.ones(1, 1, 128, 128).tril() for i in range(3)}
+    save_file(state | masks, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    resolve_base(str(tmp_path))
 
 
 def test_a_snapshot_of_the_hub_links_to_its_own_store(folder: Path, tmp_path: Path) -> None:

@@ -287,8 +287,7 @@ BOMBS: dict[str, tuple[Callable[[Path], object], str]] = {
         "more memory than",
     ),
     "no numbers": (
-        lambda p: torch.save({"a": torch.zeros(2, device="meta")}, p),
-        "not a plain tensor",
+        lambda p: torch.save({"a": torch.zeros(2, device="meta")}, p), "not a plain tensor",
     ),
     "cut off": (cut, "damaged"),
     "empty": (lambda p: p.write_bytes(b""), "damaged"),

@@ -36,7 +36,7 @@ PACKAGED = "smollm2"
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
 _MANIFEST = "biddable-base.json"
 # What is fetched of a hub id: first what can be refused, then the weights.
-_SMALL = ("*.json", "*.jinja", "*.txt", "*.py")
+_SMALL = ("*.json", "*.jinja", "*.txt")
 _WANTED = (*_SMALL, "*.safetensors")
 
 

@@ -51,8 +51,11 @@ def read_gguf_header(path: Path) -> GgufHeader:
                 key = _text(file, size)
                 _once(key, known)
                 known[key] = _value(file, size, _number(file, size, "I"))
+            for key, value in known.items():
+                if key.endswith(".block_count") and not 0 < value <= tensors:
+                    raise ValueError(f"it claims {value} layers and {tensors:,} tensors")
             return GgufHeader(known, _shapes(file, size, tensors, known))
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, struct.error, TypeError) as error:
         raise damaged(str(path), f"the GGUF file cannot be read: {str(error)[:200]}") from error
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from biddable.data.findings import BiddableError
 
-# Bytes of a JSON file; the largest tokenizer.json in use has 35 million.
-LARGEST_JSON = 256 << 20
+# Bytes of a JSON file; the largest tokenizer.json in use has 35 million, the settings 5.
+LARGEST_JSON, LARGEST_SETTINGS = 128 << 20, 16 << 20
 DEEPEST = 64
 # Positions beyond any model's; numbers above it are damage.
 MOST_POSITIONS = 1 << 27
@@ -36,6 +36,8 @@ _CODE = {
 }  # fmt: skip
 _CHOICES = re.compile(r"attn_implementation|experts_implementation|kernel")
 _PLAIN_CHOICE = re.compile(r"[A-Za-z0-9_]*")
+# Settings by which transformers makes lists before anyone has looked at the weights.
+_COUNTS, _MOST = ("num_hidden_layers", "n_layer", "num_layers", "num_labels"), 100_000
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".distcp"}
 _TEMPLATE_CHARACTERS = 1 << 20
@@ -61,17 +63,17 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
             that stands twice, a number that is not finite.
     """
     try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"it has more than {LARGEST_JSON:,} bytes")
+        most = LARGEST_SETTINGS if path.name in _SETTINGS else LARGEST_JSON
+        if path.stat().st_size > most:
+            raise ValueError(f"it has more than {most:,} bytes")
         text = path.read_bytes().decode("utf-8")
         value = json.loads(
             text, object_pairs_hook=_once, parse_constant=_finite, parse_float=_finite
         )
         if not isinstance(value, dict):
             raise ValueError("it holds no JSON object")
-        for place, _ in _leaves(value):
-            if len(place) > DEEPEST:
-                raise RecursionError
+        if path.name in _SETTINGS and any(len(place) > DEEPEST for place, _ in _leaves(value)):
+            raise RecursionError
     except RecursionError as error:
         raise damaged(name, f"{path.name} is nested too deeply") from error
     except (OSError, ValueError) as error:
@@ -161,9 +163,15 @@ def _vet_settings(settings: dict[str, Any], file: str, name: str) -> None:
             key = ".".join(place)
         if key is not None:
             raise _code(name, f"{file} has {key[:80]}", f"take {key[:80]} out of {file}")
+    if large := next((k for k in _COUNTS if _is_over(settings.get(k))), None):
+        raise damaged(name, f"{file} has {large} {settings[large]:.0f}")
     quantized = next((key for key in _QUANTIZED if settings.get(key) is not None), None)
     if file == "config.json" and quantized:
         raise quantized_base(name, f"config.json has {quantized}")
+
+
+def _is_over(value: Any) -> bool:
+    return isinstance(value, int | float) and value > _MOST
 
 
 def quantized_base(name: str, why: str) -> BiddableError:
@@ -204,17 +212,13 @@ def _code(name: str, what: str, fix: str) -> BiddableError:
     )
 
 
-def _leaves(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """All values that hold no others, with the keys that lead to each."""
-    stack: list[tuple[tuple[str, ...], Any]] = [((), value)]
-    while stack:
-        place, inner = stack.pop()
-        if isinstance(inner, dict) and inner and len(place) <= DEEPEST:
-            stack += [((*place, key), v) for key, v in inner.items()]
-        elif isinstance(inner, list) and inner and len(place) <= DEEPEST:
-            stack += [((*place, "[]"), v) for v in inner]
-        else:
-            yield place, inner
+    if not isinstance(value, dict | list) or not value or len(place) > DEEPEST:
+        yield place, value
+        return
+    for key, inner in value.items() if isinstance(value, dict) else (("[]", v) for v in value):
+        yield from _leaves(inner, (*place, key))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
