@@ -34,11 +34,13 @@ KERNEL = sys.platform == "linux"
 LOOK_EVERY = 0.05
 # Renders of one request.
 BATCH = 64
-# The code of what is wrong with a template itself, whatever the row: it ends a run.
+# The code of a template that takes too much: it ends a run, and is not tried again for every row.
 UNUSABLE = "template_unusable"
+# Kinds of answers after which no more is asked: of what is no Jinja, and of what takes too much.
+FINAL = {"invalid": "template_refused", "unusable": UNUSABLE}
 
 Variables = Mapping[str, Any]
-Answer = Sequence[Any]  # a kind (`result`, `error`, `unusable`) and a value
+Answer = Sequence[Any]  # a kind (`result`, `error`, or one of FINAL) and a value
 T = TypeVar("T")
 
 
@@ -64,12 +66,12 @@ class Renderer:
         self.ended_for = ""
 
     def ask(self, text: str, items: Sequence[str]) -> list[Answer]:
-        """A template's answers for variables in JSON, none after the first that is `unusable`."""
+        """A template's answers for variables in JSON, none after a final one."""
         answers: list[Answer] = []
         with self.lock:
             for start in range(0, len(items), BATCH):
                 answers += self.ask_some(text, items[start : start + BATCH])
-                if answers[-1][0] == "unusable":
+                if answers[-1][0] in FINAL:
                     break
         return answers
 
@@ -77,7 +79,7 @@ class Renderer:
         known = "null" if text == self.text else json.dumps(text, ensure_ascii=False)
         line = f"[{known}, [{', '.join(items)}]]\n".encode("utf-8", "surrogatepass")
         answers, why = self.exchange(line)
-        self.text = text if answers and answers[-1][0] != "unusable" else None
+        self.text = text if answers and answers[-1][0] not in FINAL else None
         if answers:
             return answers
         if len(items) == 1:
@@ -85,7 +87,7 @@ class Renderer:
         # One of them, or all of them together, took too much.
         for item in items:
             answers += self.ask_some(text, [item])
-            if answers[-1][0] == "unusable":
+            if answers[-1][0] in FINAL:
                 break
         return answers
 
@@ -211,8 +213,8 @@ def run_all(
         steps = []
         answers = renderer_of(os.getpid()).ask(text, [item for _, item in asking])
         for (number, _), (kind, value) in zip(asking, answers, strict=False):
-            if kind == "unusable":
-                return [], (number, unusable(value))
+            if kind in FINAL:
+                return [], (number, unusable(value, FINAL[kind]))
             plan = plans[number]
             fails = kind == "error"
             steps.append((number, *((plan.throw, refusal(value)) if fails else (plan.send, value))))
@@ -239,7 +241,7 @@ def refusal(said: str) -> BiddableError:
     )
 
 
-def unusable(why: str) -> BiddableError:
+def unusable(why: str, code: str) -> BiddableError:
     return BiddableError(
-        f"The chat template {why}.", fix="Choose another template (--template).", code=UNUSABLE
+        f"The chat template {why}.", fix="Choose another template with --template.", code=code
     )

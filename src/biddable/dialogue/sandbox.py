@@ -101,7 +101,7 @@ class Room:
         self.template: Template | None = None
 
     def answers(self, line: bytes) -> list[tuple[str, Any]]:
-        """What comes of a request: a kind (`result`, `error`, `unusable`) and a value for each.
+        """What comes of a request: a kind (`result`, `error`, `invalid`, `unusable`) and a value for each.
 
         Args:
             line: JSON of a template's text, null for that of the last request, and of a list of
@@ -114,7 +114,7 @@ class Room:
             try:
                 self.template = self.env.from_string(text)
             except Exception as error:
-                return [("unusable", f"cannot be read: {said(error)}")]
+                return [("invalid", f"is no Jinja: {said(error)}")]
         longest = LONGEST + GROWTH * len(line)
         return [self.answer(variables, longest) for variables in many]
 
