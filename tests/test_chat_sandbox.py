@@ -211,7 +211,7 @@ def test_of_many_renders_the_one_that_takes_too_much_is_named(renderer: Renderer
 
 
 def test_renders_that_are_too_much_only_together_are_made_one_by_one(renderer: Renderer) -> None:
-    text = "{{ 'x' * 900000 }}{{ n }}"
+    text = "{{ 'x' * 1000000 }}{{ n }}"
     answers = renderer.ask(text, [json.dumps({"n": n}) for n in range(64)])
     assert [value[-2:].strip("x") for _, value in answers] == [str(n) for n in range(64)]
 
