@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from biddable import BiddableError, Conversation, Message, Template, encode
 from biddable.dialogue.dataset import encode_all, length_that_keeps
 from biddable.dialogue.encode import make_encoder
+from biddable.dialogue.frames import FRAMES
 from biddable.dialogue.parallel import encode_each
 from chat_tokenizers import byte_level, wrapped
 
@@ -140,3 +141,28 @@ def test_the_caller_may_stop_in_the_middle(tokenizer: Any) -> None:
 )
 def test_the_length_that_keeps_a_share(lengths: list[int], share: float, wanted: int) -> None:
     assert length_that_keeps(lengths, share) == wanted
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_first_row_that_takes_too_much_ends_the_run_and_is_named(
+    tokenizer: Any, workers: int
+) -> None:
+    bomb = "{% for m in messages if 'evil' in m.content %}{{ 'x' * 10 ** 10 }}{% endfor %}"
+    template = Template(bomb + FRAMES["chatml"])
+    rows = [conversation(3, n, "evil " if n >= 40 else "four ") for n in range(1, 1101)]
+    results = encode_each(make_encoder(tokenizer, template), rows, "assistant", workers)
+    first = next(results)
+    assert isinstance(first, BiddableError)
+    assert first.finding.code == "template_unusable"
+    assert (first.finding.file, first.finding.line) == (rows[0].file, 40)
+    assert "512 MiB" in first.finding.message
+    results.close()  # type: ignore[attr-defined]
+    with pytest.raises(BiddableError, match="template_unusable"):
+        encode_all(rows[:50], tokenizer, template, max_length=100)
+
+
+def test_a_template_that_takes_too_much_at_once_is_refused_before_any_row(tokenizer: Any) -> None:
+    bomb = "{{ 'x' * 10 ** 10 }}"
+    for text in (bomb, "{% if messages|length > 1 %}" + bomb + "{% endif %}"):
+        with pytest.raises(BiddableError, match="template_unusable"):
+            make_encoder(tokenizer, Template(text + FRAMES["chatml"]))

@@ -121,7 +121,8 @@ BOMBS = {
     "range.count": "{% for i in range(99999) %}{{ range(99999).count('a') }}{% endfor %}",
     "in range": "{% for i in range(99999) %}{{ 'q' in range(99999) }}{% endfor %}",
     "sort": "{% for i in range(99999) %}{{ range(99999)|sort|first }}{% endfor %}",
-    "groupby": "{% for i in range(99999) %}{{ ([[1]] * 99999)|groupby(0)|length }}{% endfor %}",
+    "groupby": "{% set x = [[1]] * 99999 %}{% for i in range(99999) %}"
+    "{{ x|groupby(0)|length }}{% endfor %}",
     "unique": "{% for i in range(99999) %}{{ range(99999)|unique|list|length }}{% endfor %}",
     "sum of lists": "{{ ([[1] * 9999] * 99999)|sum(start=[])|length }}",
     "arguments": "{% macro m() %}{{ varargs|length }}{% endmacro %}{% set x = [1] * 100000 %}"
@@ -135,7 +136,6 @@ BOMBS = {
     "pprint": "{{ ([[[1] * 99] * 99] * 999)|pprint|length }}",
     "generators in generators": "{% set n = namespace(x=[1]) %}{% for i in range(99999) %}"
     "{% set n.x = n.x|map('string') %}{% endfor %}{{ n.x|list }}",
-    "constants folded while compiling": "{% if false %}{{ 'x' * 10 ** 9 }}{% endif %}",
     "a template too long to compile": "{{ a }}{% if b %}c{% endif %}" * 60_000,
     "a template of one long expression": "{{ " + "a + " * 200_000 + "a }}",
 }
@@ -173,7 +173,7 @@ def test_a_template_cannot_leave_the_sandbox(name: str, tmp_path: Path) -> None:
     made = tmp_path / "made"
     with pytest.raises(BiddableError) as caught:
         run_one(ESCAPES[name].replace("FILE", str(made)))
-    assert caught.value.finding.code in ("template_refused", "template_unusable")
+    assert caught.value.finding.code == "template_refused"
     assert not made.exists()
 
 
@@ -187,7 +187,7 @@ def test_a_template_cannot_run_or_grow_without_bound(name: str, renderer: Render
 @pytest.mark.parametrize("name", DEEP)
 def test_what_is_nested_too_deep_is_refused(name: str, renderer: Renderer) -> None:
     ((kind, why),) = renderer.ask(DEEP[name], [json.dumps(VARIABLES)])
-    assert kind in ("error", "unusable")
+    assert kind in ("error", "invalid")
     assert why
 
 
@@ -211,7 +211,7 @@ def test_of_many_renders_the_one_that_takes_too_much_is_named(renderer: Renderer
 
 
 def test_renders_that_are_too_much_only_together_are_made_one_by_one(renderer: Renderer) -> None:
-    text = "{{ 'x' * 900000 }}{{ n }}"
+    text = "{{ 'x' * 1000000 }}{{ n }}"
     answers = renderer.ask(text, [json.dumps({"n": n}) for n in range(64)])
     assert [value[-2:].strip("x") for _, value in answers] == [str(n) for n in range(64)]
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Coroutine, Generator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from threading import Lock, Thread
+from threading import RLock, Thread
 from types import coroutine
 from typing import Any, TypeVar
 
@@ -32,13 +32,15 @@ MEMORY = 512 << 20
 SECONDS = 2.0
 KERNEL = sys.platform == "linux"
 LOOK_EVERY = 0.05
-# Renders of one request.
+# Renders of one request. With more, what is under way makes the garbage collector slow.
 BATCH = 64
-# The code of what is wrong with a template itself, whatever the row: it ends a run.
+# The code of a template that takes too much: it ends a run, and is not tried again for every row.
 UNUSABLE = "template_unusable"
+# Kinds of answers after which no more is asked: of what is no Jinja, and of what takes too much.
+FINAL = {"invalid": "template_refused", "unusable": UNUSABLE}
 
 Variables = Mapping[str, Any]
-Answer = Sequence[Any]  # a kind (`result`, `error`, `unusable`) and a value
+Answer = Sequence[Any]  # a kind (`result`, `error`, or one of FINAL) and a value
 T = TypeVar("T")
 
 
@@ -57,37 +59,27 @@ class Renderer:
         self.memory, self.seconds, self.kernel = memory, seconds, kernel
         self.too_long = f"takes more than {seconds:g} s of the processor for one conversation"
         self.too_large = f"takes more than {memory >> 20} MiB of memory for one conversation"
-        self.lock = Lock()
+        self.lock = RLock()
         self.process: subprocess.Popen[bytes] | None = None
         self.text: str | None = None
         self.asked = 0
         self.ended_for = ""
 
     def ask(self, text: str, items: Sequence[str]) -> list[Answer]:
-        """A template's answers for variables in JSON, none after the first that is `unusable`."""
-        answers: list[Answer] = []
+        """A template's answers for some variables in JSON, none after one that takes too much."""
         with self.lock:
-            for start in range(0, len(items), BATCH):
-                answers += self.ask_some(text, items[start : start + BATCH])
-                if answers[-1][0] == "unusable":
+            known = "null" if text == self.text else json.dumps(text, ensure_ascii=False)
+            line = f"[{known}, [{', '.join(items)}]]\n".encode("utf-8", "surrogatepass")
+            answers, why = self.exchange(line)
+            self.text = text if answers and answers[-1][0] not in FINAL else None
+            if not answers and len(items) == 1:
+                return [("unusable", why)]
+            # One of them took too much, or all of them together.
+            for item in items if not answers else ():
+                answers += self.ask(text, [item])
+                if answers[-1][0] in FINAL:
                     break
-        return answers
-
-    def ask_some(self, text: str, items: Sequence[str]) -> list[Answer]:
-        known = "null" if text == self.text else json.dumps(text, ensure_ascii=False)
-        line = f"[{known}, [{', '.join(items)}]]\n".encode("utf-8", "surrogatepass")
-        answers, why = self.exchange(line)
-        self.text = text if answers and answers[-1][0] != "unusable" else None
-        if answers:
             return answers
-        if len(items) == 1:
-            return [("unusable", why)]
-        # One of them, or all of them together, took too much.
-        for item in items:
-            answers += self.ask_some(text, [item])
-            if answers[-1][0] == "unusable":
-                break
-        return answers
 
     def exchange(self, line: bytes) -> tuple[list[Answer], str]:
         """The answers to a request, or why the process ended; it ends too if we stop waiting."""
@@ -199,6 +191,21 @@ def run_all(
         Their results; or, where the template is unusable, the number of the coroutine that showed
         it with the error, and no more is done.
     """
+    results: list[T] = []
+    for first in range(0, len(plans), BATCH):
+        made, failed = run_some(text, plans[first : first + BATCH])
+        if failed is not None:
+            for plan in plans:
+                plan.close()
+            return [], (first + failed[0], failed[1])
+        results += made
+    return results, None
+
+
+def run_some(
+    text: str, plans: Sequence[Coroutine[str, Any, T]]
+) -> tuple[list[T], tuple[int, BiddableError] | None]:
+    """`run_all` for few enough to wait together."""
     results: list[Any] = [None] * len(plans)
     steps: list[tuple[int, Any, Any]] = [(n, plan.send, None) for n, plan in enumerate(plans)]
     while steps:
@@ -208,14 +215,18 @@ def run_all(
                 asking.append((number, step(value)))
             except StopIteration as end:
                 results[number] = end.value
+        items = [item for _, item in asking]
+        answers = renderer_of(os.getpid()).ask(text, items) if items else []
         steps = []
-        answers = renderer_of(os.getpid()).ask(text, [item for _, item in asking])
         for (number, _), (kind, value) in zip(asking, answers, strict=False):
-            if kind == "unusable":
-                return [], (number, unusable(value))
+            if kind in FINAL:
+                return [], (number, unusable(value, FINAL[kind]))
             plan = plans[number]
-            fails = kind == "error"
-            steps.append((number, *((plan.throw, refusal(value)) if fails else (plan.send, value))))
+            steps.append(
+                (number, plan.throw, refusal(value))
+                if kind == "error"
+                else (number, plan.send, value)
+            )
     return results, None
 
 
@@ -239,7 +250,7 @@ def refusal(said: str) -> BiddableError:
     )
 
 
-def unusable(why: str) -> BiddableError:
+def unusable(why: str, code: str) -> BiddableError:
     return BiddableError(
-        f"The chat template {why}.", fix="Choose another template (--template).", code=UNUSABLE
+        f"The chat template {why}.", fix="Choose another template with --template.", code=code
     )

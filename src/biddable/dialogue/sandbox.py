@@ -24,7 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # Exit codes.
 OUT_OF_MEMORY, OUT_OF_TIME = 77, -getattr(signal, "SIGPROF", 0)
-# A text may be this long, and so many times longer than what it is made of: what a template writes
+# A text may be this long, or so many times longer than what it is made of: what a template writes
 # has yet to be read by a tokenizer.
 LONGEST, GROWTH = 1 << 20, 8
 LONGEST_ERROR = 1_000
@@ -101,7 +101,7 @@ class Room:
         self.template: Template | None = None
 
     def answers(self, line: bytes) -> list[tuple[str, Any]]:
-        """What comes of a request: a kind (`result`, `error`, `unusable`) and a value for each.
+        """A kind (`result`, `error`, `invalid`, `unusable`) and a value for each render asked for.
 
         Args:
             line: JSON of a template's text, null for that of the last request, and of a list of
@@ -114,11 +114,10 @@ class Room:
             try:
                 self.template = self.env.from_string(text)
             except Exception as error:
-                return [("unusable", f"cannot be read: {said(error)}")]
-        longest = LONGEST + GROWTH * len(line)
-        return [self.answer(variables, longest) for variables in many]
+                return [("invalid", f"is no Jinja: {said(error)}")]
+        return [self.answer(variables) for variables in many]
 
-    def answer(self, variables: Any, longest: int) -> tuple[str, Any]:
+    def answer(self, variables: Any) -> tuple[str, Any]:
         timed(self.seconds)
         assert self.template is not None
         try:
@@ -128,8 +127,9 @@ class Room:
             result = "".join(self.template.generate(variables))
         except Exception as error:
             return "error", said(error)
-        if len(result) > longest:
-            return "unusable", f"writes {len(result):,} characters for one conversation"
+        size = len(result)
+        if size > LONGEST and size > GROWTH * len(json.dumps(variables)):
+            return "unusable", f"writes {size:,} characters for one conversation"
         return "result", result
 
 
@@ -141,7 +141,7 @@ def said(error: Exception) -> str:
 
 def timed(seconds: float) -> None:
     """Has the kernel end this process after so much time of the processor; 0 is never."""
-    if seconds or hasattr(signal, "setitimer"):
+    if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 

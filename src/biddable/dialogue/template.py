@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError
 from biddable.dialogue.frames import FRAMES
-from biddable.dialogue.rendering import UNUSABLE, rendered, run
+from biddable.dialogue.rendering import rendered, run
 from biddable.dialogue.wrap import (
     READ_AS_PARTS,
     frozen_date,
@@ -121,7 +121,9 @@ class Template:
             text = "{{ bos_token }}" + text
         made = replace(self, text=text, tokens=tuple(sorted(tokens.items())), built_in=False)
         of_parts = replace(made, text=READ_AS_PARTS + text)
-        return of_parts if not reads_text(made) and reads_text(of_parts) else made
+        if run(text, reads_text(made)):
+            return made
+        return of_parts if run(of_parts.text, reads_text(of_parts)) else made
 
     def render(
         self,
@@ -183,13 +185,11 @@ def adds_bos(tokenizer: PreTrainedTokenizerFast) -> bool:
     return bos is not None and tokenizer.encode("")[:1] == [bos]
 
 
-def reads_text(template: Template) -> bool:
-    """Whether a template prints the content of a user's message that is a plain text."""
+async def reads_text(template: Template) -> bool:
+    """Whether a template prints the content of a user's message that is a plain text, awaited."""
     try:
-        return "Q?" in run(template.text, render_dicts(template, [QUESTION], True))
-    except BiddableError as error:
-        if error.finding.code == UNUSABLE:
-            raise
+        return "Q?" in await render_dicts(template, [QUESTION], True)
+    except BiddableError:
         return False
 
 
