@@ -30,10 +30,10 @@ def imported(name, globals=None, *more, **named):
     if name in MISSING and (globals or {}).get("__name__", "").startswith("biddable"):
         raise ModuleNotFoundError(name)
     return plain_import(name, globals, *more, **named)
-def module(name, *more):
+def module(name, package=None):
     if name in MISSING:
         raise ModuleNotFoundError(name)
-    return plain_module(name, *more)
+    return plain_module(name, package)
 builtins.__import__, importlib.import_module = imported, module
 for name in ("sched_getaffinity", "geteuid", "getuid"):
     delattr(os, name)

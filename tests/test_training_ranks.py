@@ -84,6 +84,7 @@ def test_shards_of_every_architecture_give_the_gradient_of_one_process(tmp_path:
 def test_a_sharded_run_gives_the_model_and_the_scorecard_of_one_process(tmp_path: Path) -> None:
     given = [write_jsonl(tmp_path / "data.jsonl", rows()), "--base", base_folder(tmp_path / "base")]
     given += ["--steps", "4", "--answers", "2", "--lr", "1e-3"]
+    given += ["--device", "cpu", "--precision", "fp32"]
     env = {**os.environ, "PYTHONPATH": PYTHONPATH}
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     for name, start in (("one", [sys.executable]), ("two", run)):
@@ -109,6 +110,7 @@ def test_a_signal_to_torchrun_has_its_ranks_save_and_leave(tmp_path: Path) -> No
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
         "-m", "biddable", "train", data, "--base", base_folder(tmp_path / "base"),
         "--out", str(out), "--steps", "100000", "--answers", "1",
+        "--device", "cpu", "--precision", "fp32",
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": PYTHONPATH}
     said = tmp_path / "said.txt"
