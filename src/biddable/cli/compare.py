@@ -11,6 +11,7 @@ _TEXTS = {
     "data": "held-out rows (default: those of the run folder TUNED)",
     "train": "rows TUNED was trained on (default: those of the run folder TUNED)",
     "map": "build messages from columns, as for check",
+    "encoding": "of text files, as for check",
     "system": "system prompt for rows without one",
     "template": "chat template for both (default: that of TUNED)",
     "format": "format rule: a regular expression, labels:a,b,c, keys:a,b or schema:FILE",

@@ -11,7 +11,7 @@ from biddable.training.settings import FitSettings, Settings, read_config, with_
 
 # What reads and encodes; `check` has these, `train` all.
 DATA_OPTIONS = (
-    "base", "template", "header", "template_arg", "map", "system", "group_by", "eval",
+    "base", "template", "header", "template_arg", "map", "system", "encoding", "group_by", "eval",
     "max_length", "too_long", "loss_on", "seed",
 )  # fmt: skip
 

@@ -10,20 +10,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from biddable.data.columns import MAPPED, check_map, mapped_fields, missing_column
+from biddable.data.charset import check_encoding
+from biddable.data.columns import (
+    MAPPED,
+    check_map,
+    empty_columns,
+    mapped_fields,
+    missing_column,
+    same_but_for_case,
+)
 from biddable.data.conversation import Conversation
 from biddable.data.fields import group_of, tools_of, weighted, with_system
 from biddable.data.files import expanded, file_rows
-from biddable.data.findings import BiddableError, Finding
+from biddable.data.findings import BiddableError, Finding, Severity
 from biddable.data.formats import COMMON, FLAT, Drafts, Fields, Format, detect
 from biddable.data.messages import KNOWN_KEYS, to_messages
 from biddable.data.parquet import hub_rows
 from biddable.data.rows import Row, kind
 from biddable.data.trees import flat_paths
+from biddable.data.values import is_message_list
 
 # A file with more faults than this is a file of another kind; the rest would only repeat them.
 MOST_ERRORS = 1000
-MOST_SAME = 20
+MOST_NAMED = 12
 
 
 @dataclass(slots=True)
@@ -63,7 +72,8 @@ class _Reading:
     # Keys that were not read: how often, and where first.
     unused: dict[str, tuple[int, str, int]] = field(default_factory=dict)
     unknown: dict[str, tuple[int, str, int]] = field(default_factory=dict)
-    repeated: Counter[Finding] = field(default_factory=Counter)
+    # Columns with empty cells that --map put into JSON.
+    empty: dict[str, tuple[int, str, int]] = field(default_factory=dict)
     file: str = ""
     errors: int = 0
 
@@ -74,6 +84,7 @@ def read(
     mapping: Mapping[str, str] | None = None,
     system: str | None = None,
     group_by: str | None = None,
+    encoding: str = "",
 ) -> ReadResult:
     """Reads conversations from files, folders, standard input (`-`) and the hub (`hf:NAME`).
 
@@ -82,18 +93,23 @@ def read(
         mapping: columns by field, see `columns.parse_map`; None detects the format by the keys.
         system: a system prompt for the rows that have none.
         group_by: the column whose value is the conversation's group.
+        encoding: of text files; if empty, UTF-8, or what a byte order mark says.
 
     Raises:
         BiddableError: a source is missing, empty or no data file, or a package of an extra is.
     """
     if mapping is not None:
         check_map(mapping)
+    if encoding:
+        check_encoding(encoding)
     reading = _Reading(ReadResult(), mapping, system, group_by)
-    for name in expanded(sources, reading.result.findings):
+    hashes, findings = reading.result.hashes, reading.result.findings
+    for name in expanded(sources, findings):
         reading.file, reading.errors = name, 0
         hub = name.startswith("hf:")
         try:
-            _take_all(reading, hub_rows(name) if hub else file_rows(name, reading.result.hashes))
+            rows = hub_rows(name) if hub else file_rows(name, hashes, findings, encoding)
+            _take_all(reading, rows)
         except BiddableError as error:
             raise BiddableError.of(replace(error.finding, file=name)) from error
     _conclude(reading)
@@ -131,12 +147,7 @@ def _take_all(reading: _Reading, rows: Iterator[Row]) -> None:
 
 
 def _fault(reading: _Reading, finding: Finding) -> None:
-    """Lists a finding; of one that is the same word for word only the first ones, then a count."""
-    finding = replace(finding, file=reading.file)
-    same = replace(finding, fix="", line=0, turn=None)
-    reading.repeated[same] += 1
-    if reading.repeated[same] <= MOST_SAME:
-        reading.result.findings.append(finding)
+    reading.result.findings.append(replace(finding, file=reading.file))
     reading.errors += finding.severity == "error"
 
 
@@ -167,6 +178,8 @@ def _take(reading: _Reading, row: Row, path: Drafts | None = None) -> Format | N
 def _fields(reading: _Reading, value: Any) -> Fields:
     if isinstance(value, BiddableError):
         raise value
+    if is_message_list(value):
+        value = {"messages": value}
     if not isinstance(value, dict):
         raise BiddableError(
             f"The row is {kind(value)}, not an object.",
@@ -187,6 +200,8 @@ def _format(reading: _Reading, row: Row, fields: Fields) -> Format:
     if not isinstance(form, Format):
         raise form
     fields.update({low: fields[key] for key, low in names.items()})
+    for name in empty_columns(row.value, reading.mapping or {}):
+        _note(reading, reading.empty, name, row)
     reading.formats[form.name] += 1
     for key in unused:
         _note(reading, reading.unused, key, row)
@@ -201,6 +216,9 @@ def _shape(reading: _Reading, given: Sequence[str]) -> tuple[Any, dict[str, str]
     names = {key: key.strip().casefold() for key in given}
     names = {key: low for key, low in names.items() if low not in given}
     keys = frozenset(names.get(key, key) for key in given)
+    if len(keys) < len(given):
+        twice = [key for key, low in names.items() if list(names.values()).count(low) > 1]
+        return same_but_for_case(twice), {}, frozenset()
     try:
         form = detect(keys)
     except BiddableError as error:
@@ -229,22 +247,43 @@ def _conversation(
 
 
 def _conclude(reading: _Reading) -> None:
-    """The format in words, repeated faults by number, a note for each key that was not read."""
-    found = reading.result.findings
-    for same, count in reading.repeated.items():
-        if count > MOST_SAME:
-            more = f"{count - MOST_SAME:,} more with the same fault: {same.message}"
-            found.append(replace(same, message=more, fix="As above."))
+    """The format in words, and a finding for the keys that were not read as the user may think."""
+    findings = reading.result.findings
     names = [f"{name} ({count:,} rows)" for name, count in reading.formats.most_common()]
     reading.result.format = ", ".join(names if len(names) > 1 else reading.formats)
-    for key, (count, file, line) in reading.unused.items():
-        what = f"The key {key[:40]!r} of {count:,} rows was not used."
-        found.append(Finding("unused_columns", "note", what, "", file, line))
-    for key, (count, file, line) in reading.unknown.items():
-        what = f"The key {key[:40]!r} of {count:,} messages is handed to the template only."
-        fix = "Is it a typing error? Else remove it."
-        found.append(Finding("message_unrecognized_key", "warning", what, fix, file, line))
+    noted: list[tuple[dict[str, tuple[int, str, int]], str, Severity, str, str]] = [
+        (reading.unused, "unused_columns", "note", "Not used: {}.", ""),
+        (
+            reading.unknown,
+            "message_unrecognized_key",
+            "warning",
+            "Keys of messages that are handed to the template only: {}.",
+            "Is one a typing error? Else remove it.",
+        ),
+        (
+            reading.empty,
+            "empty_cell",
+            "warning",
+            "Empty cells went into the JSON of --map: {}.",
+            "Fill them, if something is missing; json: makes null of them.",
+        ),
+    ]
+    for keys, code, severity, sentence, fix in noted:
+        if keys:
+            count, file, line = max(keys.values(), key=lambda noted_key: noted_key[0])
+            what = sentence.format(_named(keys, "messages" if keys is reading.unknown else "rows"))
+            findings.append(Finding(code, severity, what, fix, file, line, count=count))
     if len(names) > 1:
         what = f"The rows have several formats: {', '.join(names)}."
         fix = "Check that all of them were taken for what they are."
-        found.append(Finding("mixed_formats", "warning", what, fix))
+        findings.append(Finding("mixed_formats", "warning", what, fix))
+
+
+def _named(keys: Mapping[str, tuple[int, str, int]], what: str) -> str:
+    """Keys with the number of their rows or messages."""
+    texts = [
+        f"{repr(key[:40]) if key else 'the column without a name'} ({count:,} {what})"
+        for key, (count, _, _) in sorted(keys.items(), key=lambda item: -item[1][0])
+    ]
+    more = [f"and {len(texts) - MOST_NAMED:,} more"] if len(texts) > MOST_NAMED else []
+    return ", ".join(texts[:MOST_NAMED] + more)

@@ -236,7 +236,7 @@ def _rows(asked: Options, tuned: str) -> _Rows:
 
 def _read(asked: Options, name: str) -> Sequence[Conversation]:
     mapping = parse_map(asked.map) if asked.map else None
-    found = read([name], mapping=mapping, system=asked.system or None)
+    found = read([name], mapping=mapping, system=asked.system or None, encoding=asked.encoding)
     for f in found.errors():
         raise BiddableError(
             f.message, fix=f.fix, code=f.code, file=f.file, line=f.line, turn=f.turn
