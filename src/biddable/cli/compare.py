@@ -7,6 +7,9 @@ import json
 import sys
 from typing import Any
 
+from biddable.training.settings import Settings, with_values
+from biddable.verbs.early import refuse_early
+
 _TEXTS = {
     "data": "held-out rows (default: those of the run folder TUNED)",
     "train": "rows TUNED was trained on (default: those of the run folder TUNED)",
@@ -57,10 +60,13 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compares; returns 1 where --fail-under found something."""
-    from biddable.verbs.compare import compare
-
     own = {"verb", "run", "json", "base", "tuned"}
     options = {k: v for k, v in vars(args).items() if k not in own}
+    reading = {k: v for k, v in options.items() if k in ("map", "encoding", "device")}
+    files = tuple(options[k] for k in ("data", "train") if k in options)
+    refuse_early(with_values(Settings(), {"data": files, **reading}))
+    from biddable.verbs.compare import compare
+
     found = compare(args.base, args.tuned, **options)
     if args.json:
         sys.stdout.write(json.dumps(found.as_json(), ensure_ascii=False) + "\n")

@@ -159,12 +159,7 @@ def open_source(name: str, hashes: dict[str, str]) -> Iterator[io.BufferedIOBase
             hashes[name] = hashlib.file_digest(stored, "sha256").hexdigest()
             stored.seek(0)
         except FileNotFoundError:
-            raise BiddableError(
-                "There is no such file.",
-                fix=_missing(name),
-                code="missing_file",
-                file=name,
-            ) from None
+            raise missing_file(name) from None
         except (OSError, ValueError) as error:
             raise BiddableError(
                 f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",
@@ -175,16 +170,17 @@ def open_source(name: str, hashes: dict[str, str]) -> Iterator[io.BufferedIOBase
         yield stored
 
 
-def _missing(name: str) -> str:
-    path = Path(name)
+def missing_file(name: str) -> BiddableError:
+    """The error for a file that is not there, with the one of its folder that was likely meant."""
+    path, fix = Path(name), f"Check the path; it is looked up from {Path.cwd()}."
     try:
         beside = [p.name for p in path.parent.iterdir()]
     except OSError:
         beside = []
     near = difflib.get_close_matches(path.name, beside, 1)
     if near:
-        return f"Did you mean {path.with_name(near[0])}?"
-    return f"Check the path; it is looked up from {Path.cwd()}."
+        fix = f"Did you mean {path.with_name(near[0])}?"
+    return BiddableError("There is no such file.", fix=fix, code="missing_file", file=name)
 
 
 def _records(

@@ -11,6 +11,7 @@ from biddable.data.duplicates import Duplicates, digest, find
 from biddable.data.findings import Finding, place
 from biddable.data.private import private_findings
 from biddable.data.rows import shortened
+from biddable.data.suspect import suspect_findings
 
 FEWEST, FEW = 10, 50
 SAME_SPEAKER = (("user", "user"), ("assistant", "assistant"))
@@ -34,6 +35,7 @@ def inspect(
     return [
         *too_few(len(conversations)),
         *_capped(_turns(conversations)),
+        *_capped(suspect_findings(conversations)),
         *_capped(_duplicates(conversations, found)),
         *_capped(_contradictions(conversations, found)),
         *_dominant(conversations),
@@ -163,5 +165,6 @@ def _capped(findings: Iterable[Finding]) -> Iterator[Finding]:
             yield finding
     for code, count in counts.items():
         if count > MOST_PER_CODE:
-            message = f"{count - MOST_PER_CODE:,} more rows, {count:,} in all."
-            yield Finding(code, "warning", message, fixes[code])
+            more = count - MOST_PER_CODE
+            message = f"{more:,} more rows, {count:,} in all."
+            yield Finding(code, "warning", message, fixes[code], count=more)

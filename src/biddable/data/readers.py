@@ -27,6 +27,7 @@ from biddable.data.formats import COMMON, FLAT, Drafts, Fields, Format, detect
 from biddable.data.messages import KNOWN_KEYS, to_messages
 from biddable.data.parquet import hub_rows
 from biddable.data.rows import Row, kind
+from biddable.data.suspect import bare_letters
 from biddable.data.trees import flat_paths
 from biddable.data.values import is_message_list
 
@@ -273,6 +274,7 @@ def _conclude(reading: _Reading) -> None:
             count, file, line = max(keys.values(), key=lambda noted_key: noted_key[0])
             what = sentence.format(_named(keys, "messages" if keys is reading.unknown else "rows"))
             findings.append(Finding(code, severity, what, fix, file, line, count=count))
+    findings += bare_letters(reading.result.conversations, reading.unused)
     if len(names) > 1:
         what = f"The rows have several formats: {', '.join(names)}."
         fix = "Check that all of them were taken for what they are."

@@ -72,11 +72,21 @@ class RunFolder:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
 
+def refuse_existing_run(out: str) -> None:
+    """Raises `output_exists` where a new run would have to overwrite something."""
+    if out and os.path.lexists(out):
+        raise BiddableError(
+            f"the output folder {out!r} exists already",
+            code="output_exists",
+            fix="give another --out, or go on with --resume",
+        )
+
+
 def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
     """Creates the folder `out`, or runs/NAME-DATE-N with the next free N.
 
     Raises:
-        BiddableError: `out_exists`, or `out_not_writable`.
+        BiddableError: `output_exists`, or `output_not_writable`.
     """
     try:
         if out:
@@ -84,16 +94,13 @@ def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
             return RunFolder(Path(out))
         Path("runs").mkdir(exist_ok=True)
         return RunFolder(_next_free(Path("runs"), f"{_stem(data)}-{date.today().isoformat()}"))
-    except FileExistsError as error:
-        raise BiddableError(
-            f"the output folder {out} exists already",
-            code="out_exists",
-            fix="give another --out, or go on with --resume",
-        ) from error
+    except FileExistsError:
+        refuse_existing_run(out)
+        raise
     except OSError as error:
         raise BiddableError(
             f"the output folder {out or 'runs'} cannot be made: {error.strerror}",
-            code="out_not_writable",
+            code="output_not_writable",
             fix="give an --out where you may write",
         ) from error
 

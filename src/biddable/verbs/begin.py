@@ -26,6 +26,7 @@ from biddable.training.run_folder import (
     unfinished_run,
 )
 from biddable.training.settings import Settings, read_config, with_values
+from biddable.verbs.early import refuse_early
 from biddable.verbs.prepared import Prepared
 from biddable.verbs.show import line
 
@@ -57,6 +58,7 @@ def start(
     if not settings.data:
         raise BiddableError("no data is given", code="option", fix="biddable train data.jsonl")
     if resume != AUTO:
+        refuse_early(settings)
         return settings, None
     path = told(ranks, lambda: unfinished_run(settings.out, settings.data))
     if not path:

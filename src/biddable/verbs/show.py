@@ -9,12 +9,13 @@ from itertools import islice
 from rich.console import Console
 from rich.text import Text
 
-from biddable.data.findings import Finding
+from biddable.data.findings import Finding, by_kind, place
 from biddable.dialogue.encode import Example
 from biddable.dialogue.preview import example_text, page, worst_first
 from biddable.verbs.prepared import Prepared, summary
 
-MOST_SHOWN = 20
+# Places of a kind of finding that are named.
+MOST_PLACES = 3
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -53,16 +54,22 @@ def chosen(
     return list(islice(prepared.examples(), count))
 
 
-def show_findings(prepared: Prepared, out: Console) -> None:
-    """The findings, worst first, and how many there are of each kind."""
-    findings = [*prepared.findings, *prepared.dropped]
+def show_findings(prepared: Prepared, out: Console, command: str = "") -> None:
+    """The findings by kind, worst first, how many there are, and the command that mends some."""
+    kinds = by_kind([*prepared.findings, *prepared.dropped])
     out.print()
-    for finding in findings[:MOST_SHOWN]:
-        _finding(finding, out)
-    if len(findings) > MOST_SHOWN:
-        out.print(f"... and {len(findings) - MOST_SHOWN:,} more; --json lists all", style="dim")
-    counts = {kind: sum(f.severity == kind for f in findings) for kind in _COLOURS}
-    out.print(f"{counts['error']} errors, {counts['warning']} warnings")
+    for kind in kinds:
+        _kind(kind, out)
+    counts = dict.fromkeys(_COLOURS, 0)
+    for kind in kinds:
+        counts[kind[0].severity] += sum(finding.count for finding in kind)
+    told = [
+        f"{counts[name]:,} {name}{'' if counts[name] == 1 else 's'}"
+        for name in ("error", "warning")
+    ]
+    out.print(", ".join(told))
+    if command:
+        line(out, "next", command)
 
 
 def mask_page(prepared: Prepared, count: int = 20) -> str:
@@ -92,13 +99,23 @@ def line(out: Console, name: str, text: str) -> None:
     out.print(Text.assemble((f"{name:<11} ", "bold"), text))
 
 
-def _finding(finding: Finding, out: Console) -> None:
-    where = finding.place()
+def _kind(kind: Sequence[Finding], out: Console) -> None:
+    """One line for all findings of a kind; behind it the first places and what to do."""
+    first = kind[0]
+    total = sum(finding.count for finding in kind)
+    where = first.place() if len(kind) == 1 else f"{total:,} times"
+    if len({finding.message for finding in kind if finding.line}) > 1:
+        where += ", the first"
     head = Text.assemble(
-        (f"{finding.severity:<8}", _COLOURS[finding.severity]),
-        f"{where + ': ' if where else ''}{finding.message} ",
-        (f"[{finding.code}]", "dim"),
+        (f"{first.severity:<8}", _COLOURS[first.severity]),
+        f"{where + ': ' if where else ''}{first.message} ",
+        (f"[{first.code}]", "dim"),
     )
     out.print(head)
-    if finding.fix:
-        out.print(Text(f"        fix: {finding.fix}", "dim"))
+    if len(kind) > 1:
+        places = list(dict.fromkeys(place(f.file, f.line) for f in kind if f.line))[:MOST_PLACES]
+        more = total - len(places)
+        told = ", ".join(places) + (f" and {more:,} more" if more > 0 else "")
+        out.print(Text(f"        at {told}", "dim"))
+    if first.fix:
+        out.print(Text(f"        fix: {first.fix}", "dim"))

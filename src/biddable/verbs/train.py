@@ -60,6 +60,7 @@ from biddable.verbs.budget import hold, tokens_per_pass
 from biddable.verbs.outcome import model_card, samples, show_outcome, show_unusual
 from biddable.verbs.prepare import prepare
 from biddable.verbs.prepared import shared_system_prompt
+from biddable.verbs.repair import fix_command
 from biddable.verbs.reporting import training_answers
 from biddable.verbs.show import line, show_findings, show_masks, show_prepared
 from biddable.verbs.task import Task, report_of, trained_rows
@@ -122,11 +123,12 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
         out.quiet = not ranks.first
         settings, folder = start(data, resume, options, ranks)
         package = tracker_package(settings.report_to)
+        choose_device(settings.device)
         today = day_of(folder, ranks)
         prepared = first_before_others(ranks, lambda: prepare(settings, counting(out), today))
         show_prepared(prepared, out)
         show_masks(prepared.train.examples[:1], prepared, out)
-        show_findings(prepared, out)
+        show_findings(prepared, out, fix_command(settings, prepared.findings))
         prepared.refuse_errors()
         folder = folder or new_folder(settings, ranks)
         questions = ask(
