@@ -10,6 +10,8 @@ import difflib
 import gzip
 import hashlib
 import io
+import os
+import shlex
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -139,6 +141,29 @@ def file_rows(
             fix = "The file is damaged or cut short; fetch or write it again."
             what = f"Reading broke off: {error}."
             yield Row(0, BiddableError(what, fix=fix, code="unreadable_file"))
+
+
+def refuse_existing(path: str) -> None:
+    """Raises an error where a file stands that would have to be overwritten, or no folder for it.
+
+    Raises:
+        BiddableError: `output_exists` or `output_not_writable`.
+    """
+    target = Path(path)
+    if os.path.lexists(target):
+        raise BiddableError(
+            "The file exists already.",
+            fix="Name a new file; nothing is ever overwritten.",
+            code="output_exists",
+            file=path,
+        )
+    if not target.parent.is_dir():
+        raise BiddableError(
+            "The file cannot be written: its folder is not there.",
+            fix=f"Make it: mkdir -p {shlex.quote(str(target.parent))}",
+            code="output_not_writable",
+            file=path,
+        )
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from biddable.data.conversation import Conversation, Message
 from biddable.data.duplicates import digest
+from biddable.data.files import refuse_existing
 from biddable.data.findings import BiddableError
 from biddable.data.suspect import has_no_value, with_plain_line_ends
 
@@ -22,29 +22,6 @@ COUNTS = (
     "trailing_messages_removed",
     "line_ends_changed",
 )
-
-
-def refuse_existing(path: str) -> None:
-    """Raises an error where a file stands that would have to be overwritten, or no folder for it.
-
-    Raises:
-        BiddableError: `output_exists` or `output_not_writable`.
-    """
-    target = Path(path)
-    if os.path.lexists(target):
-        raise BiddableError(
-            "The file exists already.",
-            fix="Name a new file; nothing is ever overwritten.",
-            code="output_exists",
-            file=path,
-        )
-    if not target.parent.is_dir():
-        raise BiddableError(
-            "The file cannot be written: its folder is not there.",
-            fix=f"Make it: mkdir -p {shlex.quote(str(target.parent))}",
-            code="output_not_writable",
-            file=path,
-        )
 
 
 def write_fixed(conversations: Iterable[Conversation], path: str) -> dict[str, int]:

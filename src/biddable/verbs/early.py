@@ -9,9 +9,8 @@ from pathlib import Path
 
 from biddable.data.charset import check_encoding
 from biddable.data.columns import parse_map
-from biddable.data.files import missing_file
+from biddable.data.files import missing_file, refuse_existing
 from biddable.data.findings import BiddableError
-from biddable.data.fix import refuse_existing
 from biddable.training.run_folder import refuse_existing_run
 from biddable.training.settings import Settings
 
