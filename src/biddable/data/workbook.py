@@ -117,21 +117,26 @@ def _sheet(book: Any) -> tuple[Any, list[str]]:
 
 
 def _oddities(part: Any) -> _Oddities:
-    odd, row, cell, pending = _Oddities(), 0, "", False
+    odd, row, cell, pending, in_value = _Oddities(), 0, "", False, False
 
     def start(tag: str, values: dict[str, str]) -> None:
-        nonlocal row, cell, pending
+        nonlocal row, cell, pending, in_value
         name = tag.rpartition(":")[2]
+        in_value = name == "v"
         if name == "row":
             row = int(values.get("r", row + 1))
             if values.get("hidden") in ("1", "true"):
                 odd.hidden.append(row)
         elif name == "c":
             cell, pending = values.get("r", ""), False
-        elif name in ("f", "v"):
-            pending = name == "f"
+        elif name == "f":
+            pending = True
         elif name == "mergeCell":
             odd.merged.append(values.get("ref", ""))
+
+    def text(data: str) -> None:
+        nonlocal pending
+        pending = pending and not (in_value and data)
 
     def end(tag: str) -> None:
         if pending and tag.rpartition(":")[2] == "c":
@@ -139,6 +144,7 @@ def _oddities(part: Any) -> _Oddities:
 
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler = text
     parser.ParseFile(part)
     return odd
 

@@ -80,6 +80,8 @@ def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
         looking = beside.submit(_look, found.conversations)
         encoded = _encode(found.conversations, tokenizer, template, settings, limit, tell)
     twins, looked = looking.result()
+    if found.errors() and not found.conversations:
+        looked = []  # That there are too few rows follows from why none could be read.
     findings = [*found.findings, *looked, *encoded.findings]
     lengths, dropped = list(encoded.lengths), list(encoded.dropped)
     if other is None:

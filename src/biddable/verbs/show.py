@@ -25,7 +25,7 @@ def show_prepared(prepared: Prepared, out: Console) -> None:
     tokens, trained = told["tokens"], told["trained_tokens"]
     share = trained / tokens if tokens else 0.0
     stop = "yes" if told["stop_token_trained"] else "NO"
-    line(out, "data", f"{prepared.format}, {told['rows']:,} rows")
+    line(out, "data", f"{prepared.format or 'nothing that could be read'}, {told['rows']:,} rows")
     line(out, "base", f"{prepared.base.name} ({prepared.base.folder})")
     line(out, "tokens", f"{tokens:,}, of which {trained:,} are trained ({share:.0%})")
     line(out, "lengths", f"{length_line(prepared.lengths)}, limit {prepared.max_length:,}")
@@ -60,14 +60,7 @@ def show_findings(prepared: Prepared, out: Console, command: str = "") -> None:
     out.print()
     for kind in kinds:
         _kind(kind, out)
-    counts = dict.fromkeys(_COLOURS, 0)
-    for kind in kinds:
-        counts[kind[0].severity] += sum(finding.count for finding in kind)
-    told = [
-        f"{counts[name]:,} {name}{'' if counts[name] == 1 else 's'}"
-        for name in ("error", "warning")
-    ]
-    out.print(", ".join(told))
+    out.print(", ".join(_number(kinds, severity) for severity in ("error", "warning")))
     if command:
         line(out, "next", command)
 
@@ -97,6 +90,12 @@ def length_line(lengths: Sequence[int]) -> str:
 def line(out: Console, name: str, text: str) -> None:
     """One line of a name and a text; the text is never read as markup."""
     out.print(Text.assemble((f"{name:<11} ", "bold"), text))
+
+
+def _number(kinds: Sequence[Sequence[Finding]], severity: str) -> str:
+    """`1 error`, `2 warnings`; one that sums up rows and has a place of its own is one."""
+    number = sum(1 if f.line else f.count for kind in kinds for f in kind if f.severity == severity)
+    return f"{number:,} {severity}{'' if number == 1 else 's'}"
 
 
 def _kind(kind: Sequence[Finding], out: Console) -> None:
