@@ -60,6 +60,12 @@ def check_map(mapping: Mapping[str, str]) -> None:
                 fix=suggestion(field, FIELDS, f"Use {', '.join(FIELDS)}."),
                 code="invalid_map",
             )
+        if mapping[field] == JSON:
+            raise BiddableError(
+                f"--map {field}=json: names no column.",
+                fix=f"Name those of the object: {field}=json:COLUMN,COLUMN, or * for all others.",
+                code="invalid_map",
+            )
         if mapping[field].startswith(JSON) and field not in TEXTS:
             raise BiddableError(
                 f"--map {field}=json: is no text.",
@@ -186,7 +192,7 @@ def _object_columns(row: Fields, source: str, mapping: Mapping[str, str]) -> lis
 
 
 def _placeholders(source: str) -> list[str]:
-    return PLACEHOLDER.findall(source)
+    return [name for name in PLACEHOLDER.findall(source) if name]
 
 
 def _is_empty(cell: object) -> bool:

@@ -272,7 +272,7 @@ def _conclude(reading: _Reading) -> None:
     for keys, code, severity, sentence, fix in noted:
         if keys:
             count, file, line = max(keys.values(), key=lambda noted_key: noted_key[0])
-            what = sentence.format(_named(keys, "messages" if keys is reading.unknown else "rows"))
+            what = sentence.format(_named(keys, "message" if keys is reading.unknown else "row"))
             findings.append(Finding(code, severity, what, fix, file, line, count=count))
     findings += bare_letters(reading.result.conversations, reading.unused)
     if len(names) > 1:
@@ -283,9 +283,9 @@ def _conclude(reading: _Reading) -> None:
 
 def _named(keys: Mapping[str, tuple[int, str, int]], what: str) -> str:
     """Keys with the number of their rows or messages."""
-    texts = [
-        f"{repr(key[:40]) if key else 'the column without a name'} ({count:,} {what})"
-        for key, (count, _, _) in sorted(keys.items(), key=lambda item: -item[1][0])
-    ]
+    texts = []
+    for key, (count, _, _) in sorted(keys.items(), key=lambda item: -item[1][0]):
+        name = repr(key[:40]) if key else "the column without a name"
+        texts.append(f"{name} ({count:,} {what}{'s' * (count > 1)})")
     more = [f"and {len(texts) - MOST_NAMED:,} more"] if len(texts) > MOST_NAMED else []
     return ", ".join(texts[:MOST_NAMED] + more)

@@ -20,10 +20,11 @@ READING = ("data", "map", "system", "encoding", "group_by")
 # Settings that change what `check` says of a file.
 CHECKING = ("base", "template", "header", "template_arg", "max_length", "too_long", "loss_on")
 _DONE = {
-    "duplicates_removed": "{} repeated rows were left out",
-    "rows_without_value_removed": "{} rows without a value were left out",
-    "trailing_messages_removed": "{} messages behind the last answer were removed",
-    "line_ends_changed": "{} rows got plain line ends",
+    "duplicates_removed": "# repeated row left out",
+    "rows_without_value_removed": "# row without a value left out",
+    "trailing_messages_removed": "# message behind the last answer removed",
+    "line_ends_changed": "# row with plain line ends now",
+    "rows_with_errors_left_out": "# row with errors left out",
 }
 
 
@@ -47,12 +48,15 @@ def repair(prepared: Prepared, settings: Settings, path: str) -> dict[str, int]:
 
 def repair_sentence(counts: dict[str, int]) -> str:
     """What was done, in words."""
-    parts = [text.format(f"{counts[name]:,}") for name, text in _DONE.items() if counts[name]]
-    if counts["rows_with_errors_left_out"]:
-        parts.append(f"{counts['rows_with_errors_left_out']:,} rows with errors are not in it")
-    rows = counts["written"]
-    head = f"{rows:,} {'row' if rows == 1 else 'rows'} written"
-    return f"{head}; {', '.join(parts) or 'nothing had to be changed'}"
+    parts = [_number(counts[name], text) for name, text in _DONE.items() if counts[name]]
+    return f"{_number(counts['written'], '# row written')}; {', '.join(parts) or 'nothing changed'}"
+
+
+def _number(count: int, text: str) -> str:
+    """A text with a number for `#`, and its `row` or `message` in the plural where it has to be."""
+    if count != 1:
+        text = text.replace(" row", " rows").replace(" message", " messages")
+    return text.replace("#", f"{count:,}")
 
 
 def next_command(settings: Settings, path: str) -> str:
