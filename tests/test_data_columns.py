@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biddable.data.columns import mapped_fields, parse_map
+from biddable.data.columns import empty_columns, mapped_fields, parse_map
 from biddable.data.findings import BiddableError
 from biddable.data.readers import read
 
@@ -84,3 +84,79 @@ def test_a_missing_column_is_told_with_the_nearest_name(tmp_path: Path, source: 
     [finding] = read([str(path)], mapping={"user": source, "assistant": "intent"}).errors()
     assert finding.code == "missing_column"
     assert "Did you mean 'text'?" in finding.fix
+
+
+CELL = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.none(),
+)
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.text(st.characters(exclude_characters="\\"), max_size=8), CELL, min_size=1)
+)
+def test_an_object_of_cells_reads_back_as_the_cells(row: dict[str, object]) -> None:
+    names = [name for name in row if '"' not in name and name]
+    quoted = ",".join(f'"{name}"' for name in names) or "none"
+    mapping = parse_map(f"user=mail,assistant=json:{quoted}")
+    row = {**row, "mail": "m"}
+    blank = {name for name in names if row[name] is None or str(row[name]).strip() == ""}
+    if not names or blank == set(names):
+        with pytest.raises(BiddableError):
+            mapped_fields(row, mapping)
+        return
+    text = mapped_fields(row, mapping)["assistant"]
+    expected = {name: None if name in blank else row[name] for name in names}
+    assert json.loads(text) == expected
+    assert list(json.loads(text)) == names
+    assert set(empty_columns(row, mapping)) == {name for name in blank if row[name] is not None}
+
+
+def test_an_object_of_all_other_columns_leaves_out_what_is_mapped() -> None:
+    mapping = parse_map('user="{a}: {b}",assistant=json:*,group=c')
+    row = {"": "7", "a": "1", "b": "2", "c": "3", "d": "4", "e": 5}
+    assert mapped_fields(row, mapping)["assistant"] == '{"d": "4", "e": 5}'
+
+
+@pytest.mark.parametrize("cell", ['say "no"', "two\nlines", "C:\\new", 'x", "more": "y'])
+def test_a_template_of_json_that_a_cell_breaks_is_refused(cell: str) -> None:
+    mapping = parse_map("""user=mail,assistant='{{"reply": "{reply}", "n": {n}}}'""")
+    whole = mapped_fields({"mail": "m", "reply": "yes", "n": 1}, mapping)["assistant"]
+    assert json.loads(whole) == {"reply": "yes", "n": 1}
+    with pytest.raises(BiddableError, match="the JSON of --map") as caught:
+        mapped_fields({"mail": "m", "reply": cell, "n": 1}, mapping)
+    assert "json:" in caught.value.finding.fix
+    assert empty_columns({"mail": "m", "reply": "", "n": 1}, mapping) == ["reply"]
+    plain = parse_map('user=mail,assistant="[{reply}]"')
+    assert mapped_fields({"mail": "m", "reply": cell}, plain)["assistant"] == f"[{cell}]"
+
+
+def test_empty_cells_of_an_object_are_told_once_and_unknown_columns_with_the_nearest(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "tickets.csv"
+    path.write_text('Mail,Queue,Reply\nm1,,"say ""no"""\nm2,,r2\nm3,q3,\nm4,,\n')
+    result = read([str(path)], mapping=parse_map("user=Mail,assistant=json:Queue,Reply"))
+    assert json.loads(result.conversations[0].messages[1].content) == {
+        "Queue": None,
+        "Reply": 'say "no"',
+    }
+    assert [(f.code, f.line, f.severity) for f in result.findings] == [
+        ("empty_cell", 5, "error"),
+        ("empty_cell", 2, "warning"),
+    ]
+    assert "'Queue' (2 rows), 'Reply' (1 row)" in result.findings[1].message
+    result = read([str(path)], mapping=parse_map("user=Mail,assistant=json:Queu,Reply"))
+    assert "'Queue'" in result.errors()[0].fix
+
+
+@pytest.mark.parametrize(
+    "text", ["assistant=json:", "assistant=a,weight=json:b", "messages=json:a"]
+)
+def test_an_object_needs_columns_and_a_field_of_text(text: str) -> None:
+    with pytest.raises(BiddableError, match="json:"):
+        parse_map(text)

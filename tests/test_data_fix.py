@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from biddable.data.conversation import Conversation, Message
 from biddable.data.findings import BiddableError
 from biddable.data.fix import write_fixed
+from biddable.data.leftovers import with_plain_line_ends
 from biddable.data.readers import read
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -55,7 +56,8 @@ def test_what_is_written_reads_back_equal(
     result = read([str(path)])
     assert not result.errors()
     assert len(result.conversations) == counts["written"]
-    if not counts["duplicates_removed"]:
+    if not counts["duplicates_removed"] and not counts["rows_without_value_removed"]:
+        conversations = list(map(with_plain_line_ends, conversations))
         pairs = zip(result.conversations, conversations, strict=True)
         for again, given_one in pairs:
             assert again.messages == given_one.messages
@@ -71,6 +73,7 @@ def test_bad_rows_duplicates_and_trailing_turns_are_left_out(tmp_path: Path) -> 
     before = source.read_bytes()
     target = tmp_path / "fixed.jsonl"
     counts = write_fixed(read([str(source)]).conversations, str(target))
+    counts = {name: count for name, count in counts.items() if count}
     assert counts == {"written": 2, "duplicates_removed": 1, "trailing_messages_removed": 1}
     assert source.read_bytes() == before
     result = read([str(target)])

@@ -105,7 +105,7 @@ def test_a_package_that_is_not_there_is_an_error_with_its_remedy(
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(BiddableError) as caught:
         tracker_package(name)
-    assert caught.value.finding.code == "tracker_missing"
+    assert caught.value.finding.code == "missing_extra"
     assert f"pip install 'biddable[{name}]'" in caught.value.finding.fix
 
 

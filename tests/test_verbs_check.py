@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import biddable
 from biddable.cli.main import main
 from folders import base_folder, rows, tokenizer, write_jsonl
 
@@ -107,6 +112,90 @@ def test_fix_writes_a_clean_copy_and_leaves_the_input_alone(place: Path, tmp_pat
     assert data.read_bytes() == before
     assert main(check_args(place, fixed, "--strict")) == 0
     assert len(fixed.read_text().splitlines()) == 80
+
+
+def test_fix_says_what_it_did_and_never_holds_rows_of_eval(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = [{**rows()[0], "user": "nan"}, {**rows()[1], "user": "which\r\ncolour?"}]
+    lines = [*rows()[:40], *odd, *rows()[:3]]
+    data = Path(write_jsonl(tmp_path / "the data.jsonl", lines))
+    held_out = Path(write_jsonl(tmp_path / "heldout.jsonl", rows()[40:60]))
+    more = ["--eval", str(held_out)]
+    assert main(check_args(place, data, *more)) == 0
+    command = capsys.readouterr().err.splitlines()[-1].partition("biddable ")[2]
+    assert "--fix" in command
+    assert main(shlex.split(command)) == 0
+    fixed = tmp_path / "the data-fixed.jsonl"
+    told = capsys.readouterr().err.splitlines()
+    assert told[-2].endswith(
+        "41 rows written; 3 repeated rows left out, 1 row without a value left out, "
+        "1 row with plain line ends now"
+    )
+    asked = [json.loads(text)["messages"][1]["content"] for text in fixed.read_text().splitlines()]
+    assert asked == [row["user"] for row in rows()[:40]] + ["which\ncolour?"]
+    assert main(shlex.split(told[-1].partition("biddable ")[2])) == 0
+
+
+def test_without_eval_fix_keeps_the_order_of_the_data(place: Path, tmp_path: Path) -> None:
+    data = Path(write_jsonl(tmp_path / "data.jsonl", rows()))
+    assert main(check_args(place, data, "--fix", str(tmp_path / "fixed.jsonl"))) == 0
+    written = [
+        json.loads(text)["messages"] for text in (tmp_path / "fixed.jsonl").read_text().splitlines()
+    ]
+    assert [m[1]["content"] for m in written] == [row["user"] for row in rows()]
+
+
+def test_findings_are_shown_by_kind_the_most_frequent_error_first(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    texts = [json.dumps({**row, "id": 1}) for row in rows()[:60]]
+    texts += ['{"user": "u", "assistant": ""}'] * 2 + ["{,}"] * 30 + texts[:1]
+    data.write_text("\n".join(texts))
+    assert main(check_args(place, data, "--json")) == 1
+    captured = capsys.readouterr()
+    shown = [
+        text for text in captured.err.splitlines() if text.startswith(("error", "warn", "note"))
+    ]
+    codes = [text.rpartition("[")[2].rstrip("]") for text in shown]
+    assert codes == ["invalid_json", "empty_assistant", "duplicate_exact", "unused_columns"]
+    assert f"at {data}:63, {data}:64, {data}:65 and 27 more" in captured.err
+    assert "\n32 errors, 1 warning\n" in captured.err
+    findings = json.loads(captured.out)["findings"]
+    assert len(findings) == 21 + 2 + 1 + 1
+    assert {"code", "severity", "file", "line", "message", "fix"} <= findings[0].keys()
+    assert sum(f["count"] for f in findings if f["code"] == "invalid_json") == 30
+
+
+EARLY = (
+    ("nofile.jsonl", "missing_file"),
+    ("data.jsonl --eval nofile.jsonl", "missing_file"),
+    ("data.jsonl --system @nofile.txt", "missing_file"),
+    ("data.jsonl --dump data.jsonl", "output_exists"),
+    ("data.jsonl --fix data.jsonl", "output_exists"),
+    ("data.jsonl --html none/page.html", "output_not_writable"),
+    ("data.jsonl --dump new --fix new", "option"),
+    ("data.jsonl --encoding cp12x", "option"),
+    ("data.jsonl --map user=a", "invalid_map"),
+)
+
+
+def test_what_cannot_work_is_refused_before_torch_is_loaded(place: Path) -> None:
+    # In a process of its own, for this one has loaded it long ago.
+    program = (
+        "import sys; from biddable.cli.main import main;"
+        "codes = [main(['check', *text.split(), '--json']) for text in sys.argv[1:]];"
+        "sys.exit(9 if {'torch', 'transformers', 'numpy'} & set(sys.modules) else min(codes))"
+    )
+    command = [sys.executable, "-c", program, *(text for text, _ in EARLY)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(biddable.__file__).parents[1])}
+    done = subprocess.run(
+        command, cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    codes = [json.loads(text)["error"]["code"] for text in done.stdout.splitlines()]
+    assert codes == [code for _, code in EARLY]
 
 
 def test_errors_exit_with_one_and_are_all_listed(

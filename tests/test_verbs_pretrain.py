@@ -261,7 +261,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "vocab": (["play.txt", "--vocab", "100"], "257"),
     "context": (["play.txt", "--context", "9999"], "text_too_short"),
     "tokenizer": (["play.txt", "--tokenizer", "play.txt"], "tokenizer_refused"),
-    "binary": (["bytes.txt"], "not_utf8"),
+    "binary": (["bytes.txt"], "invalid_utf8"),
     "nothing": ([], "biddable pretrain TEXT"),
 }
 

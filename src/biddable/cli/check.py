@@ -6,6 +6,8 @@ import argparse
 from typing import Any
 
 from biddable.cli.options import DATA_OPTIONS, add_settings, settings_of
+from biddable.training.settings import Settings, with_values
+from biddable.verbs.early import refuse_early
 
 
 def add_parser(verbs: Any) -> None:
@@ -31,16 +33,23 @@ def run(args: argparse.Namespace) -> int:
     """Checks, prints, and returns 1 where there are errors."""
     options = settings_of(args)
     data = options.pop("data")
+    refuse_early(
+        with_values(Settings(), {"data": data, **options}), (args.dump, args.fix, args.html)
+    )
     from biddable.terminal import console, write_json
     from biddable.verbs.check import check
-    from biddable.verbs.show import chosen, show_findings, show_masks, show_prepared
+    from biddable.verbs.repair import next_command, repair_sentence
+    from biddable.verbs.show import chosen, line, show_findings, show_masks, show_prepared
 
     checked = check(data, dump=args.dump, fix=args.fix, html=args.html, **options)
     out = console()
     show_prepared(checked.prepared, out)
     shown = chosen(checked.prepared, args.show, at_line=args.line, worst=args.worst)
     show_masks(shown, checked.prepared, out)
-    show_findings(checked.prepared, out)
+    show_findings(checked.prepared, out, "" if args.fix else checked.command)
+    if args.fix:
+        line(out, "fixed", f"{args.fix}: {repair_sentence(checked.fixed)}")
+        line(out, "next", next_command(checked.settings, args.fix))
     if args.json:
         write_json(checked.as_json())
     return 0 if checked.clean or (checked.ok and not args.strict) else 1

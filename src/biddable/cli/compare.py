@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from biddable.data.files import refuse_missing
 from biddable.terminal import write_json
+from biddable.training.settings import Settings, with_values
+from biddable.verbs.early import refuse_early
 
 _TEXTS = {
     "data": "held-out rows (default: those of the run folder TUNED)",
     "train": "rows TUNED was trained on (default: those of the run folder TUNED)",
     "map": "build messages from columns, as for check",
+    "encoding": "of text files, as for check",
     "system": "system prompt for rows without one",
     "template": "chat template for both (default: that of TUNED)",
     "format": "format rule: a regular expression, labels:a,b,c, keys:a,b or schema:FILE",
@@ -60,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     """Compares; returns 1 where --fail-under found something."""
     own = {"verb", "run", "json", "base", "tuned"}
     options = {k: v for k, v in vars(args).items() if k not in own}
-    refuse_missing([options[name] for name in ("data", "train") if options.get(name)])
+    reading = {k: v for k, v in options.items() if k in ("map", "encoding", "device")}
+    files = tuple(options[k] for k in ("data", "train") if k in options)
+    refuse_early(with_values(Settings(), {"data": files, **reading}))
     from biddable.verbs.compare import compare
 
     found = compare(args.base, args.tuned, **options)

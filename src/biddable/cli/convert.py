@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from biddable.training.run_folder import refuse_taken
+from biddable.training.run_folder import refuse_existing_run
 
 
 def add_parser(verbs: Any) -> None:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from biddable.data.files import refuse_missing
 
     refuse_missing([args.checkpoint])
-    refuse_taken(args.out)
+    refuse_existing_run(args.out)
     from biddable.terminal import console, write_json
     from biddable.verbs.convert import convert
     from biddable.verbs.show import line

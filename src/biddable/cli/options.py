@@ -7,14 +7,11 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from biddable.data.files import refuse_missing
-from biddable.data.texts import PACKAGED
-from biddable.training.run_folder import refuse_taken
 from biddable.training.settings import FitSettings, Settings, read_config, with_values
 
 # What reads and encodes; `check` has these, `train` all.
 DATA_OPTIONS = (
-    "base", "template", "header", "template_arg", "map", "system", "group_by", "eval",
+    "base", "template", "header", "template_arg", "map", "system", "encoding", "group_by", "eval",
     "max_length", "too_long", "loss_on", "seed",
 )  # fmt: skip
 
@@ -53,9 +50,5 @@ def settings_of(args: argparse.Namespace, kind: type[FitSettings] = Settings) ->
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     config = read_config(args.config, kind) if getattr(args, "config", "") else {}
     merged = {**config, **values}
-    settings = with_values(kind(), merged)
-    files = [name for name in settings.data if name != PACKAGED]
-    refuse_missing([*files, *filter(None, [getattr(settings, "eval", "")])])
-    if not getattr(args, "resume", ""):
-        refuse_taken(settings.out)
+    with_values(kind(), merged)
     return merged

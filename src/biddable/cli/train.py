@@ -9,7 +9,8 @@ from typing import Any
 from biddable.cli.options import add_settings, settings_of
 from biddable.data.findings import BiddableError
 from biddable.terminal import notices, write_json
-from biddable.training.settings import Settings
+from biddable.training.settings import Settings, with_values
+from biddable.verbs.early import refuse_early
 
 
 def add_parser(verbs: Any) -> None:
@@ -29,6 +30,8 @@ def add_parser(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains; returns 0, or 130 or 143 when it was interrupted and saved."""
     options = settings_of(args)
+    if not args.resume:
+        refuse_early(with_values(Settings(), options))
     from biddable.verbs.train import train
 
     try:

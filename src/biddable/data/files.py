@@ -6,29 +6,37 @@ reader goes on with the next one wherever the format lets it.
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import hashlib
 import io
+import os
+import shlex
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from biddable.data.charset import as_utf8
 from biddable.data.findings import BiddableError, Finding, refuse_no_text
-from biddable.data.parquet import parquet_rows
+from biddable.data.parquet import arrow_rows, parquet_rows
 from biddable.data.rows import Row
 from biddable.data.tables import table_rows
 from biddable.data.values import array_rows, is_one_value, line_rows
+from biddable.data.workbook import workbook_rows
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
 MOST_BLANK = 1 << 16
 PACKED = b"\x1f\x8b"
-# The usual files that hold no rows in UTF-8 text, by their first bytes.
+# What marks files of records, and archives that may be workbooks, by their first bytes.
+BINARY = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff", b"PK\x03\x04")
+# The usual files that hold no rows, by their first bytes.
 STRANGERS = {
-    b"PK\x03\x04": ("a ZIP archive or an Excel workbook", "Unpack it, or save it as CSV."),
-    b"\xff\xfe": ("UTF-16 text", "Convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW."),
-    b"\xfe\xff": ("UTF-16 text", "Convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW."),
+    b"\xd0\xcf\x11\xe0": (
+        "an Excel workbook of the old form (.xls), or one with a password",
+        "Save it as .xlsx without a password, or as CSV.",
+    ),
     b"\x28\xb5\x2f\xfd": ("packed with zstd", "Unpack it, or pack it with gzip."),
     b"BZh": ("packed with bzip2", "Unpack it, or pack it with gzip."),
     b"\xfd7zXZ": ("packed with xz", "Unpack it, or pack it with gzip."),
@@ -43,7 +51,13 @@ def expanded(sources: Sequence[str], findings: list[Finding]) -> Iterator[str]:
         if source == "-" or source.startswith("hf:") or not Path(source).is_dir():
             yield source
             continue
+        if (Path(source) / "dataset_dict.json").is_file():
+            yield from _splits(Path(source), findings)
+            continue
         paths = sorted(p for p in Path(source).iterdir() if _is_data(p))
+        if (Path(source) / "state.json").is_file():
+            # A folder that `save_to_disk` wrote; its JSON files only describe it.
+            paths = [path for path in paths if path.suffix == ".arrow"]
         training = [path for path in paths if path.name.lower().startswith("train")]
         left = [path.name for path in paths if path not in training]
         if not paths:
@@ -62,39 +76,44 @@ def expanded(sources: Sequence[str], findings: list[Finding]) -> Iterator[str]:
         yield from map(str, training or paths)
 
 
-def refuse_missing(sources: Sequence[str]) -> None:
-    """Refuses files that are not there, before anything slow is loaded.
-
-    Raises:
-        BiddableError: `missing_file`.
-    """
-    for name in sources:
-        if name != "-" and not name.startswith("hf:") and not Path(name).exists():
-            raise _missing(name)
-
-
-def _missing(name: str) -> BiddableError:
-    return BiddableError(
-        "There is no such file.",
-        fix=f"Check the path; it is looked up from {Path.cwd()}.",
-        code="missing_file",
-        file=name,
-    )
+def _splits(folder: Path, findings: list[Finding]) -> Iterator[str]:
+    """The Arrow files of the split `train` of a folder with several that `save_to_disk` wrote."""
+    splits = sorted(p.parent.name for p in folder.glob("*/state.json"))
+    others = [str(folder / name) for name in splits if name != "train"]
+    if "train" not in splits:
+        raise BiddableError(
+            "The folder holds saved data sets, none of which is named train.",
+            fix=f"Name the one to read: {', '.join(others[:12]) or 'it holds none'}.",
+            code="empty_file",
+            file=str(folder),
+        )
+    if others:
+        what = f"Only the split train of the folder was read, not {', '.join(others)}."
+        fix = f"Held-out rows are given with --eval {others[0]}."
+        findings.append(Finding("files_left_out", "note", what, fix, str(folder)))
+    yield from expanded([str(folder / "train")], findings)
 
 
 def _is_data(path: Path) -> bool:
-    return path.is_file() and path.name.lower().removesuffix(".gz").endswith(SUFFIXES)
+    name = path.name.lower()
+    # Such names are those of locks and of what systems keep beside a file.
+    beside = name.startswith((".", "~$"))
+    return not beside and path.is_file() and name.removesuffix(".gz").endswith(SUFFIXES)
 
 
-def file_rows(name: str, hashes: dict[str, str]) -> Iterator[Row]:
+def file_rows(
+    name: str, hashes: dict[str, str], findings: list[Finding], encoding: str = ""
+) -> Iterator[Row]:
     """The rows of a file, or of standard input for `-`, in order; what gzip packed is unpacked.
 
-    JSON lines, a JSON array and pretty-printed JSON are told apart by their beginning, Parquet by
-    its first bytes, CSV and TSV by the suffix.
+    JSON lines, a JSON array and pretty-printed JSON are told apart by their beginning, Parquet,
+    Arrow and workbooks by their first bytes, CSV and TSV by the suffix.
 
     Args:
         name: as it was given.
         hashes: gets the sha256 of the file as stored, under this name.
+        findings: gets what is to be said of the file as a whole.
+        encoding: of text; if empty, UTF-8, or what a byte order mark says.
 
     Raises:
         BiddableError: no such file, no permission, empty, or a kind of file that holds no rows.
@@ -114,11 +133,39 @@ def file_rows(name: str, hashes: dict[str, str]) -> Iterator[Row]:
         stream = gzip.GzipFile(fileobj=stored) if packed else stored
         lower = name.lower()
         try:
-            yield from _rows(stream, Path(lower.removesuffix(".gz") if packed else lower).suffix)
+            suffix = Path(lower.removesuffix(".gz") if packed else lower).suffix
+            if _head(stream, 8).startswith(BINARY):
+                yield from _records(stream, name, findings, encoding)
+                return
+            with as_utf8(stream, encoding, name, findings) as text:
+                yield from _text_rows(text, suffix)
         except (EOFError, zlib.error, OSError) as error:
             fix = "The file is damaged or cut short; fetch or write it again."
             what = f"Reading broke off: {error}."
             yield Row(0, BiddableError(what, fix=fix, code="unreadable_file"))
+
+
+def refuse_existing(path: str) -> None:
+    """Raises an error where a file stands that would have to be overwritten, or no folder for it.
+
+    Raises:
+        BiddableError: `output_exists` or `output_not_writable`.
+    """
+    target = Path(path)
+    if os.path.lexists(target):
+        raise BiddableError(
+            "The file exists already.",
+            fix="Name a new file; nothing is ever overwritten.",
+            code="output_exists",
+            file=path,
+        )
+    if not target.parent.is_dir():
+        raise BiddableError(
+            "The file cannot be written: its folder is not there.",
+            fix=f"Make it: mkdir -p {shlex.quote(str(target.parent))}",
+            code="output_not_writable",
+            file=path,
+        )
 
 
 @contextmanager
@@ -139,7 +186,7 @@ def open_source(name: str, hashes: dict[str, str]) -> Iterator[io.BufferedIOBase
             hashes[name] = hashlib.file_digest(stored, "sha256").hexdigest()
             stored.seek(0)
         except FileNotFoundError:
-            raise _missing(name) from None
+            raise missing_file(name) from None
         except (OSError, ValueError) as error:
             raise BiddableError(
                 f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",
@@ -150,13 +197,43 @@ def open_source(name: str, hashes: dict[str, str]) -> Iterator[io.BufferedIOBase
         yield stored
 
 
-def _rows(stream: io.BufferedIOBase, suffix: str) -> Iterator[Row]:
+def refuse_missing(names: Iterable[str]) -> None:
+    """Raises an error for the first of these files and folders that is not there."""
+    for name in filter(None, names):
+        if name != "-" and not name.startswith("hf:") and not Path(name).exists():
+            raise missing_file(name)
+
+
+def missing_file(name: str) -> BiddableError:
+    """The error for a file that is not there, with the one of its folder that was likely meant."""
+    path, fix = Path(name), f"Check the path; it is looked up from {Path.cwd()}."
+    try:
+        beside = [p.name for p in path.parent.iterdir()]
+    except OSError:
+        beside = []
+    near = difflib.get_close_matches(path.name, beside, 1)
+    if near:
+        fix = f"Did you mean {path.with_name(near[0])}?"
+    return BiddableError("There is no such file.", fix=fix, code="missing_file", file=name)
+
+
+def _records(
+    stream: io.BufferedIOBase, name: str, findings: list[Finding], encoding: str
+) -> Iterator[Row]:
+    if encoding:
+        what = "--encoding was not used for this file, which says itself how its text is stored."
+        findings.append(Finding("encoding_not_used", "note", what, "", name))
+    head = _head(stream, 8)
+    if head.startswith(b"PK"):
+        return workbook_rows(stream, name, findings)
+    return parquet_rows(stream) if head.startswith(b"PAR1") else arrow_rows(stream)
+
+
+def _text_rows(stream: io.BufferedIOBase, suffix: str) -> Iterator[Row]:
     head = _head(stream, MOST_BLANK)
     if len(head) == MOST_BLANK and not head.strip():
         what, fix = f"The file begins with {MOST_BLANK:,} blank bytes.", "Write the file again."
         return iter([Row(0, BiddableError(what, fix=fix, code="unreadable_file"))])
-    if head.startswith(b"PAR1"):
-        return parquet_rows(stream)
     if suffix in (".csv", ".tsv"):
         return table_rows(stream, suffix)
     return array_rows(stream) if is_one_value(head) else line_rows(stream)

@@ -7,10 +7,14 @@ prints both in the same shape and no traceback reaches a user.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
+SEVERITIES = ("error", "warning", "note")
+# So many places of one kind are kept; the rest is a number.
+MOST_PLACES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class Finding:
         file: where; empty when it is about the whole data set.
         line: 1-based line (or record) of the file, 0 when unknown.
         turn: 0-based index of the message in its conversation.
+        count: how many places it stands for, where it sums up others.
     """
 
     code: str
@@ -34,6 +39,7 @@ class Finding:
     file: str = ""
     line: int = 0
     turn: int | None = None
+    count: int = 1
 
     def place(self) -> str:
         """`file:line, turn k`, as much of it as is known."""
@@ -43,6 +49,34 @@ class Finding:
         where = self.place()
         head = f"{where}: " if where else ""
         return f"{head}{self.message} [{self.code}]" + (f" Fix: {self.fix}" if self.fix else "")
+
+
+def by_kind(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """The findings by severity and code: errors first, and of each severity the most frequent."""
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault((finding.severity, finding.code), []).append(finding)
+    return sorted(
+        kinds.values(),
+        key=lambda kind: (SEVERITIES.index(kind[0].severity), -sum(f.count for f in kind)),
+    )
+
+
+def capped(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings by kind, of each the first ones and one that counts the rest."""
+    kept: list[Finding] = []
+    for kind in by_kind(findings):
+        kept += kind[:MOST_PLACES]
+        if more := sum(finding.count for finding in kind[MOST_PLACES:]):
+            first, what = kind[0], f"{more:,} more of this kind."
+            kept.append(Finding(first.code, first.severity, what, first.fix, count=more))
+    return kept
+
+
+def as_record(finding: Finding) -> dict[str, Any]:
+    """The finding as `check --json` gives it."""
+    names = ("code", "severity", "file", "line", "turn", "message", "fix", "count")
+    return {name: getattr(finding, name) for name in names}
 
 
 class BiddableError(ValueError):

@@ -11,32 +11,36 @@ from pathlib import Path
 from typing import Any
 
 from biddable.data.conversation import Conversation, Message
+from biddable.data.files import refuse_existing
 from biddable.data.findings import BiddableError
+from biddable.data.leftovers import has_no_value, with_plain_line_ends
 from biddable.data.wording import digest
+
+COUNTS = (
+    "written",
+    "duplicates_removed",
+    "rows_without_value_removed",
+    "trailing_messages_removed",
+    "line_ends_changed",
+)
 
 
 def write_fixed(conversations: Iterable[Conversation], path: str) -> dict[str, int]:
     """Writes the rows that could be read, repaired, as OpenAI messages; says what was changed.
 
-    Repairs: rows that repeat an earlier one are left out, and so is what follows the last answer
-    of a row, since it is never learnt. Rows with errors are not among `conversations` to begin
-    with. The file appears under its name only when it is complete.
+    Repairs: rows that repeat an earlier one or say `nan` are left out, and so is what follows the
+    last answer of a row, since it is never learnt; line ends become plain. Rows with errors are not
+    among `conversations` to begin with. The file appears under its name only when it is complete.
 
     Returns:
-        Counts: `written`, `duplicates_removed`, `trailing_messages_removed`.
+        Counts by name; `written` is that of rows.
 
     Raises:
         BiddableError: the file exists, which it does where it is a source, or cannot be written.
     """
     target = Path(path)
-    if target.exists():
-        raise BiddableError(
-            "The file exists already.",
-            fix="Give --fix the name of a new file; nothing is ever overwritten.",
-            code="output_exists",
-            file=path,
-        )
-    counts = Counter(written=0, duplicates_removed=0, trailing_messages_removed=0)
+    refuse_existing(path)
+    counts = Counter(dict.fromkeys(COUNTS, 0))
     part = target.with_name(f".{target.name}.part")
     try:
         with part.open("x", encoding="utf-8", newline="\n") as stream:
@@ -49,7 +53,7 @@ def write_fixed(conversations: Iterable[Conversation], path: str) -> dict[str, i
         raise BiddableError(
             f"The file cannot be written: {error.strerror}.",
             fix="Check that the folder exists and that you may write there.",
-            code="unwritable_file",
+            code="output_not_writable",
             file=path,
         ) from None
     return dict(counts)
@@ -59,16 +63,21 @@ def _repaired(
     conversations: Iterable[Conversation], counts: Counter[str]
 ) -> Iterator[dict[str, Any]]:
     """The rows to write, which `read` reads back as the same conversations."""
-    seen: set[bytes] = set()
-    for conversation in conversations:
+    seen: set[tuple[bytes, str]] = set()
+    for given in conversations:
+        conversation = with_plain_line_ends(given)
         messages = conversation.messages
         end = max(k for k, m in enumerate(messages, 1) if m.role == "assistant")
-        counts["trailing_messages_removed"] += len(messages) - end
-        key = digest(messages[:end])
-        counts["duplicates_removed" if key in seen else "written"] += 1
-        if key in seen:
+        # Rows that differ in what is trained or in their tools do not repeat each other.
+        weights = [message.weight for message in messages[:end]]
+        key = digest(messages[:end]), repr((weights, conversation.tools))
+        if has_no_value(given) or key in seen:
+            counts["duplicates_removed" if key in seen else "rows_without_value_removed"] += 1
             continue
         seen.add(key)
+        counts["written"] += 1
+        counts["trailing_messages_removed"] += len(messages) - end
+        counts["line_ends_changed"] += messages[:end] != given.messages[:end]
         yield as_row(replace(conversation, messages=messages[:end]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from biddable.data.conversation import Conversation
@@ -16,7 +17,12 @@ CONTROL = re.compile(
     r"|<(?:start|end)_of_turn>|<channel\|>|<\|channel>",
     re.IGNORECASE,
 )
-NO_VALUE = re.compile(r"\s*(?:nan|null|none|<na>|#n/a|undefined)\s*", re.IGNORECASE)
+# What pandas and spreadsheets write for a cell without a value.
+MARK = r"nan|nat|<na>|#(?:n/a|name\?|null!|num!|ref!|value!|div/0!)"
+NO_VALUE = re.compile(rf"\s*(?:{MARK}|null|none|undefined)\s*", re.IGNORECASE)
+ONLY_MARK = re.compile(rf"\s*(?:{MARK})\s*", re.IGNORECASE)
+ENDS_IN_MARK = re.compile(rf"(?:^|[\n:])[ \t]*({MARK})\s*\Z", re.IGNORECASE)
+LINE_END = re.compile(r"\r\n?")
 
 Holds = Callable[[str], re.Match[str] | None]
 KINDS: tuple[tuple[str, Holds, str, str], ...] = (
@@ -30,13 +36,13 @@ KINDS: tuple[tuple[str, Holds, str, str], ...] = (
         "carriage_return_in_answers",
         re.compile("\r").search,
         "have line ends of Windows ({}), which the model would learn to write",
-        r"Replace \r\n by \n.",
+        "Write plain line breaks; --fix does.",
     ),
     (
         "no_value_as_answer",
         NO_VALUE.fullmatch,
         "are {}, as a missing value is written",
-        "Remove these rows, unless the word is the answer.",
+        "Remove these rows, unless the word is the answer; --fix leaves out nan and its like.",
     ),
 )
 
@@ -53,3 +59,20 @@ def leftovers(conversations: Sequence[Conversation]) -> Iterator[Finding]:
         said = f"{len(matches):,} of {len(answers):,} answers {what.format(shown(match.group()))}."
         severity: Literal["note", "warning"] = "warning" if most else "note"
         yield Finding(code, severity, said, fix, first.file, first.line)
+    for one in conversations:
+        prompts = [m.content for m in one.messages if m.role != "assistant"]
+        if mark := next(filter(None, map(ENDS_IN_MARK.search, prompts)), None):
+            what = f"A prompt ends in {shown(mark[1])}, as a missing value is written."
+            fix = "Fill or remove the row; --fix leaves out what is nothing else."
+            yield Finding("no_value_in_prompt", "warning", what, fix, one.file, one.line)
+
+
+def has_no_value(conversation: Conversation) -> bool:
+    """Whether a text of it is nothing but a mark for no value."""
+    return any(ONLY_MARK.fullmatch(message.content) for message in conversation.messages)
+
+
+def with_plain_line_ends(conversation: Conversation) -> Conversation:
+    """The conversation with a line feed for every line end."""
+    messages = [replace(m, content=LINE_END.sub("\n", m.content)) for m in conversation.messages]
+    return replace(conversation, messages=messages)

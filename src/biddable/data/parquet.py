@@ -1,10 +1,10 @@
-"""Rows of Parquet files and of data sets on the hub: both need a package of an extra."""
+"""Rows of Parquet and Arrow files and of data sets on the hub: all need a package of an extra."""
 
 from __future__ import annotations
 
 import importlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from biddable.data.findings import BiddableError
@@ -19,16 +19,40 @@ def parquet_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
     Raises:
         BiddableError: the extra is not installed.
     """
-    parquet = _extra("pyarrow.parquet", "parquet")
-    arrow = _extra("pyarrow", "parquet")
+    parquet = extra_module("pyarrow.parquet", "parquet")
+    return _table_rows(lambda: parquet.ParquetFile(stream).iter_batches(batch_size=BATCH_ROWS))
+
+
+def arrow_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
+    """The records of an Arrow file or stream, as `save_to_disk` writes them, numbered from 1.
+
+    Raises:
+        BiddableError: the extra is not installed.
+    """
+    ipc = extra_module("pyarrow.ipc", "parquet")
+
+    def batches() -> Iterator[Any]:
+        head = stream.read(6)
+        stream.seek(0)
+        if head != b"ARROW1":
+            yield from ipc.open_stream(stream)
+            return
+        file = ipc.open_file(stream)
+        yield from map(file.get_batch, range(file.num_record_batches))
+
+    return _table_rows(batches)
+
+
+def _table_rows(batches: Callable[[], Iterator[Any]]) -> Iterator[Row]:
+    arrow = extra_module("pyarrow", "parquet")
     number = 0
     try:
-        batches = parquet.ParquetFile(stream).iter_batches(batch_size=BATCH_ROWS)
-        values = (value for batch in batches for value in batch.to_pylist())
+        pieces = (b.slice(k, BATCH_ROWS) for b in batches() for k in range(0, len(b), BATCH_ROWS))
+        values = (value for piece in pieces for value in piece.to_pylist())
         for number, value in enumerate(values, start=1):
             yield Row(number, without_padding(value, keep=True))
     except (arrow.ArrowException, OSError) as error:
-        what = f"Reading broke off: {_first_line(error)}"
+        what = f"Reading broke off: {first_line(error)}"
         fix = "The file is damaged or cut short; fetch or write it again."
         yield Row(number, BiddableError(what, fix=fix, code="unreadable_file"))
 
@@ -39,14 +63,14 @@ def hub_rows(name: str) -> Iterator[Row]:
     Raises:
         BiddableError: the extra is not installed, or the data set cannot be loaded.
     """
-    datasets = _extra("datasets", "hub")
+    datasets = extra_module("datasets", "hub")
     repository, _, split = name.removeprefix("hf:").partition(":")
     repository, _, config = repository.partition("@")
     try:
         loaded = datasets.load_dataset(repository, config or None, split=split or "train")
     except Exception as error:  # Whatever the package raises is about this name or the network.
         raise BiddableError(
-            f"The data set cannot be loaded: {_first_line(error)}",
+            f"The data set cannot be loaded: {first_line(error)}",
             fix="Check the name, configuration and split (hf:NAME@CONFIG:SPLIT) and the network.",
             code="unreadable_file",
         ) from error
@@ -69,11 +93,17 @@ def without_padding(value: Any, keep: bool = False) -> Any:
     return [without_padding(part) for part in value] if isinstance(value, list) else value
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of a library says, on one line."""
     return str(error).partition("\n")[0][:200]
 
 
-def _extra(module: str, extra: str) -> Any:
+def extra_module(module: str, extra: str) -> Any:
+    """A module of an extra's package.
+
+    Raises:
+        BiddableError: it is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ImportError:

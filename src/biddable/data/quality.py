@@ -198,5 +198,6 @@ def _capped(findings: Iterable[Finding]) -> Iterator[Finding]:
             yield finding
     for code, count in counts.items():
         if count > MOST_PER_CODE:
-            message = f"{count - MOST_PER_CODE:,} more rows, {count:,} in all."
-            yield Finding(code, "warning", message, fixes[code])
+            more = count - MOST_PER_CODE
+            message = f"{more:,} more rows, {count:,} in all."
+            yield Finding(code, "warning", message, fixes[code], count=more)

@@ -10,7 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from biddable.data.columns import MAPPED, check_map, mapped_fields, missing_column, unmapped
+from biddable.data.charset import check_encoding
+from biddable.data.columns import (
+    MAPPED,
+    check_map,
+    empty_columns,
+    mapped_fields,
+    missing_column,
+    unmapped,
+)
 from biddable.data.conversation import Conversation
 from biddable.data.drafts import Drafts, Fields
 from biddable.data.fields import group_of, take_system, take_weight, weighted, with_system
@@ -27,7 +35,7 @@ from biddable.data.unread import RESERVED, Unread, noted_at
 
 # A file with more faults than this is a file of another kind; the rest would only repeat them.
 MOST_ERRORS = 1000
-MOST_SAME = 20
+MOST_NAMED = 12
 
 
 @dataclass(slots=True)
@@ -65,7 +73,6 @@ class _Reading:
     formats: Counter[str] = field(default_factory=Counter)
     shapes: dict[tuple[str, ...], Any] = field(default_factory=dict)
     unread: Unread = field(default_factory=Unread)
-    repeated: Counter[Finding] = field(default_factory=Counter)
     file: str = ""
     errors: int = 0
 
@@ -76,6 +83,7 @@ def read(
     mapping: Mapping[str, str] | None = None,
     system: str | None = None,
     group_by: str | None = None,
+    encoding: str = "",
 ) -> ReadResult:
     """Reads conversations from files, folders, standard input (`-`) and the hub (`hf:NAME`).
 
@@ -84,18 +92,23 @@ def read(
         mapping: columns by field, see `columns.parse_map`; None detects the format by the keys.
         system: a system prompt for the rows that have none.
         group_by: the column whose value is the conversation's group.
+        encoding: of text files; if empty, UTF-8, or what a byte order mark says.
 
     Raises:
         BiddableError: a source is missing, empty or no data file, or a package of an extra is.
     """
     if mapping is not None:
         check_map(mapping)
+    if encoding:
+        check_encoding(encoding)
     reading = _Reading(ReadResult(), mapping, system, group_by)
-    for name in expanded(sources, reading.result.findings):
+    hashes, findings = reading.result.hashes, reading.result.findings
+    for name in expanded(sources, findings):
         reading.file, reading.errors = name, 0
         hub = name.startswith("hf:")
         try:
-            _take_all(reading, hub_rows(name) if hub else file_rows(name, reading.result.hashes))
+            rows = hub_rows(name) if hub else file_rows(name, hashes, findings, encoding)
+            _take_all(reading, rows)
         except BiddableError as error:
             raise BiddableError.of(replace(error.finding, file=name)) from error
     _conclude(reading)
@@ -139,12 +152,7 @@ def _take_all(reading: _Reading, rows: Iterator[Row]) -> None:
 
 
 def _fault(reading: _Reading, finding: Finding) -> None:
-    """Lists a finding; of one that is the same word for word only the first ones, then a count."""
-    finding = replace(finding, file=reading.file)
-    same = replace(finding, fix="", line=0, turn=None)
-    reading.repeated[same] += 1
-    if reading.repeated[same] <= MOST_SAME:
-        reading.result.findings.append(finding)
+    reading.result.findings.append(replace(finding, file=reading.file))
     reading.errors += finding.severity == "error"
 
 
@@ -159,7 +167,7 @@ def _take(reading: _Reading, row: Row, path: Drafts | None = None) -> Format | N
     """
     try:
         fields = _fields(reading, row.value)
-        form = _format(reading, fields) if path is None else FLAT
+        form = _format(reading, row, fields) if path is None else FLAT
         read_by_name = {key: fields[key] for key in RESERVED if key in fields}
         drafts = form.build(fields)
         rest = _common(reading, row, fields, form)
@@ -206,6 +214,8 @@ def _format(reading: _Reading, fields: Fields) -> Format:
         raise form
     for key, low in names.items():
         fields[low] = fields.pop(key)
+    for name in empty_columns(row.value, reading.mapping or {}):
+        noted_at(reading.unread.empty, name, reading.file, row.line)
     reading.formats[form.name] += 1
     return form
 
@@ -258,16 +268,22 @@ def _conversation(
 
 
 def _conclude(reading: _Reading) -> None:
-    """The format in words, repeated faults by number, a note for each key that was not read."""
-    found = reading.result.findings
-    for same, count in reading.repeated.items():
-        if count > MOST_SAME:
-            more = f"{count - MOST_SAME:,} more with the same fault: {same.message}"
-            found.append(replace(same, message=more, fix="As above."))
+    """The format in words, and a finding for the keys that were not read as the user may think."""
+    findings = reading.result.findings
     names = [f"{name} ({count:,} rows)" for name, count in reading.formats.most_common()]
     reading.result.format = ", ".join(names if len(names) > 1 else reading.formats)
-    found += reading.unread.findings()
+    findings += reading.unread.findings()
     if len(names) > 1:
         what = f"The rows have several formats: {', '.join(names)}."
         fix = "Check that all of them were taken for what they are."
-        found.append(Finding("mixed_formats", "warning", what, fix))
+        findings.append(Finding("mixed_formats", "warning", what, fix))
+
+
+def _named(keys: Mapping[str, tuple[int, str, int]], what: str) -> str:
+    """Keys with the number of their rows or messages."""
+    texts = []
+    for key, (count, _, _) in sorted(keys.items(), key=lambda item: -item[1][0]):
+        name = repr(key[:40]) if key else "the column without a name"
+        texts.append(f"{name} ({count:,} {what}{'s' * (count > 1)})")
+    more = [f"and {len(texts) - MOST_NAMED:,} more"] if len(texts) > MOST_NAMED else []
+    return ", ".join(texts[:MOST_NAMED] + more)

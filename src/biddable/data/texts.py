@@ -34,7 +34,7 @@ def read_texts(sources: Sequence[str]) -> list[PlainText]:
     """The texts of files, of the .txt and .md files below folders, or of `shakespeare`.
 
     Raises:
-        BiddableError: `missing_file`, `empty_file` or `not_utf8`.
+        BiddableError: `missing_file`, `empty_file` or `invalid_utf8`.
     """
     texts: list[PlainText] = []
     for source in sources:
@@ -54,7 +54,7 @@ def _read(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _refused(str(path), "not_utf8", f"It is not UTF-8: {error.reason}.") from None
+        raise _refused(str(path), "invalid_utf8", f"It is not UTF-8: {error.reason}.") from None
     except (OSError, ValueError) as error:
         raise _refused(str(path), "missing_file", f"It cannot be read: {error}.") from None
     if not text.strip():

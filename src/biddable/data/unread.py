@@ -37,11 +37,13 @@ class Noted:
 
 @dataclass(slots=True)
 class Unread:
-    """What is collected over all rows: keys of rows, keys of messages, reserved columns."""
+    """What is collected over all rows: keys of rows, keys of messages, reserved columns, and columns
+    with empty cells that --map put into JSON."""
 
     rows: dict[str, Noted] = field(default_factory=dict)
     messages: dict[str, Noted] = field(default_factory=dict)
     reserved: dict[str, Noted] = field(default_factory=dict)
+    empty: dict[str, Noted] = field(default_factory=dict)
 
     def note_rest(self, rest: Mapping[str, Any], file: str, line: int) -> None:
         """Notes what is left of a row when everything that is read was taken out."""
@@ -73,6 +75,10 @@ class Unread:
             fix = "Rename the column if it means something else."
             what = use_of(key, noted)
             yield Finding("reserved_column", "note", what, fix, noted.file, noted.line)
+        for key, noted in self.empty.items():
+            what = f"The column {key[:40]!r} is empty in {noted.rows:,} rows: null in the JSON of --map."
+            fix = "Fill it, if something is missing."
+            yield Finding("empty_cell", "warning", what, fix, noted.file, noted.line)
         for key, noted in self.messages.items():
             what = (
                 f"The key {key[:40]!r} of {noted.rows:,} messages is handed to the template only."

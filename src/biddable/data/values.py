@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from biddable.data.charset import not_utf8
 from biddable.data.findings import BiddableError
 from biddable.data.messages import written_role
 from biddable.data.rows import Row
@@ -22,6 +23,8 @@ MOST_ARRAY_BYTES = 200_000_000
 # take all memory; the window grows only for elements that need it.
 WINDOWS = (1 << 13, 1 << 17, 1 << 21, MOST_ROW_BYTES)
 BLANK = re.compile(r"[ \t\r\n]*")
+# The keys under which a message names its speaker, and a list of messages too long to be parsed.
+CUT_MESSAGES = re.compile(r'\[ *\{ *"(?:role|from)" *:')
 
 
 def line_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
@@ -55,14 +58,25 @@ def _is_row(value: object) -> bool:
 
 
 def is_one_value(head: bytes) -> bool:
-    """Whether text that begins like this is an array or pretty-printed JSON, not JSON lines."""
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    first, newline, rest = text.partition(b"\n")
-    # A pretty-printed object opens on a line that ends before its first key does.
-    pretty = newline and first.strip() == b"{" and not rest.lstrip().startswith(b"{")
-    # An array a line: each is the messages of one conversation.
-    lines = first.rstrip().endswith((b"]", b"],")) and rest.lstrip().startswith(b"[")
-    return bool(pretty) or (text.startswith(b"[") and not lines)
+    """Whether text that begins like this is an array or pretty-printed JSON, not JSON lines.
+
+    It is where the first value goes on behind its line. An array on one line holds all rows, unless
+    it is a list of messages or another array begins the next line: then each line is read alone.
+    """
+    text = head.decode("utf-8-sig", "replace").lstrip()
+    first, _, rest = text.partition("\n")
+    try:
+        value, end = DECODER.raw_decode(text)
+    except (ValueError, RecursionError):
+        # A pretty-printed object opens on a line that ends before its first key does.
+        pretty = first.strip() == "{" and not rest.lstrip().startswith("{")
+        return pretty or (text.startswith("[") and not CUT_MESSAGES.match(text))
+    alone = rest.lstrip().startswith("[")
+    return "\n" in text[:end] or (isinstance(value, list) and _is_rows(value) and not alone)
+
+
+def _is_rows(value: list[object]) -> bool:
+    return not value or not all(map(written_role, value))
 
 
 def array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
@@ -155,18 +169,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
+COMMA = "Remove the comma"
 DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def _invalid(error: Exception) -> BiddableError:
     """What is wrong with a text that cannot be decoded or parsed."""
     if isinstance(error, UnicodeDecodeError):
-        column = error.start - error.object.rfind(b"\n", 0, error.start)
-        return BiddableError(
-            f"Byte {error.object[error.start]:#04x} at column {column} is not UTF-8.",
-            fix="Save the file as UTF-8.",
-            code="invalid_utf8",
-        )
+        return not_utf8(error.object, error.start)
     what, fix = str(error), "Correct the row, or remove it."
     if isinstance(error, RecursionError):
         what, fix = "it is nested too deeply", "Flatten it; a conversation needs three levels."
@@ -176,7 +186,22 @@ def _invalid(error: Exception) -> BiddableError:
         fix = f"Look near {near!r}; write the rows with a JSON library."
         if error.doc[:1] == "{" and "'" in error.doc[1:3]:
             fix = "Use double quotes; write the rows with a JSON library, not with str()."
+        elif error.msg == "Extra data":
+            what, fix = _extra_data(error.doc[error.pos :].strip(), error.colno)
+        elif error.doc[: error.pos + 1].rstrip("}] \t\r\n").endswith(","):
+            what = f"a comma stands before a closing bracket at column {error.colno}"
+            fix = f"{COMMA}."
     return BiddableError(f"The row is not valid JSON: {what}.", fix=fix, code="invalid_json")
+
+
+def _extra_data(rest: str, column: int) -> tuple[str, str]:
+    """What stands behind the first value of a line, and what to do about it."""
+    if rest == ",":
+        return "it ends with a comma", f"{COMMA}; in JSON lines nothing stands between the rows."
+    if rest[:1] in ("{", "["):
+        fix = "Write each row on a line of its own: jq -c . FILE > NEW.jsonl."
+        return f"a second value begins at column {column}", fix
+    return f"more text stands behind the value at column {column}", f"Remove {rest[:20]!r}."
 
 
 def _too_large() -> BiddableError:

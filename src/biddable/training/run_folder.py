@@ -79,16 +79,12 @@ class RunFolder:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
 
-def refuse_taken(out: str) -> None:
-    """Refuses an output folder that is there already.
-
-    Raises:
-        BiddableError: `out_exists`.
-    """
+def refuse_existing_run(out: str) -> None:
+    """Raises `output_exists` where a new run would have to overwrite something."""
     if out and os.path.lexists(out):
         raise BiddableError(
-            f"the output folder '{out}' exists already",
-            code="out_exists",
+            f"the output folder {out!r} exists already",
+            code="output_exists",
             fix="give another --out, or go on with --resume",
         )
 
@@ -97,9 +93,9 @@ def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
     """Creates the folder `out`, or runs/NAME-DATE-N with the next free N.
 
     Raises:
-        BiddableError: `out_exists`, or `out_not_writable`.
+        BiddableError: `output_exists`, or `output_not_writable`.
     """
-    refuse_taken(out)
+    refuse_existing_run(out)
     try:
         if out:
             Path(out).mkdir(parents=True)
@@ -108,8 +104,8 @@ def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
         return RunFolder(_next_free(Path("runs"), f"{_stem(data)}-{date.today().isoformat()}"))
     except OSError as error:
         raise BiddableError(
-            f"the output folder '{out or 'runs'}' cannot be made: {error.strerror}",
-            code="out_not_writable",
+            f"the output folder {out or 'runs'!r} cannot be made: {error.strerror}",
+            code="output_not_writable",
             fix="give an --out where you may write",
         ) from error
 

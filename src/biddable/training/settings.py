@@ -77,6 +77,7 @@ class Settings(FitSettings):
     template_arg: tuple[str, ...] = _option((), "NAME=VALUE for the chat template, repeatable")
     map: str = _option("", "build messages from columns: user=text,assistant=label")
     system: str = _option("", "system prompt for rows without one: TEXT or @FILE")
+    encoding: str = _option("", "of text files, e.g. cp1252; by default UTF-8 or as marked")
     group_by: str = _option("", "column whose equal values stay on one side of the split")
     eval: str = _option("", "file with held-out rows, instead of a tenth of the data")
     max_length: int = _option(0, "longest row in tokens; 0 takes the base's context")

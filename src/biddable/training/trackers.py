@@ -29,7 +29,7 @@ def tracker_package(name: str) -> Any:
     """The package behind a name of `settings.TRACKERS`; None for `none`.
 
     Raises:
-        BiddableError: `tracker_missing`, it is not installed.
+        BiddableError: `missing_extra`, it is not installed.
     """
     if name == "none":
         return None
@@ -38,7 +38,7 @@ def tracker_package(name: str) -> Any:
     except ImportError as error:
         raise BiddableError(
             f"--report-to {name} needs a package that cannot be loaded: {error}",
-            code="tracker_missing",
+            code="missing_extra",
             fix=f"pip install 'biddable[{name}]'",
         ) from error
 

@@ -25,10 +25,10 @@ from biddable.training.run_folder import (
     cut_log,
     new_run_folder,
     open_run_folder,
-    refuse_taken,
     unfinished_run,
 )
 from biddable.training.settings import Settings, read_config, with_values
+from biddable.verbs.early import refuse_early
 from biddable.verbs.prepared import Prepared
 from biddable.verbs.show import line
 
@@ -60,7 +60,7 @@ def start(
     if not settings.data:
         raise BiddableError("no data is given", code="option", fix="biddable train data.jsonl")
     if resume != AUTO:
-        refuse_taken(settings.out)
+        refuse_early(settings)
         return settings, None
     path = told(ranks, lambda: unfinished_run(settings.out, settings.data))
     if not path:

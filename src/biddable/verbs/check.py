@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biddable.data.findings import BiddableError
-from biddable.data.fix import write_fixed
+from biddable.data.findings import BiddableError, as_record, capped
 from biddable.terminal import console
 from biddable.training.log import counting
 from biddable.training.settings import Settings, with_values
+from biddable.verbs.early import refuse_early
 from biddable.verbs.prepare import prepare
 from biddable.verbs.prepared import Prepared, summary
+from biddable.verbs.repair import fix_command, repair
 from biddable.verbs.show import mask_page
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The result of `check`."""
+    """The result of `check`.
+
+    Args:
+        prepared: the data as `train` would work on it.
+        settings: what it was read with.
+        fixed: what `fix` did, by name; empty without it.
+    """
 
     prepared: Prepared
+    settings: Settings
+    fixed: dict[str, int]
+
+    @property
+    def command(self) -> str:
+        """The command that mends what can be mended; empty where nothing can."""
+        return fix_command(self.settings, self.prepared.findings)
 
     @property
     def ok(self) -> bool:
@@ -39,7 +53,8 @@ class Checked:
     def as_json(self) -> dict[str, Any]:
         """The object that `check --json` prints."""
         findings = [*self.prepared.findings, *self.prepared.dropped]
-        return {**summary(self.prepared), "findings": [asdict(f) for f in findings]}
+        told = {**summary(self.prepared), "findings": [as_record(f) for f in capped(findings)]}
+        return {**told, "fixed": self.fixed} if self.fixed else told
 
 
 def check(
@@ -50,7 +65,7 @@ def check(
     Args:
         data: files or folders with the rows.
         dump: a file to write one JSON object per example to.
-        fix: a file to write a repaired copy of the data to, in messages form.
+        fix: a file to write the training rows to, repaired and in messages form.
         html: a file to write the masks to, as a page.
         options: fields of `biddable.training.settings.Settings`, by name.
 
@@ -59,14 +74,14 @@ def check(
     """
     files = (data,) if isinstance(data, str) else tuple(data)
     settings = with_values(Settings(), {"data": files, **options})
+    refuse_early(settings, (dump, fix, html))
     prepared = prepare(settings, counting(console()))
     if dump:
         _write(dump, _dumped(prepared))
-    if fix:
-        write_fixed(prepared.conversations(), fix)
+    fixed = repair(prepared, settings, fix) if fix else {}
     if html:
         _write(html, [mask_page(prepared)])
-    return Checked(prepared)
+    return Checked(prepared, settings, fixed)
 
 
 def _dumped(prepared: Prepared) -> Iterator[str]:
@@ -89,6 +104,6 @@ def _write(path: str, lines: Iterable[str]) -> None:
     except OSError as error:
         raise BiddableError(
             f"{path} cannot be written: {error.strerror}",
-            code="out_exists" if isinstance(error, FileExistsError) else "out_not_writable",
+            code="output_exists" if isinstance(error, FileExistsError) else "output_not_writable",
             fix="give another file; nothing is overwritten",
         ) from error

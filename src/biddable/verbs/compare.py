@@ -233,7 +233,7 @@ def _write_page(
     """Writes the report where it was asked for.
 
     Raises:
-        BiddableError: `html`, it cannot be written there.
+        BiddableError: `output_not_writable`, it cannot be written there.
     """
     asked = judging.asked
     report = Report(
@@ -255,7 +255,7 @@ def _write_page(
     except OSError as error:
         raise BiddableError(
             f"the report {asked.html} cannot be written: {error.strerror}",
-            code="html",
+            code="output_not_writable",
             fix="give a path in a folder where you may write",
         ) from error
 

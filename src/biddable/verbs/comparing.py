@@ -27,6 +27,8 @@ class Options:
     """Rows that TUNED was trained on; empty takes those of the run folder TUNED, if it is one."""
     map: str = ""
     """Columns of the data, as for `check`."""
+    encoding: str = ""
+    """Of text files; if empty, UTF-8 or what a byte order mark says."""
     system: str = ""
     """System prompt for rows without one."""
     template: str = ""

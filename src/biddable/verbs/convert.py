@@ -56,7 +56,7 @@ def convert(
         activation: of the MLP, which no checkpoint tells: gelu as in nanoGPT, gelu_new, relu.
 
     Raises:
-        BiddableError: `missing_file`, `checkpoint_refused`, `tokenizer_refused`, `out_exists` or
+        BiddableError: `missing_file`, `checkpoint_refused`, `tokenizer_refused`, `output_exists` or
             `option`.
     """
     _check(activation, Path(out))
@@ -85,14 +85,16 @@ def _check(activation: str, out: Path) -> None:
     """Refuses an unknown activation and a folder that is there.
 
     Raises:
-        BiddableError: `option` or `out_exists`.
+        BiddableError: `option` or `output_exists`.
     """
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise BiddableError(f"no activation {activation}", code="option", fix=f"one of {known}")
     if out.exists():
         raise BiddableError(
-            f"the output folder '{out}' exists already", code="out_exists", fix="give another --out"
+            f"the output folder '{out}' exists already",
+            code="output_exists",
+            fix="give another --out",
         )
 
 

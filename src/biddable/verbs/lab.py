@@ -30,7 +30,7 @@ def lab(base: str = "smollm2", *, weights: bool = False, port: int = 8765) -> No
     if not all(importlib.util.find_spec(name) for name in NEEDED):
         raise BiddableError(
             f"the lab needs {' and '.join(NEEDED)}",
-            code="extra_missing",
+            code="missing_extra",
             fix="pip install 'biddable[lab]'",
         )
     found = resolve_base(base)

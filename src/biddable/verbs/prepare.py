@@ -12,7 +12,7 @@ from typing import Any
 from biddable.data.columns import parse_map
 from biddable.data.conversation import Conversation
 from biddable.data.duplicates import Duplicates, find
-from biddable.data.findings import BiddableError, Finding
+from biddable.data.findings import BiddableError, Finding, capped
 from biddable.data.quality import inspect, known_rows, leaks
 from biddable.data.readers import ReadResult, read
 from biddable.data.split import split, why_unsplit
@@ -28,7 +28,6 @@ from biddable.verbs.prepared import Prepared, Side, counted
 Tell = Callable[[int], None] | None
 # Held-out rows beyond this make the interval of a rate no narrower than anyone needs.
 MOST_HELD_OUT = 500
-_ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
 def prepare(settings: Settings, tell: Tell = None, today: date | None = None) -> Prepared:
@@ -66,7 +65,7 @@ def decides(settings: Settings, tokenizer: Any, template: Template, limit: int) 
     return {
         "encoder": setup_of(make_encoder(tokenizer, template), s.loss_on),  # type: ignore[arg-type]
         "limits": [limit, s.too_long],
-        "read": [s.data, s.eval, s.map, _text_or_file(s.system), s.group_by],
+        "read": [s.data, s.eval, s.map, _text_or_file(s.system), s.group_by, s.encoding],
         "seed": s.seed,
     }
 
@@ -82,6 +81,8 @@ def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
         encoded = _encode(rows.conversations, tokenizer, template, settings, limit, tell)
     twins, looked = looking.result()
     train, parts, leaked = Side(rows.conversations, encoded.examples), [encoded], False
+    if rows.errors() and not rows.conversations:
+        looked = []  # That there are too few rows follows from why none could be read.
     findings = [*rows.findings, *looked, *encoded.findings]
     if other is None:
         train, held_out = _split(train, settings.seed, twins)
@@ -106,7 +107,7 @@ def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
         lengths=[length for part in parts for length in part.lengths],
         stop_token_trained=encoded.stop_token_trained,
         dropped=[finding for part in parts for finding in part.dropped],
-        findings=sorted(findings, key=lambda f: _ORDER[f.severity]),
+        findings=capped(findings),
     )
 
 
@@ -148,6 +149,7 @@ def read_rows(settings: Settings, sources: Sequence[str]) -> ReadResult:
         mapping=mapping,
         system=_text_or_file(settings.system),
         group_by=settings.group_by or None,
+        encoding=settings.encoding,
     )
 
 

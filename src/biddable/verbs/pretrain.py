@@ -33,7 +33,7 @@ from biddable.training.run_folder import (
     RunFolder,
     new_run_folder,
     open_run_folder,
-    refuse_taken,
+    refuse_existing_run,
 )
 from biddable.training.schedule import total_steps
 from biddable.training.settings import PretrainSettings, read_config, with_values, write_config
@@ -78,7 +78,7 @@ def pretrain(data: str | Sequence[str] = (), *, resume: str = "", **options: Any
     else:
         files = (data,) if isinstance(data, str) else tuple(data)
         settings = with_values(PretrainSettings(), {"data": files, **options})
-        refuse_taken(settings.out)
+        refuse_existing_run(settings.out)
     device = choose_device(settings.device)
     texts = read_texts(settings.data)
     kept = folder.path / TOKENIZER_FILE if folder else None

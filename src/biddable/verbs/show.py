@@ -9,12 +9,13 @@ from itertools import islice
 from rich.console import Console
 from rich.text import Text
 
-from biddable.data.findings import Finding
+from biddable.data.findings import Finding, by_kind, place
 from biddable.dialogue.encode import Example
 from biddable.dialogue.preview import example_text, page, worst_first
 from biddable.verbs.prepared import Prepared, summary
 
-MOST_SHOWN = 20
+# Places of a kind of finding that are named.
+MOST_PLACES = 3
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
@@ -24,7 +25,7 @@ def show_prepared(prepared: Prepared, out: Console) -> None:
     tokens, trained = told["tokens"], told["trained_tokens"]
     share = trained / tokens if tokens else 0.0
     stop = "yes" if told["stop_token_trained"] else "NO"
-    line(out, "data", f"{prepared.format}, {told['rows']:,} rows")
+    line(out, "data", f"{prepared.format or 'nothing that could be read'}, {told['rows']:,} rows")
     line(out, "base", f"{prepared.base.name} ({prepared.base.folder})")
     line(out, "tokens", f"{tokens:,}, of which {trained:,} are trained ({share:.0%})")
     line(out, "lengths", f"{length_line(prepared.lengths)}, limit {prepared.max_length:,}")
@@ -53,16 +54,15 @@ def chosen(
     return list(islice(prepared.examples(), count))
 
 
-def show_findings(prepared: Prepared, out: Console) -> None:
-    """The findings, worst first, and how many there are of each kind."""
-    findings = [*prepared.findings, *prepared.dropped]
+def show_findings(prepared: Prepared, out: Console, command: str = "") -> None:
+    """The findings by kind, worst first, how many there are, and the command that mends some."""
+    kinds = by_kind([*prepared.findings, *prepared.dropped])
     out.print()
-    for finding in findings[:MOST_SHOWN]:
-        _finding(finding, out)
-    if len(findings) > MOST_SHOWN:
-        out.print(f"... and {len(findings) - MOST_SHOWN:,} more; --json lists all", style="dim")
-    counts = {kind: sum(f.severity == kind for f in findings) for kind in _COLOURS}
-    out.print(f"{counts['error']} errors, {counts['warning']} warnings")
+    for kind in kinds:
+        _kind(kind, out)
+    out.print(", ".join(_number(kinds, severity) for severity in ("error", "warning")))
+    if command:
+        line(out, "next", command)
 
 
 def mask_page(prepared: Prepared, count: int = 20) -> str:
@@ -92,13 +92,29 @@ def line(out: Console, name: str, text: str) -> None:
     out.print(Text.assemble((f"{name:<11} ", "bold"), text))
 
 
-def _finding(finding: Finding, out: Console) -> None:
-    where = finding.place()
+def _number(kinds: Sequence[Sequence[Finding]], severity: str) -> str:
+    """`1 error`, `2 warnings`; one that sums up rows and has a place of its own is one."""
+    number = sum(1 if f.line else f.count for kind in kinds for f in kind if f.severity == severity)
+    return f"{number:,} {severity}{'' if number == 1 else 's'}"
+
+
+def _kind(kind: Sequence[Finding], out: Console) -> None:
+    """One line for all findings of a kind; behind it the first places and what to do."""
+    first = kind[0]
+    total = sum(finding.count for finding in kind)
+    where = first.place() if len(kind) == 1 else f"{total:,} times"
+    if len({finding.message for finding in kind if finding.line}) > 1:
+        where += ", the first"
     head = Text.assemble(
-        (f"{finding.severity:<8}", _COLOURS[finding.severity]),
-        f"{where + ': ' if where else ''}{finding.message} ",
-        (f"[{finding.code}]", "dim"),
+        (f"{first.severity:<8}", _COLOURS[first.severity]),
+        f"{where + ': ' if where else ''}{first.message} ",
+        (f"[{first.code}]", "dim"),
     )
     out.print(head)
-    if finding.fix:
-        out.print(Text(f"        fix: {finding.fix}", "dim"))
+    if len(kind) > 1:
+        places = list(dict.fromkeys(place(f.file, f.line) for f in kind if f.line))[:MOST_PLACES]
+        more = total - len(places)
+        told = ", ".join(places) + (f" and {more:,} more" if more > 0 else "")
+        out.print(Text(f"        at {told}", "dim"))
+    if first.fix:
+        out.print(Text(f"        fix: {first.fix}", "dim"))

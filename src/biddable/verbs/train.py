@@ -71,6 +71,7 @@ from biddable.verbs.outcome import (
 from biddable.verbs.own_metric import load_metric
 from biddable.verbs.prepare import prepare
 from biddable.verbs.prepared import shared_system_prompt
+from biddable.verbs.repair import fix_command
 from biddable.verbs.reporting import training_answers
 from biddable.verbs.show import line, show_findings, show_masks, show_prepared
 from biddable.verbs.task import Task, judged_by, report_of, trained_rows
@@ -143,7 +144,7 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
         prepared = first_before_others(ranks, lambda: prepare(settings, counting(out), today))
         show_prepared(prepared, out)
         show_masks(prepared.train.examples[:1], prepared, out)
-        show_findings(prepared, out)
+        show_findings(prepared, out, fix_command(settings, prepared.findings))
         prepared.refuse_errors()
         questions, terms = judged_by(prepared, settings.answers, metric)
         show_smallest_difference(questions, out)
