@@ -204,7 +204,7 @@ def _fields(reading: _Reading, value: Any) -> Fields:
     return dict(value)
 
 
-def _format(reading: _Reading, fields: Fields) -> Format:
+def _format(reading: _Reading, row: Row, fields: Fields) -> Format:
     """What a row is; its keys get their plain form."""
     keys = tuple(fields)
     if keys not in reading.shapes:

@@ -37,8 +37,8 @@ class Noted:
 
 @dataclass(slots=True)
 class Unread:
-    """What is collected over all rows: keys of rows, keys of messages, reserved columns, and columns
-    with empty cells that --map put into JSON."""
+    """What is collected over all rows: keys of rows and of messages, reserved columns, and columns
+    whose empty cells --map put into JSON."""
 
     rows: dict[str, Noted] = field(default_factory=dict)
     messages: dict[str, Noted] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Unread:
             what = use_of(key, noted)
             yield Finding("reserved_column", "note", what, fix, noted.file, noted.line)
         for key, noted in self.empty.items():
-            what = f"The column {key[:40]!r} is empty in {noted.rows:,} rows: null in the JSON of --map."
+            what = f"{noted.rows:,} empty cells of {key[:40]!r} are null in the JSON of --map."
             fix = "Fill it, if something is missing."
             yield Finding("empty_cell", "warning", what, fix, noted.file, noted.line)
         for key, noted in self.messages.items():
