@@ -70,15 +70,21 @@ class Unread:
             fix = f'If the answer depends on it, say so: --map user="... {{{key[:40]}}}".'
             severity: Severity = "warning" if matters else "note"
             fix = fix if matters else ""
-            yield Finding("unused_columns", severity, what, fix, noted.file, noted.line)
+            yield Finding(
+                "unused_columns", severity, what, fix, noted.file, noted.line, count=noted.rows
+            )
         for key, noted in self.reserved.items():
             fix = "Rename the column if it means something else."
             what = use_of(key, noted)
-            yield Finding("reserved_column", "note", what, fix, noted.file, noted.line)
+            yield Finding(
+                "reserved_column", "note", what, fix, noted.file, noted.line, count=noted.rows
+            )
         for key, noted in self.empty.items():
             what = f"{noted.rows:,} empty cells of {key[:40]!r} are null in the JSON of --map."
             fix = "Fill it, if something is missing."
-            yield Finding("empty_cell", "warning", what, fix, noted.file, noted.line)
+            yield Finding(
+                "empty_cell", "warning", what, fix, noted.file, noted.line, count=noted.rows
+            )
         for key, noted in self.messages.items():
             what = (
                 f"The key {key[:40]!r} of {noted.rows:,} messages is handed to the template only."
@@ -87,7 +93,7 @@ class Unread:
                 what = f"The key {key[:40]!r} of {noted.rows:,} parts of messages was not used."
             fix = "Is it a typing error? Else remove it."
             code = "message_unrecognized_key"
-            yield Finding(code, "warning", what, fix, noted.file, noted.line)
+            yield Finding(code, "warning", what, fix, noted.file, noted.line, count=noted.rows)
 
 
 def noted_at(noted: dict[str, Noted], key: str, file: str, line: int) -> Noted:
