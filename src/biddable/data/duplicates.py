@@ -88,7 +88,7 @@ class _Reading(NamedTuple):
 def _read(conversations: Sequence[Conversation]) -> _Reading:
     counts: list[int] = []
     triples, asked, said = [np.zeros(0, np.uint32)], [], []
-    hashes, number, lengths, replies = [np.zeros(0, np.uint64)], [np.zeros(0, bool)], [], []
+    flat, lengths, replies = [np.zeros((0, 3), np.uint64)], [], []
     for start in range(0, len(conversations), minhash.CHUNK):
         whole: list[list[bytes]] = []
         short: list[bytes] = []
@@ -105,12 +105,16 @@ def _read(conversations: Sequence[Conversation]) -> _Reading:
             replies.append(reply)
         triples.append(minhash.chunk_triples(whole))
         counts += map(len, whole)
-        table = {word: (hash(word), is_number(word)) for word in set(short)}
-        hashes.append(np.fromiter((table[w][0] for w in short), np.int64).view(np.uint64))
-        number.append(np.fromiter((table[w][1] for w in short), bool))
+        table = {
+            word: (hash(word) % 2**64, int.from_bytes(word[:8].ljust(8)), is_number(word))
+            for word in set(short)
+        }
+        flat.append(np.array([table[word] for word in short], np.uint64).reshape(-1, 3))
+    hashes, initials, number = np.concatenate(flat).T
     questions = variants.Questions(
-        np.concatenate(hashes),
-        np.concatenate(number),
+        hashes,
+        initials,
+        number.astype(bool),
         np.cumsum(lengths, dtype=np.int64),
         np.array(replies, np.int64).view(np.uint64),
     )
