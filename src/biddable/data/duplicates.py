@@ -25,6 +25,7 @@ from biddable.data.wording import (
     question_and_answer,
     signs,
     spoken,
+    system_of,
     words,
 )
 
@@ -131,16 +132,12 @@ def prompt_groups(
     """
     groups: list[list[int]] = []
     for group in groups_by((reading or _read(conversations)).asked):
-        systems = [_system(conversations[k]) for k in group]
+        systems = [system_of(conversations[k]) for k in group]
         if "" in systems:
             groups.append(group)
         else:
             groups += [[group[k] for k in same] for same in groups_by(systems)]
     return groups
-
-
-def _system(conversation: Conversation) -> str:
-    return "\n".join(m.content.strip() for m in conversation.messages if m.role == "system")
 
 
 def prefix_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
