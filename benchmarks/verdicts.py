@@ -1,10 +1,12 @@
 """The runs that the verdict's rules are calibrated on; docs/verdict.md has the table.
 
-    python benchmarks/verdicts.py OUT [--cases demo zero ...] [--gsm8k FILE] [--clinc150 FILE]
+    python benchmarks/verdicts.py OUT [--cases coin json ...] [--gsm8k FILE] [--clinc150 FILE]
+    python benchmarks/verdicts.py OUT --replay
 
-Each case trains the default base into OUT/CASE and prints a row: what the verdict should be, what
-it was, and its evidence. Where few-shot is a rival worth asking, `compare` judges the run once more
-with it. gsm8k is JSONL with question and answer, clinc150 CSV with text and intent.
+Each case has training rows, held-out rows, options and the outcomes that an expert would sign. It
+trains the default base into OUT/CASE and keeps both judgements in OUT/CASE.json, so that `--replay`
+judges all runs of OUT anew with changed rules, without training. gsm8k is JSONL with question and
+answer, clinc150 CSV with text and intent; their cases are left out without these files.
 """
 
 from __future__ import annotations
@@ -13,122 +15,241 @@ import argparse
 import csv
 import json
 import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from biddable.judging.judge import Judgement, Question
+from biddable.judging.scorecard import Terms, score
 from biddable.judging.verdict import Verdict
-from biddable.training.settings import Settings
-from biddable.verbs.compare import compare
+from biddable.models.base import load_tokenizer, resolve_base
 from biddable.verbs.train import train
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "tool-library"
-EXPECTED = {
-    "demo": {"learnt"},
-    "shuffled": {"format_only", "no_change", "worse"},
-    "memorised": {"memorised"},
-    "zero": {"no_change"},
-    "broken": {"worse"},
-    "gsm8k": {"format_only"},
-    "clinc150": {"learnt"},
-    "clinc150_shuffled": {"format_only", "no_change", "worse"},
-    "perfect_prompt": {"learnt"},
+Row = dict[str, Any]
+TRAIN, HELD = 100, 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run with a known truth."""
+
+    train: Sequence[Row]
+    held: Sequence[Row]
+    expected: set[str]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+TOOLS = (
+    "hammer drill", "block plane", "tile cutter", "pipe wrench", "hedge trimmer", "belt sander",
+    "soldering iron", "bike stand", "chain tool", "steam iron", "paint roller", "spirit level",
+    "wallpaper steamer", "drain snake", "leaf rake", "jigsaw",
+)  # fmt: skip
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
+PLACES = ("kitchen", "shed", "balcony", "hallway", "cellar", "attic", "garage", "bathroom")
+PEOPLE = ("my sister", "our neighbor", "a friend", "my landlord", "the youth club", "my uncle")
+ASKS = {
+    "borrow": ("could I pick up the {tool}", "I need the {tool}", "is the {tool} free for me"),
+    "return": ("I will bring the {tool} back", "the {tool} comes home", "I hand in the {tool}"),
+    "renew": (
+        "can I keep the {tool} longer",
+        "please extend the {tool}",
+        "I need more {tool} time",
+    ),
+    "report": ("the {tool} is broken", "the {tool} smokes", "a part of the {tool} fell off"),
 }
-# Examples in the prompt of the rival, and what the advice must then say.
-SHOTS = {"clinc150": (5, ""), "perfect_prompt": (3, "the tuning was not needed")}
-ALWAYS = "Passed on to a librarian."
 
 
-def demo(name: str) -> list[dict[str, Any]]:
-    """The rows of a demo file."""
-    lines = (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+@dataclass(frozen=True)
+class Message:
+    """A message to the tool library, and what it says."""
+
+    text: str
+    intent: str
+    tool: str
+    day: str | None
+    member: int | None
+
+    def fields(self) -> Row:
+        return {k: v for k, v in asdict(self).items() if k != "text"}
 
 
-def gsm8k(path: str, count: int) -> list[dict[str, Any]]:
-    """The first rows of gsm8k."""
-    with Path(path).open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    return [{"user": r["question"], "assistant": r["answer"]} for r in rows[:count]]
+def message(dice: random.Random) -> Message:
+    intent, tool = dice.choice(list(ASKS)), dice.choice(TOOLS)
+    day = dice.choice([None, *DAYS])
+    member = dice.choice([None, dice.randint(1000, 9999)])
+    parts = [
+        dice.choice(ASKS[intent]).format(tool=tool) + (f" on {day}" if day else ""),
+        f"it is for the {dice.choice(PLACES)} of {dice.choice(PEOPLE)}",
+        *([f"my number is {member}"] if member else []),
+    ]
+    dice.shuffle(parts)
+    hello = dice.choice(["Hello, ", "Hi there, ", "Good morning: ", "", "Quick one, "])
+    return Message(f"{hello}{', '.join(parts)}.", intent, tool, day, member)
 
 
-def clinc150(path: str, count: int) -> list[dict[str, Any]]:
-    """Messages and intents, with all labels in the system prompt."""
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    random.Random(0).shuffle(rows)
-    labels = ", ".join(sorted({r["intent"] for r in rows}))
-    system = f"Name the intent of the message. The intents are: {labels}."
-    return [{"system": system, "user": r["text"], "assistant": r["intent"]} for r in rows[:count]]
+def made(
+    answer: Callable[[Message, random.Random], str], system: str
+) -> tuple[list[Row], list[Row]]:
+    """Training and held-out rows of messages with an answer to each."""
+    dice = random.Random(7)
+    messages = [message(dice) for _ in range(TRAIN + HELD)]
+    rows = [{"system": system, "user": m.text, "assistant": answer(m, dice)} for m in messages]
+    return rows[:TRAIN], rows[TRAIN:]
 
 
-def shuffled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def shuffled(rows: Sequence[Row]) -> list[Row]:
     """The rows with their answers dealt anew."""
     answers = [r["assistant"] for r in rows]
     random.Random(0).shuffle(answers)
     return [{**r, "assistant": a} for r, a in zip(rows, answers, strict=True)]
 
 
-def rows_of(case: str, args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(training and held-out rows as one list, options); held-out ones carry `held`."""
-    held = [{**r, "held": True} for r in demo("heldout.jsonl")]
-    if case.startswith("clinc150"):
-        rows = clinc150(args.clinc150, 564)
-        tail = [{**r, "held": True} for r in rows[500:]]
-        head = shuffled(rows[:500]) if case.endswith("shuffled") else rows[:500]
-        return head + tail, {"epochs": 2.0}
-    if case == "gsm8k":
-        rows = gsm8k(args.gsm8k, 224)
-        return rows[:200] + [{**r, "held": True} for r in rows[200:]], {"steps": 24}
-    if case == "shuffled":
-        return shuffled(demo("train.jsonl")) + held, {}
-    if case == "perfect_prompt":
-        held = [{**r, "assistant": ALWAYS} for r in held]
-        return [{**r, "assistant": ALWAYS} for r in demo("train.jsonl")[:48]] + held, {"steps": 12}
-    if case == "memorised":
-        return demo("train.jsonl")[:10] + held, {"epochs": 50.0, "warmup": 0.02}
-    rate = {"zero": {"lr": 0.0, "steps": 2}, "broken": {"lr": 1e-2, "steps": 12}}.get(case, {})
-    return demo("train.jsonl") + held, rate
+def as_json(m: Message, **other: Any) -> str:
+    return json.dumps({**m.fields(), **other})
 
 
-def told(case: str, verdict: Verdict, advice: str = "") -> None:
-    """A row of the table."""
-    good = verdict.outcome in EXPECTED[case] and advice in verdict.advice
-    mark = "ok" if good else "WRONG"
-    words = f"{verdict.sentence} {verdict.advice}".strip()
-    print(f"| {case} | {mark} | {words} | {verdict.evidence} |", flush=True)
+SORT = "You sort the messages to a tool library. Answer with one word."
+EXTRACT = "Write what the message says as one line of JSON."
+
+
+def synthetic() -> dict[str, Case]:
+    form = {"format_only"}
+    answers: dict[str, tuple[Callable[[Message, random.Random], str], str, set[str]]] = {
+        "coin": (lambda m, d: d.choice(["approve", "reject"]), SORT, form | {"overfit"}),
+        "dice": (
+            lambda m, d: d.choice(["red", "blue", "green", "black", "white", "gold"]),
+            SORT,
+            form | {"overfit"},
+        ),
+        "majority": (lambda m, d: "high" if d.random() < 0.1 else "low", SORT, form),
+        "constant": (lambda m, d: "Passed on to a librarian.", SORT, form),
+        "labels": (lambda m, d: m.intent, SORT, {"learned"}),
+        "json": (lambda m, d: as_json(m), EXTRACT, {"learned"}),
+        "json_part": (lambda m, d: as_json(m, shelf=d.choice("ABCDE")), EXTRACT, {"partly"}),
+        "copying": (
+            lambda m, d: f"Tool: {m.tool}\nTicket: {d.randint(100, 999)}\nWe will call you back.",
+            "Write the ticket for the message.",
+            {"partly"},
+        ),
+        "echo": (lambda m, d: m.text, "Repeat the message.", {"learned"}),
+    }
+    cases = {n: Case(*made(make, system), wanted) for n, (make, system, wanted) in answers.items()}
+    train, held = made(lambda m, d: as_json(m), EXTRACT)
+    cases["json_shuffled"] = Case(shuffled(train), shuffled(held), form | {"overfit"})
+    return cases
+
+
+def demo_cases() -> dict[str, Case]:
+    """The demo's rows as they are, and what can go wrong with them."""
+    train, held = (
+        [json.loads(line) for line in (EXAMPLES / name).read_text(encoding="utf-8").splitlines()]
+        for name in ("train.jsonl", "heldout.jsonl")
+    )
+    return {
+        "demo": Case(train, held, {"partly"}),
+        "demo_shuffled": Case(shuffled(train), held, {"format_only"}),
+        "memorized": Case(train[:10], held, {"overfit"}, {"epochs": 50.0, "warmup": 0.02}),
+        "few_steps": Case(train, held, {"loss_only", "no_change"}, {"steps": 3}),
+        "zero": Case(train, held, {"no_change"}, {"lr": 0.0, "steps": 2}),
+        "broken": Case(train, held, {"worse"}, {"lr": 1e-2, "steps": 12}),
+    }
+
+
+def gsm8k(path: str) -> dict[str, Case]:
+    with Path(path).open(encoding="utf-8") as file:
+        rows = [json.loads(line) for _, line in zip(range(224), file, strict=False)]
+    rows = [{"user": r["question"], "assistant": r["answer"]} for r in rows]
+    return {"gsm8k": Case(rows[:200], rows[200:], {"format_only"}, {"steps": 24})}
+
+
+def clinc150(path: str) -> dict[str, Case]:
+    """Intents of 24 labels, of all, and of all dealt to other messages."""
+    with Path(path).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    random.Random(0).shuffle(rows)
+    every = sorted({r["intent"] for r in rows})
+
+    def of(labels: Sequence[str], count: int) -> tuple[list[Row], list[Row]]:
+        system = f"Name the intent of the message. The intents are: {', '.join(labels)}."
+        kept = [
+            {"system": system, "user": r["text"], "assistant": r["intent"]}
+            for r in rows
+            if r["intent"] in labels
+        ]
+        return kept[:count], kept[count : count + 64]
+
+    narrow, broad = of(every[:24], 240), of(every, 500)
+    options = {"epochs": 2.0, "answers": 64}
+    fooled = {"format_only", "overfit", "worse"}
+    return {
+        "clinc150_narrow": Case(*narrow, {"learned"}, {"answers": 64}),
+        "clinc150_broad": Case(*broad, {"learned"}, options),
+        "clinc150_shuffled": Case(shuffled(broad[0]), broad[1], fooled, options),
+    }
+
+
+def write(path: Path, rows: Sequence[Row]) -> str:
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
+    return str(path)
+
+
+def run(name: str, case: Case, out: Path) -> Verdict:
+    """Trains a case, and keeps what it takes to judge it anew."""
+    done = train(
+        write(out / f"{name}-train.jsonl", case.train),
+        eval=write(out / f"{name}-held.jsonl", case.held), out=str(out / name), **case.options,
+    )  # fmt: skip
+    if done.scorecard is None or done.tuned is None:
+        raise SystemExit("interrupted")
+    tokenizer = load_tokenizer(resolve_base(str(out / name)))
+    samples = (out / name / "samples.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = [
+        {
+            "text": s["question"], "reference": s["reference"],
+            "reference_tokens": len(tokenizer.encode(s["reference"], add_special_tokens=False)),
+            "file": s["file"], "line": s["line"],
+        }
+        for s in map(json.loads, samples)
+    ]  # fmt: skip
+    kept = {
+        "base": json.loads((out / name / "base.json").read_text(encoding="utf-8")),
+        "tuned": done.tuned.as_json(),
+        "questions": questions,
+        "training_answers": [r["assistant"] for r in case.train],
+    }
+    (out / f"{name}.json").write_text(json.dumps(kept), encoding="utf-8")
+    return done.scorecard.verdict
+
+
+def replay(path: Path) -> Verdict:
+    """The verdict of today's rules on a run that was kept."""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    questions = [Question(prompt=(), **q) for q in kept["questions"]]
+    base, tuned = (Judgement.from_json(kept[side]) for side in ("base", "tuned"))
+    return score(base, tuned, questions, kept["training_answers"], terms=Terms()).verdict
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--cases", nargs="+", default=list(EXPECTED))
+    parser.add_argument("--cases", nargs="+", default=[])
+    parser.add_argument("--replay", action="store_true", help="judge what OUT has, train nothing")
     parser.add_argument("--gsm8k", default="")
     parser.add_argument("--clinc150", default="")
     args = parser.parse_args()
+    cases = synthetic() | demo_cases()
+    cases |= gsm8k(args.gsm8k) if args.gsm8k else {}
+    cases |= clinc150(args.clinc150) if args.clinc150 else {}
     args.out.mkdir(parents=True, exist_ok=True)
-    for case in args.cases:
-        rows, options = rows_of(case, args)
-        for name, held in (("train", False), ("held", True)):
-            kept = [
-                {k: v for k, v in r.items() if k != "held"}
-                for r in rows
-                if r.get("held", False) is held
-            ]
-            text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept)
-            (args.out / f"{case}-{name}.jsonl").write_text(text, encoding="utf-8")
-        done = train(
-            str(args.out / f"{case}-train.jsonl"), eval=str(args.out / f"{case}-held.jsonl"),
-            out=str(args.out / case), **options,
-        )  # fmt: skip
-        if done.scorecard is None:
-            raise SystemExit("interrupted")
-        told(case, done.scorecard.verdict)
-        if case in SHOTS:
-            again = compare(Settings().base, str(args.out / case), few_shot=SHOTS[case][0])
-            told(case, again.verdict, SHOTS[case][1])
-            shown = ("accuracy", "exact_match", "follows_format", "stops_by_itself")
-            card = again.as_json()
-            print(json.dumps({name: card[name] for name in shown if name in card}), flush=True)
+    for name in args.cases or cases:
+        kept = args.out / f"{name}.json"
+        if args.replay and not kept.is_file():
+            continue
+        verdict = replay(kept) if args.replay else run(name, cases[name], args.out)
+        mark = "ok" if verdict.outcome in cases[name].expected else "WRONG"
+        print(f"| {name} | {mark} | {verdict.outcome} | {verdict.sentence} |", flush=True)
 
 
 if __name__ == "__main__":

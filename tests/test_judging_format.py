@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ FREE = [
 def test_fixed_lines_become_a_pattern_with_slots_and_choices() -> None:
     rule = learn_format(HOUSE)
     assert rule is not None
-    assert rule.shown == r"Shelf: (Metal|Wood)\nBorrow: [^\n]+\.\nBack by Saturday\."
+    assert rule.shown == r"Shelf: (Metal|Wood)\nBorrow: ([^\n]+)\.\nBack by Saturday\."
+    assert rule.names == ("Shelf", "Borrow")
+    assert rule.parts(HOUSE[0]) == ("Wood", "a saw")
     assert all(rule.follows(text) for text in HOUSE)
     assert rule.follows("Shelf: Wood\nBorrow: anything else.\nBack by Saturday.")
     assert not rule.follows("Shelf: Glass\nBorrow: a saw.\nBack by Saturday.")
@@ -64,6 +67,33 @@ def test_json_objects_become_their_keys() -> None:
     assert not rule.follows('{"size": 1, "name": 3}')
     assert not rule.follows("[1]")
     assert not rule.follows("[" * 100_000)
+
+
+def test_json_in_a_fence_keeps_its_fence() -> None:
+    answers = [f'```json\n{{"a": {i}}}\n```' for i in range(6)]
+    rule = learn_format(answers)
+    assert rule is not None
+    assert rule.shown == "fenced:keys:a"
+    assert all(map(rule.follows, answers))
+    bare = learn_format([f'{{"a": {i}}}' for i in range(6)])
+    assert bare is not None
+    assert not bare.follows(answers[0])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        (r"Shelf: (Wood|Metal)\nOrder (\d+), (?P<day>.+)", ("Shelf", "Order", "day")),
+        (r"(a)(b)", ("1", "2")),
+        (r"Day (x)\nDay (y)", ("Day", "Day 2")),
+        (r"\(no\) [()] (?:not) (yes)", ("1",)),
+        (r"((a)b)", ("1", "2")),
+    ],
+)
+def test_each_group_has_a_name_and_none_has_two(pattern: str, names: tuple[str, ...]) -> None:
+    rule = given_format(pattern)
+    assert rule.names == names
+    assert re.compile(pattern).groups == len(names)
 
 
 def test_free_text_and_few_answers_have_no_format() -> None:

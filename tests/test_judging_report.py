@@ -110,7 +110,7 @@ def test_redacting_leaves_figures_and_places_and_no_text() -> None:
     for text in ("plain answer", "שלום", "line two", "漢字", "watched"):
         assert text in whole
         assert text not in redacted
-    assert "held-out loss" in redacted
+    assert "eval loss" in redacted
     assert "trained.jsonl:3<" in redacted
     assert "dir/&lt;b&gt;.jsonl:16" in redacted
 

@@ -13,7 +13,7 @@ from biddable.dialogue.encode import encode
 from biddable.dialogue.template import Template
 from biddable.judging.format import given_format
 from biddable.judging.judge import Judgement, Question, answer_limit, ask, judge, swapped
-from biddable.judging.scorecard import score
+from biddable.judging.scorecard import Terms, score
 from biddable.judging.shown import card_lines
 from biddable.training.evaluate import held_out_loss
 from letters import letters
@@ -61,7 +61,7 @@ TUNED = judgement(
 
 
 def test_figures_by_hand() -> None:
-    card = score(BASE, TUNED, QUESTIONS, form=given_format(r"Shelf: \w+\n.+"))
+    card = score(BASE, TUNED, QUESTIONS, terms=Terms(form=given_format(r"Shelf: \w+\n.+")))
     metrics = card.metrics
     assert (metrics["held_out_loss"].base, metrics["held_out_loss"].tuned) == (2.0, 1.0)
     assert metrics["relevance"].tuned == pytest.approx(0.5)
@@ -82,20 +82,20 @@ def test_figures_by_hand() -> None:
 
 def test_copies_stand_beside_the_same_figure_of_the_references() -> None:
     training = ["Shelf: Wood\nBorrow a saw from us today."]
-    card = score(BASE, TUNED, QUESTIONS, training, form=given_format(".+"))
+    card = score(BASE, TUNED, QUESTIONS, training, terms=Terms(form=given_format(".+")))
     copied = card.metrics["copied"]
     # Ten words have three runs of eight. Of the three long answers the first shares all three; the
     # second has "borrow a saw from us today .", seven words, and "wood" or "metal" before them.
     assert copied.tuned == pytest.approx(3 / 9)
-    assert copied.reference == pytest.approx(3 / 12)
-    assert card.metrics["longest_copied"].reference == pytest.approx((10 + 4 + 5 + 4) / 4)
+    assert copied.baseline == pytest.approx(3 / 12)
+    assert card.metrics["longest_copied"].baseline == pytest.approx((10 + 4 + 5 + 4) / 4)
 
 
 def test_short_answers_are_compared_as_a_whole_and_labels_by_name() -> None:
     questions = [question(label, 1) for label in ("yes", "no", "no", "maybe")]
     base = judgement(["I say yes", "yes", "no idea, or yes", "no"])
     tuned = judgement(["Yes.", "no", "yes", "no"])
-    card = score(base, tuned, questions, form=given_format("labels:yes,no"))
+    card = score(base, tuned, questions, terms=Terms(form=given_format("labels:yes,no")))
     assert card.metrics["exact_match"].base == 0.0
     assert card.metrics["exact_match"].tuned == 0.5
     # "I say yes" names one label; "no idea, or yes" names two, so none.
@@ -114,15 +114,15 @@ def test_a_short_last_line_that_changes_is_compared() -> None:
 
 
 def test_the_choices_of_a_format_are_compared_where_they_vary() -> None:
-    card = score(BASE, TUNED, QUESTIONS, form=given_format(r"Shelf: (\w+)\n.+"))
+    card = score(BASE, TUNED, QUESTIONS, terms=Terms(form=given_format(r"Shelf: (\w+)\n.+")))
     # The first three keep the form and name their reference's shelf; the fourth does not.
     assert card.metrics["choices_match"].tuned == 0.75
-    card = score(BASE, TUNED, QUESTIONS, form=given_format(r"(Shelf): \w+\n.+"))
+    card = score(BASE, TUNED, QUESTIONS, terms=Terms(form=given_format(r"(Shelf): \w+\n.+")))
     assert "choices_match" not in card.metrics
 
 
 def test_the_few_shot_rival_gets_its_own_interval() -> None:
-    card = score(BASE, TUNED, QUESTIONS, few_shot=TUNED, form=given_format(".+"))
+    card = score(BASE, TUNED, QUESTIONS, few_shot=TUNED, terms=Terms(form=given_format(".+")))
     stops = card.metrics["stops_by_itself"]
     assert stops.few_shot == 1.0
     assert stops.few_shot_low is not None
@@ -131,12 +131,17 @@ def test_the_few_shot_rival_gets_its_own_interval() -> None:
 
 
 def test_the_card_as_json_and_as_text() -> None:
-    card = score(BASE, TUNED, QUESTIONS, form=given_format(".+"))
+    card = score(BASE, TUNED, QUESTIONS, terms=Terms(form=given_format(".+")))
     found = json.loads(json.dumps(card.as_json()))
     assert {"base", "tuned", "n", "low", "high"} <= set(found["held_out_loss"])
-    assert set(found["stops_by_itself"]) == {"base", "tuned", "n", "low", "high"}
+    assert set(found["stops_by_itself"]) == {
+        "base", "tuned", "n", "low", "high", "gained", "lost", "p"
+    }  # fmt: skip
+    assert card.record() == {**card.as_json(), "verdict": card.verdict.as_json()}
+    assert set(card.verdict.as_json()) == {"outcome", "sentence", "evidence", "suggestion"}
     text = "\n".join(card_lines(card))
-    assert "75 % (30 to 95)" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "75 %" in text
     assert "format rule: .+" in text
 
 

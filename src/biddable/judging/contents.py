@@ -89,12 +89,10 @@ def contents(
     elif form:
         listed += _slots(form, references, known)
     if median(q.reference_tokens for q in questions) <= SHORT_ANSWER:
-        listed.append(_keyed("exact_match", lambda a: normalised(a) or None, references, known))
-    elif _short_last_lines(references):
+        return [*listed, _keyed("exact_match", lambda a: normalised(a) or None, references, known)]
+    if _short_last_lines(references):
         listed.append(_keyed("last_line_match", _last, references, known))
-    else:
-        listed.append(_prose("similarity", str, references))
-    return listed
+    return [*listed, _prose("similarity", str, references)]
 
 
 def _keyed(
@@ -184,7 +182,9 @@ def _slots(form: Format, references: Texts, known: Texts) -> list[Content]:
         return tuple(_slot_value(found[i]) for i in kept) if found else None
 
     rates = [field for field in fields if field.kind == "rate"]
-    return [*([_keyed("choices_match", whole, references, known)] if rates else []), *fields]
+    right = [_keyed("choices_match", whole, references, known)] if rates else []
+    # A single slot is the whole already.
+    return right if len(fields) == 1 and rates else [*right, *fields]
 
 
 def _slot_value(text: str) -> Hashable:

@@ -17,8 +17,8 @@ Clusters = NDArray[np.int64]
 # Column sums (..., k) of a sample of rows to its figure (...).
 Statistic = Callable[[Floats], Floats]
 
-LEVEL = 0.95
-ALPHA = 1 - LEVEL
+# The level of tests; intervals leave out as much.
+ALPHA = 0.05
 RESAMPLES = 2000
 PERMUTATIONS = 4999
 # Resamples at a time, so that many held-out rows do not fill the memory.

@@ -20,6 +20,7 @@ from biddable.judging.standings import (
     LEARNED,
     LOST,
     RATE_CHANGE,
+    ROUNDING,
     UNSURE,
 )
 
@@ -132,7 +133,7 @@ def _overfit(case: Case) -> bool:
     if train is None or loss is None or case.standing(HELD, KEPT):
         return False
     gap = loss.tuned - train.tuned
-    return train.tuned <= MEMORY * loss.tuned and gap >= MEMORY_GAP
+    return train.tuned <= MEMORY * loss.tuned and gap >= MEMORY_GAP - ROUNDING
 
 
 def _rose(case: Case) -> bool:
@@ -144,7 +145,9 @@ def _rose(case: Case) -> bool:
 def _formed(case: Case) -> bool:
     style = [case.whole[1]] if case.whole and case.whole[0] != "user_metric" else []
     return any(
-        metric.p is not None and metric.p < ALPHA and metric.tuned - metric.base >= RATE_CHANGE
+        metric.p is not None
+        and metric.p < ALPHA
+        and metric.tuned - metric.base >= RATE_CHANGE - ROUNDING
         for metric in [*_forms(case), *style]
     )
 
@@ -172,7 +175,7 @@ def _forms(case: Case) -> list[Metric]:
 
 def fell_surely(metric: Metric) -> bool:
     sure = metric.p is not None and metric.p < ALPHA
-    return sure and metric.base - metric.tuned >= RATE_CHANGE
+    return sure and metric.base - metric.tuned >= RATE_CHANGE - ROUNDING
 
 
 @dataclass(frozen=True, slots=True)

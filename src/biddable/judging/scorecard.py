@@ -17,7 +17,7 @@ from biddable.judging.judge import Judgement, Question
 from biddable.judging.metric_names import NAMES, place_of
 from biddable.judging.rules import deciding
 from biddable.judging.series import Figures, Metric, Rows, Series, compared, copies, each, figures
-from biddable.judging.standings import Tested, with_standings
+from biddable.judging.standings import Examined, with_standings
 from biddable.judging.verdict import Verdict, decide
 
 __all__ = ["NAMES", "Scorecard", "Terms", "score"]
@@ -157,15 +157,15 @@ def _judged_contents(
     )
 
 
-def _tested(way: Content, metric: Metric, answers: Sequence[str], clusters: Clusters) -> Tested:
+def _tested(way: Content, metric: Metric, answers: Sequence[str], clusters: Clusters) -> Examined:
     values, rival = way.values(answers), way.rival(answers)
     metric = replace(metric, baseline=float(rival.mean()))
     p_baseline = sign_flip(values - rival, clusters)
     if way.codes is None or way.wanted is None:
-        return Tested(metric, p_baseline, scaled=way.name != "user_metric")
+        return Examined(metric, p_baseline, scaled=way.name != "user_metric")
     related = relation(way.codes(answers), way.wanted, clusters)
     room = len(np.unique(clusters[rival == 0]))
-    return Tested(metric, p_baseline, related, room)
+    return Examined(metric, p_baseline, related, room)
 
 
 def _relevance(tuned: Judgement, rows: Rows) -> float:

@@ -19,6 +19,15 @@ def few_shot_as_good(case: Case) -> bool:
     return bool(shown) and all(m.tuned - (m.few_shot or 0.0) < AS_GOOD for m in shown)
 
 
+def _doubtful(case: Case) -> bool:
+    """Whether answers are better than without a model, but too few to be sure of it."""
+    return any(
+        metric.standing in (CLOSED, UNSURE)
+        and metric.tuned > max(metric.base, metric.baseline or 0)
+        for _, metric in case.contents()
+    )
+
+
 def _change(name: str, metric: Metric) -> str:
     shown = [figure(metric.kind, value) for value in (metric.base, metric.tuned)]
     return f"{title(name)} {shown[0]} -> {shown[1]}"
@@ -70,13 +79,16 @@ def _said_format(case: Case) -> str:
         return f"Learned the fixed answer, which is the same in all training rows: {figures}."
     if kept(case):
         return f"Learned the format; the content was right before: {figures}."
+    if _doubtful(case):
+        return f"Learned the format; these rows cannot show content for certain: {figures}."
     return f"Learned the format, not the content: {figures}."
 
 
 def _said_loss(case: Case) -> str:
     if case.whole is None:
         return f"Loss improved; no answers were compared: {_loss(case)}."
-    return f"Loss improved, the answers have not: {_loss(case)}; {_proof(*case.whole)}."
+    answers = "not for certain" if _doubtful(case) else "not"
+    return f"Loss improved, the answers {answers}: {_loss(case)}; {_proof(*case.whole)}."
 
 
 def _said_worse(case: Case) -> str:
@@ -148,20 +160,19 @@ def suggestion(outcome: Outcome, case: Case) -> str:
         return "examples in the prompt alone do as well: the tuning was not needed"
     if outcome == "format_only" and case.fixed:
         return "a fixed answer needs no model; for more, give rows with different answers"
+    if outcome in ("format_only", "loss_only") and _doubtful(case):
+        return "hold out more rows, with answers that differ more"
     if outcome in ("no_change", "format_only") and kept(case):
         return "harder rows would show more: the base has these right"
     return SUGGESTIONS[outcome]
 
 
 def evidence(case: Case) -> str:
-    shown = [
-        _tested(name, metric)
-        for name, metric in case.metrics.items()
-        if name in ("held_out_loss", "train_loss", *FORMS, *dict(case.contents()))
-    ]
+    judged = ("held_out_loss", "train_loss", *FORMS, *dict(case.contents()))
+    shown = [_tested(name, m) for name, m in case.metrics.items() if name in judged]
     closed = [title(name) for name in case.standing(CLOSED)]
     if closed:
-        shown.append(f"too much the same to tell: {', '.join(closed)}")
+        shown.append(f"too alike in all rows to tell: {', '.join(closed)}")
     loss = case.loss
     rows = loss.n if loss else 0
     independent = loss.independent if loss else 0
@@ -172,13 +183,12 @@ def evidence(case: Case) -> str:
 
 
 def _tested(name: str, metric: Metric) -> str:
-    """A figure with its counts: rows gained and lost, and McNemar's exact p."""
-    notes = (
-        [f"no model {figure(metric.kind, metric.baseline)}"]
-        if metric.baseline is not None and metric.standing
-        else []
-    )
-    if metric.gained is not None and metric.p is not None:
-        p = "p < 0.001" if metric.p < 0.001 else f"p {metric.p:.2g}"
-        notes.append(f"gained {metric.gained}, lost {metric.lost}, {p}")
+    """A figure, of content with its baseline, of a whole with McNemar's counts and exact p."""
+    notes = []
+    if metric.standing and metric.baseline is not None:
+        notes.append(f"no model {figure(metric.kind, metric.baseline)}")
+    if metric.standing and not name.startswith(FIELD) and metric.gained is not None:
+        p = 1.0 if metric.p is None else metric.p
+        shown = "p < 0.001" if p < 0.001 else f"p {p:.2g}"
+        notes.append(f"gained {metric.gained}, lost {metric.lost}, {shown}")
     return _change(name, metric) + (f" ({', '.join(notes)})" if notes else "")

@@ -30,12 +30,13 @@ UNSURE = "unsure"
 LEAST_GAIN = 0.1
 # Up to this share, a gain that is not certain is chance.
 CHANCE_GAIN = 0.25
-# Points that have to be lost for a loss to count.
+# Points that have to be gained or lost for a change to count, less what rounding may take.
 RATE_CHANGE = 0.1
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class Examined:
     """A content metric with its tests.
 
     Args:
@@ -68,7 +69,7 @@ class Tested:
         return (self.metric.tuned - rival) / (1 - rival) if rival < 1 else 0.0
 
 
-def with_standings(tests: Sequence[Tested]) -> list[Metric]:
+def with_standings(tests: Sequence[Examined]) -> list[Metric]:
     """The metrics with their standing, the whole first and then its parts."""
     gains = holm([test.p_gain for test in tests])
     # A loss of the whole is no matter of how many parts it has.
@@ -84,14 +85,18 @@ def with_standings(tests: Sequence[Tested]) -> list[Metric]:
     ]
 
 
-def _standing(test: Tested, p_gain: float, p_fall: float, alpha: float) -> str:
+def _standing(test: Examined, p_gain: float, p_fall: float, alpha: float) -> str:
     metric, baseline = test.metric, test.metric.baseline or 0.0
     least = RATE_CHANGE if test.scaled else 0.0
     gain = test.gain_on(baseline)
-    better = max(test.p_baseline, test.p_relation) < ALPHA and gain >= LEAST_GAIN
-    if p_fall < ALPHA and metric.tuned < metric.base and metric.base - metric.tuned >= least:
+    better = max(test.p_baseline, test.p_relation) < ALPHA and gain >= LEAST_GAIN - ROUNDING
+    if (
+        p_fall < ALPHA
+        and metric.tuned < metric.base
+        and metric.base - metric.tuned >= least - ROUNDING
+    ):
         return LOST
-    if p_gain < ALPHA and min(gain, test.gain_on(metric.base)) >= LEAST_GAIN:
+    if p_gain < ALPHA and min(gain, test.gain_on(metric.base)) >= LEAST_GAIN - ROUNDING:
         return LEARNED
     if test.scaled and metric.base > 1 - RATE_CHANGE:
         return KEPT

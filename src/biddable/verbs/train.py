@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -89,6 +89,7 @@ class Trained:
         scorecard: base against tuned; None when the run was interrupted.
         exit_code: 0, or 130 or 143 when a signal stopped it after saving.
         rank: of this process; only the first, 0, judges and has a scorecard.
+        tuned: the tuned model's judgement, beside that of the base in the run folder.
     """
 
     run: Path
@@ -96,6 +97,7 @@ class Trained:
     scorecard: Scorecard | None
     exit_code: int = 0
     rank: int = 0
+    tuned: Judgement | None = field(default=None, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """The object that `train --json` prints."""
@@ -288,4 +290,4 @@ def _judge_and_save(
     line(task.out, "run", str(folder.path))
     line(task.out, "report", str(folder.path / "report.html"))
     line(task.out, "next", f"biddable chat {folder.path}")
-    return Trained(folder.path, progress, card)
+    return Trained(folder.path, progress, card, tuned=tuned)

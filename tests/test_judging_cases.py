@@ -1,0 +1,328 @@
+"""Whole judgements with a known truth: no verdict is fooled, in either direction."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from biddable.data.findings import BiddableError
+from biddable.judging.judge import Judgement, Question
+from biddable.judging.scorecard import Scorecard, Terms, score
+from biddable.judging.shown import card_lines
+
+INTENTS, DAYS = ("borrow", "return", "renew", "ask"), ("mon", "tue", "wed", "thu", "fri")
+TOOLS = ("saw", "drill", "file", "plane", "awl")
+WORDS = [
+    "quick",
+    "saw",
+    "drill",
+    "plane",
+    "wood",
+    "metal",
+    "garden",
+    "tree",
+    "red",
+    "blue",
+    "small",
+]
+WORDS += ["large", "near", "house", "roof"]
+
+
+def question(reference: str, place: int, cluster: int | None = None) -> Question:
+    return Question([1], f"q{place}", reference, len(reference) // 4 + 1, "f", place + 1, cluster)
+
+
+def judged(
+    answers: Sequence[str], loss: float, train: float | None = None, fits: float = 0.0
+) -> Judgement:
+    noise = random.Random(1)
+    losses = [(3 * loss * (1 + 0.1 * noise.random()), 3.0) for _ in answers]
+    swapped = [(s + 3 * (fits + 0.05 * noise.gauss(0, 1)), 3.0) for s, _ in losses]
+    known = [(4 * (loss if train is None else train), 4.0)] * len(answers)
+    sizes = [len(a) // 4 + 1 for a in answers]
+    return Judgement(losses, swapped, known, [], [], list(answers), [True] * len(answers), sizes)
+
+
+def card(
+    tuned: Judgement, references: Sequence[str], training: Sequence[str], **terms: Any
+) -> Scorecard:
+    questions = [question(r, i) for i, r in enumerate(references)]
+    base = terms.pop("base", judged(["Well, let me think about it"] * len(references), 3.0))
+    return score(base, tuned, questions, training, terms=Terms(**terms))
+
+
+def objects(dice: random.Random, count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "intent": dice.choice(INTENTS), "tool": dice.choice(TOOLS), "day": dice.choice(DAYS),
+            "member": dice.choice([None, dice.randint(100, 999)]),
+        }
+        for _ in range(count)
+    ]  # fmt: skip
+
+
+def as_json(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [json.dumps(row) for row in rows]
+
+
+def sentence(dice: random.Random) -> str:
+    return " ".join(dice.choice(WORDS) for _ in range(14)) + "."
+
+
+def never_learned(outcomes: Sequence[str], least: float = 0.05) -> None:
+    """At most the nominal error rate, with what chance adds to it on so many cases."""
+    false = sum(outcome in ("learned", "partly") for outcome in outcomes)
+    assert false <= least * len(outcomes), outcomes
+
+
+@pytest.mark.parametrize("labels", [2, 6, 8])
+def test_answers_that_do_not_look_at_the_prompt_are_the_form_only(labels: int) -> None:
+    outcomes = []
+    for seed in range(36):
+        dice = random.Random(seed)
+        names = [f"label {chr(97 + i)}" for i in range(labels)]
+        # As often as not the labels are skewed, and otherwise in the held-out rows.
+        weights = [9 if i == 0 and seed % 2 else 1 for i in range(labels)]
+        n = (8, 20, 64)[seed % 3]
+        training = dice.choices(names, weights, k=100)
+        references = dice.choices(names, weights[:: dice.choice([1, -1])], k=n)
+        constant, guessed = [dice.choice(names)] * n, dice.choices(names, weights, k=n)
+        outcomes.append(card(judged((constant, guessed)[seed % 2], 0.6), references, training))
+    assert {c.verdict.outcome for c in outcomes} <= {"format_only", "learned"}
+    never_learned([c.verdict.outcome for c in outcomes])
+
+
+def test_the_majority_class_is_the_form_only_and_its_baseline_is_shown() -> None:
+    references = ["low"] * 36 + ["high"] * 4
+    found = card(judged(["low"] * 40, 0.3), references, ["low"] * 90 + ["high"] * 10)
+    assert found.verdict.outcome == "format_only"
+    assert found.metrics["accuracy"].baseline == 0.9
+    assert found.as_json()["accuracy"]["baseline"] == 0.9
+    assert "label accuracy 0 % -> 90 % on 40 eval rows; most frequent answer 90 %" in (
+        found.verdict.sentence
+    )
+    # All right cannot be told from it by four rows, and the sentence says no more than that.
+    found = card(judged(references, 0.1), references, ["low"] * 90 + ["high"] * 10)
+    assert found.verdict.outcome == "format_only"
+    assert "cannot show content" in found.verdict.sentence
+    # By eight it can.
+    references = ["low"] * 36 + ["high"] * 8
+    found = card(judged(references, 0.1), references, ["low"] * 90 + ["high"] * 10)
+    assert found.verdict.outcome == "learned"
+
+
+def test_labels_that_are_right_are_learned() -> None:
+    dice = random.Random(0)
+    references = dice.choices(["approve", "reject"], k=32)
+    answers = [r if i % 8 else "reject" for i, r in enumerate(references)]
+    found = card(judged(answers, 0.3, 0.001), references, dice.choices(references, k=100))
+    assert found.verdict.outcome == "learned"
+
+
+def test_json_none_part_and_all() -> None:
+    dice = random.Random(0)
+    truth, training = objects(dice, 32), as_json(objects(dice, 100))
+    references = as_json(truth)
+    none = card(judged(as_json(objects(dice, 32)), 0.3), references, training)
+    assert none.verdict.outcome == "format_only"
+    part = [{**row, "day": dice.choice(DAYS)} for row in truth]
+    partly = card(judged(as_json(part), 0.05, 0.006), references, training)
+    assert partly.verdict.outcome == "partly"
+    assert "intent, tool, member; at chance: day" in partly.verdict.sentence
+    assert max(map(len, card_lines(partly))) <= 80
+    learned = card(judged(references, 0.05, 0.006), references, training)
+    assert learned.verdict.sentence == (
+        "Learned: whole object right 0 % -> 100 % on 32 eval rows; most frequent answer 3 %."
+    )
+    assert learned.metrics["field:intent"].baseline == pytest.approx(
+        sum(row["intent"] == _most([json.loads(t)["intent"] for t in training]) for row in truth)
+        / 32
+    )
+
+
+def _most(values: Sequence[str]) -> str:
+    return max(set(values), key=values.count)
+
+
+def test_eleven_of_twenty_objects_are_no_overfitting() -> None:
+    dice = random.Random(3)
+    truth = objects(dice, 20)
+    wrong = ("tool", "day", "intent")
+    rows = [row if i < 11 else {**row, wrong[i % 3]: "other"} for i, row in enumerate(truth)]
+    found = card(judged(as_json(rows), 0.05, 0.006), as_json(truth), as_json(objects(dice, 60)))
+    assert found.verdict.outcome in ("learned", "partly")
+    assert "whole object right 0 % -> 55 % on 20 eval rows" in found.verdict.sentence
+
+
+def test_key_order_and_white_space_do_not_matter() -> None:
+    dice = random.Random(1)
+    truth, training = objects(dice, 32), as_json(objects(dice, 60))
+    mixed = [json.dumps(dict(reversed(row.items())), indent=2) for row in truth]
+    straight = card(judged(as_json(truth), 0.1), as_json(truth), training)
+    other = card(judged(mixed, 0.1), as_json(truth), training)
+    for name in ("json_match", "field:member"):
+        assert other.metrics[name] == straight.metrics[name]
+
+
+def test_base_that_was_right() -> None:
+    answers = [f"{WORDS[i % 15]} {chr(97 + i)}" for i in range(16)]
+    base = judged(answers, 2.0)
+    for right, outcome in ((16, "no_change"), (14, "no_change"), (10, "worse")):
+        tuned = judged([*answers[:right], *["none"] * (16 - right)], 1.0, 0.01)
+        assert card(tuned, answers, answers, base=base).verdict.outcome == outcome
+
+
+def test_a_loss_that_fell_while_answers_are_white_space() -> None:
+    references = [f"{WORDS[i % 15]} {chr(97 + i)}" for i in range(26)]
+    found = card(judged([" \n"] * 26, 1.5), references, references)
+    assert found.verdict.outcome == "loss_only"
+    assert "the answers not" in found.verdict.sentence
+
+
+def test_rows_known_by_heart() -> None:
+    dice = random.Random(0)
+    references, training = ([sentence(dice) for _ in range(n)] for n in (32, 10))
+    answers = [dice.choice(training) for _ in references]
+    assert card(judged(answers, 2.3, 0.5), references, training).verdict.outcome == "overfit"
+
+
+def test_free_text_has_to_be_nearer_to_its_own_reference_than_to_others() -> None:
+    dice = random.Random(0)
+    references, training = ([sentence(dice) for _ in range(n)] for n in (32, 90))
+    echo = card(judged(references, 0.1, fits=2.0), references, training)
+    assert echo.verdict.outcome == "learned"
+    assert "another row's answer" in echo.verdict.sentence
+    others = references[1:] + references[:1]
+    style = card(judged(others, 1.9, fits=0.0), references, training)
+    assert style.verdict.outcome == "format_only"
+    metric = style.metrics["similarity"]
+    assert metric.baseline == pytest.approx(metric.tuned, abs=0.05)
+
+
+def test_a_slot_that_is_learned_and_prose_that_is_not() -> None:
+    dice = random.Random(0)
+
+    def rows(count: int) -> list[str]:
+        shelves = dice.choices(["Wood", "Metal", "Paint"], k=count)
+        return [f"Shelf: {shelf}\nDo: {sentence(dice)}\nBack by Saturday." for shelf in shelves]
+
+    references, training = rows(32), rows(96)
+    prose = [sentence(dice) for _ in references]
+    answers = [f"{r.split(chr(10))[0]}\nDo: {p}\nBack by Saturday." for r, p in
+               zip(references, prose, strict=True)]  # fmt: skip
+    found = card(judged(answers, 1.8), references, training)
+    assert found.verdict.outcome == "partly"
+    assert "at chance: Do" in found.verdict.sentence
+    assert "all slots right 0 % -> 100 %" in found.verdict.sentence
+
+
+def test_numbers_in_a_line_are_judged_too() -> None:
+    references = [f"Order {1000 + 37 * i} is on its way." for i in range(32)]
+    right = card(judged(references, 0.2), references, references)
+    assert right.verdict.outcome == "learned"
+    wrong = [f"Order {2000 + i} is on its way." for i in range(32)]
+    assert card(judged(wrong, 0.2), references, references).verdict.outcome == "format_only"
+
+
+def test_one_answer_to_everything_has_no_content() -> None:
+    answers = ["Passed on to a librarian."] * 32
+    found = card(judged(answers, 0.01), answers, answers)
+    assert found.verdict.outcome == "format_only"
+    assert found.verdict.sentence.startswith("Learned the fixed answer")
+
+
+def test_rows_of_one_group_do_not_count_as_many() -> None:
+    references = [f"{WORDS[i // 4]} {chr(97 + i // 4)}" for i in range(24)]
+    base, tuned = judged(["?"] * 24, 3.0), judged(references, 1.0)
+    clusters = [i // 4 for i in range(24)]
+    for ids, outcome in (([None] * 24, "learned"), (clusters, "too_few")):
+        questions = [
+            question(r, i, c) for i, (r, c) in enumerate(zip(references, ids, strict=True))
+        ]
+        terms = Terms(clusters=clusters if ids is clusters else None)
+        found = score(base, tuned, questions, references, terms=terms)
+        assert found.verdict.outcome == outcome
+        assert found.metrics["held_out_loss"].independent == len(set(clusters)) or ids[0] is None
+
+
+def test_known_rows_are_judged_and_called_leaked() -> None:
+    references = [f"{WORDS[i % 15]} {chr(97 + i)}" for i in range(26)]
+    found = card(judged(references, 0.1), references, references, leaked=True)
+    assert found.verdict.outcome == "leaked"
+    assert found.metrics["exact_match"].tuned == 1.0
+
+
+def test_a_metric_of_the_user_decides_and_its_faults_name_their_row() -> None:
+    references = [sentence(random.Random(i)) for i in range(20)]
+
+    def first_word(reference: str, answer: str) -> float:
+        return float(reference.split()[:1] == answer.split()[:1])
+
+    found = card(judged(references, 0.1), references, references, user_metric=first_word)
+    assert found.verdict.outcome == "learned"
+    assert found.verdict.sentence.startswith("Learned: your metric 0.00 -> 1.00")
+    for fault in (lambda r, a: "much", lambda r, a: float("nan"), lambda r: 1.0, lambda r, a: None):
+        with pytest.raises(BiddableError, match="f:1") as raised:
+            card(judged(references, 0.1), references, references, user_metric=fault)
+        assert raised.value.finding.code == "metric"
+
+
+def test_without_training_answers_the_references_are_the_rival() -> None:
+    references = ["yes"] * 12 + ["no"] * 8
+    found = card(judged(["yes"] * 20, 0.3), references, [])
+    assert found.verdict.outcome == "format_only"
+    assert found.metrics["accuracy"].baseline == 0.6
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(8, 40), st.sampled_from(["labels", "json", "prose"]))
+def test_the_order_of_rows_changes_no_verdict(seed: int, n: int, kind: str) -> None:
+    dice = random.Random(seed)
+    make = {
+        "labels": lambda k: dice.choices(["a", "b", "c"], k=k),
+        "json": lambda k: as_json(objects(dice, k)),
+        "prose": lambda k: [sentence(dice) for _ in range(k)],
+    }[kind]
+    references, training = make(n), make(60)
+    share = dice.random()
+    answers = [r if dice.random() < share else o for r, o in zip(references, make(n), strict=True)]
+    order = dice.sample(range(n), n)
+    tuned = judged(answers, 0.5)
+    mixed = replace(
+        tuned,
+        losses=[tuned.losses[i] for i in order],
+        swapped_losses=[tuned.swapped_losses[i] for i in order],
+        answers=[answers[i] for i in order],
+        tokens=[tuned.tokens[i] for i in order],
+    )
+    straight = card(tuned, references, training)
+    other = card(mixed, [references[i] for i in order], training)
+    assert other.verdict.outcome == straight.verdict.outcome
+    for name, metric in straight.metrics.items():
+        assert other.metrics[name].standing == metric.standing
+        assert other.metrics[name].tuned == pytest.approx(metric.tuned)
+
+
+@pytest.mark.parametrize("kind", ["json", "prose", "slots"])
+def test_right_answers_dealt_to_other_rows_are_never_learned(kind: str) -> None:
+    outcomes = []
+    for seed in range(20):
+        dice = random.Random(seed)
+        make = {
+            "json": lambda k, d=dice: as_json(objects(d, k)),
+            "prose": lambda k, d=dice: [sentence(d) for _ in range(k)],
+            "slots": lambda k, d=dice: [
+                f"Order {d.randint(1, 9)} on {d.choice(DAYS)} with care." for _ in range(k)
+            ],
+        }[kind]
+        references = make(24)
+        answers = dice.sample(references, len(references))
+        outcomes.append(card(judged(answers, 0.5), references, make(80)).verdict.outcome)
+    never_learned(outcomes)
