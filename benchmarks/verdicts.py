@@ -52,9 +52,13 @@ PEOPLE = ("my sister", "our neighbor", "a friend", "my landlord", "the youth clu
 ASKS = {
     "borrow": ("could I pick up the {tool}", "I need the {tool}", "is the {tool} free for me"),
     "return": ("I will bring the {tool} back", "the {tool} comes home", "I hand in the {tool}"),
-    "renew": ("can I keep the {tool} longer", "please extend the {tool}", "more time for the {tool}"),
+    "renew": (
+        "can I keep the {tool} longer",
+        "please extend the {tool}",
+        "I need more {tool} time",
+    ),
     "report": ("the {tool} is broken", "the {tool} smokes", "a part of the {tool} fell off"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

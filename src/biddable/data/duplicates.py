@@ -25,6 +25,7 @@ from biddable.data.wording import (
     question_and_answer,
     signs,
     spoken,
+    system_of,
     words,
 )
 
@@ -88,7 +89,7 @@ class _Reading(NamedTuple):
 def _read(conversations: Sequence[Conversation]) -> _Reading:
     counts: list[int] = []
     triples, asked, said = [np.zeros(0, np.uint32)], [], []
-    hashes, number, lengths, replies = [np.zeros(0, np.uint64)], [np.zeros(0, bool)], [], []
+    flat, lengths, replies = [np.zeros((0, 3), np.uint64)], [], []
     for start in range(0, len(conversations), minhash.CHUNK):
         whole: list[list[bytes]] = []
         short: list[bytes] = []
@@ -105,12 +106,16 @@ def _read(conversations: Sequence[Conversation]) -> _Reading:
             replies.append(reply)
         triples.append(minhash.chunk_triples(whole))
         counts += map(len, whole)
-        table = {word: (hash(word), is_number(word)) for word in set(short)}
-        hashes.append(np.fromiter((table[w][0] for w in short), np.int64).view(np.uint64))
-        number.append(np.fromiter((table[w][1] for w in short), bool))
+        table = {
+            word: (hash(word) % 2**64, int.from_bytes(word[:8].ljust(8)), is_number(word))
+            for word in set(short)
+        }
+        flat.append(np.array([table[word] for word in short], np.uint64).reshape(-1, 3))
+    hashes, initials, number = np.concatenate(flat).T
     questions = variants.Questions(
-        np.concatenate(hashes),
-        np.concatenate(number),
+        hashes,
+        initials,
+        number.astype(bool),
         np.cumsum(lengths, dtype=np.int64),
         np.array(replies, np.int64).view(np.uint64),
     )
@@ -127,16 +132,12 @@ def prompt_groups(
     """
     groups: list[list[int]] = []
     for group in groups_by((reading or _read(conversations)).asked):
-        systems = [_system(conversations[k]) for k in group]
+        systems = [system_of(conversations[k]) for k in group]
         if "" in systems:
             groups.append(group)
         else:
             groups += [[group[k] for k in same] for same in groups_by(systems)]
     return groups
-
-
-def _system(conversation: Conversation) -> str:
-    return "\n".join(m.content.strip() for m in conversation.messages if m.role == "system")
 
 
 def prefix_groups(conversations: Sequence[Conversation]) -> list[list[int]]:

@@ -12,7 +12,7 @@ from biddable.data.findings import Finding, place
 from biddable.data.leftovers import leftovers
 from biddable.data.private import private_findings
 from biddable.data.rows import shortened
-from biddable.data.wording import digest
+from biddable.data.wording import digest, system_of
 
 FEWEST, FEW = 10, 50
 SAME_SPEAKER = (("user", "user"), ("assistant", "assistant"))
@@ -73,18 +73,20 @@ def known_rows(
     both = [*train, *held_out]
     found = find(both)
     known: dict[int, tuple[str, int]] = {}
-    for what, groups in (
-        ("is equal to", found.exact),
-        ("is nearly the same as", found.near),
-        ("asks the same as", found.prompts),
-    ):
+    for what, groups in (("is equal to", found.exact), ("is nearly the same as", found.near)):
         for group in groups:
-            trained = [member for member in group if member < len(train)]
-            fixed = len({_answer(both[member]) for member in trained}) > MOST_ANSWERS
-            if not trained or (fixed and groups is found.prompts):
-                continue
-            for member in group[len(trained) :]:
-                known.setdefault(member - len(train), (what, trained[0]))
+            for member in group:
+                if group[0] < len(train) <= member:
+                    known.setdefault(member - len(train), (what, group[0]))
+    for group in found.prompts:
+        trained = [member for member in group if member < len(train)]
+        if len({_answer(both[member]) for member in trained}) > MOST_ANSWERS:
+            continue
+        for member in group[len(trained) :]:
+            systems = {"", system_of(both[member])}
+            same = (t for t in trained if len({*systems, system_of(both[t])}) < 3)
+            if (source := next(same, None)) is not None:
+                known.setdefault(member - len(train), ("asks the same as", source))
     return dict(sorted(known.items()))
 
 

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from biddable.data.conversation import Conversation
 from biddable.data.duplicates import Duplicates, clusters, find, groups_by, unite
 
+# So many times the wanted number may be held out where only whole clusters can be.
+MOST_BEYOND = 3
+
 
 def split(
     conversations: Sequence[Conversation],
@@ -22,7 +25,7 @@ def split(
     Rows of one group, exact and near duplicates, rows with the same prompt, and rows of which one
     begins the other stay on one side. Such clusters are taken in a seeded random order while they
     fit the wanted number: `share` of the rows, `at_least` so many, at most half. Where none fits,
-    the smallest is held out; where all rows are one cluster, none is.
+    the smallest is held out if it is not much larger, else none.
 
     A prompt that more rows share than are wanted is a fixed one, as in data that teaches nothing
     but a tone; its rows are told apart by their answers.
@@ -41,8 +44,9 @@ def split(
     for cluster in groups:
         if len(held_out) + len(cluster) <= wanted:
             held_out += cluster
-    if not held_out and wanted and len(groups) > 1:
-        held_out = min(groups, key=len)
+    smallest = min(groups, key=len, default=[])
+    if not held_out and len(groups) > 1 and len(smallest) <= MOST_BEYOND * wanted:
+        held_out = smallest
     kept = set(held_out)
     return [k for k in range(len(conversations)) if k not in kept], sorted(held_out)
 
@@ -95,4 +99,9 @@ def why_unsplit(conversations: Sequence[Conversation], found: Duplicates) -> tup
     ):
         if len(groups) == 1 and len(groups[0]) == rows:
             return f"all {rows:,} rows {what}", fix
-    return f"all {rows:,} rows belong together, by their groups and as near duplicates", other
+    sizes = [len(cluster) for cluster in _clusters(conversations, found, rows // 2)]
+    return (
+        f"the {rows:,} rows form {len(sizes)} clusters by their groups and as near duplicates, of "
+        f"{min(sizes):,} rows or more",
+        other,
+    )

@@ -4,8 +4,9 @@ Word triples say little about short questions: one word changed in eight leaves 
 each question leaves a key for itself without each of its words, and one for each third of it. Two
 questions that differ in one word share such a key, wherever the word stands.
 
-A place that many rows fill with other words is the blank of a pattern ("the weather in {city}"),
-and what fills it is what the row is about; there only words that are spelled alike are variants.
+A place that many rows fill with other words, or whose words decide the answer, is the blank of a
+pattern ("the weather in {city}", "turn {on} the light"), and what fills it is what the row is
+about; there only words that are spelled alike are variants.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from biddable.data.wording import Words, is_number
 # The longest question whose words are left out one at a time, and the shortest cut into thirds.
 LONGEST, FEWEST_FOR_THIRDS = 32, 9
 # A question of fewer words is another one as soon as a word is, unless it is a misspelling.
-FEWEST_WORDS = 4
+FEWEST_WORDS = 5
 # One word in so many may be another.
 WORDS_FOR_EACH = 6
 # More words than these in one place are the fillings of a pattern.
@@ -37,12 +38,14 @@ class Questions(NamedTuple):
 
     Args:
         words: uint64 of every word, one question after another.
+        initials: the first eight bytes of the word as a number, which sorts words by spelling.
         number: whether the word holds a digit.
         ends: where each question's words end; as those of the one before where it is too long.
         replies: uint64, a key of each row's answer.
     """
 
     words: Any
+    initials: Any
     number: Any
     ends: Any
     replies: Any
@@ -60,16 +63,25 @@ def candidates(questions: Questions) -> Iterator[tuple[int, int, bool]]:
     several = ends - starts > 1
     for start, end in zip(starts[several].tolist(), ends[several].tolist(), strict=True):
         rows = list(dict.fromkeys(owners[start:end].tolist()))
-        blank = len(set(fillers[start:end].tolist()) - {0}) > MOST_VARIANTS
-        if blank or len(rows) > 2 * MOST_VARIANTS:
-            yield from ((one, other, True) for one, other in pairwise(rows))
-        else:
-            yield from ((one, other, False) for one, other in combinations(rows, 2))
+        replies = questions.replies[owners[start:end]].tolist()
+        blank = len(rows) > 2 * MOST_VARIANTS or _is_blank(fillers[start:end].tolist(), replies)
+        for one, other in pairwise(rows) if blank else combinations(rows, 2):
+            if questions.replies[one] == questions.replies[other]:
+                yield one, other, blank
+
+
+def _is_blank(fillers: Sequence[int], replies: Sequence[int]) -> bool:
+    """Whether the words in one place are the fillings of a pattern: many, or with no answer that
+    all of them can have."""
+    of: dict[int, set[int]] = {}
+    for filler, reply in zip(fillers, replies, strict=True):
+        of.setdefault(filler, set()).add(reply)
+    return len(of) > MOST_VARIANTS or not set.intersection(*of.values())
 
 
 def _keys(questions: Questions) -> tuple[Any, Any, Any]:
-    """Keys, the row that each is of, and the hash of the word that was left out; 0 where none."""
-    words, number, ends, replies = questions
+    """Keys, the row that each is of, and the initials of the word left out; 0 where none was."""
+    words, initials, number, ends, _ = questions
     starts = np.concatenate(([0], ends[:-1])).astype(np.int64)
     # Polynomial hashes: of any run of words from two sums, so of all but one word as well.
     powers = _powers(_BASE, len(words) + 1)
@@ -88,14 +100,14 @@ def _keys(questions: Questions) -> tuple[Any, Any, Any]:
     before = sums[places] - sums[first]
     behind = (sums[last] - sums[places + 1]) * np.uint64(_INVERSE)
     without = (before + behind) * inverse[first]
-    parts = [(without, owner, words[places] | np.uint64(1))]
+    parts = [(without, owner, initials[places])]
     parts.append((run(starts[there], ends[there]), rows[there], None))
     long = rows[ends - starts >= FEWEST_FOR_THIRDS]
     for third in range(3):
         count = ends[long] - starts[long]
         cuts = (starts[long] + count * k // 3 for k in (third, third + 1))
         parts.append((run(*cuts) + np.uint64(third + 1), long, None))
-    keys = np.concatenate([key + replies[of] * np.uint64(_BASE) for key, of, _ in parts])
+    keys = np.concatenate([key for key, _, _ in parts])
     fillers = [np.zeros(len(of), np.uint64) if f is None else f for _, of, f in parts]
     return keys, np.concatenate([of for _, of, _ in parts]), np.concatenate(fillers)
 

@@ -20,8 +20,8 @@ WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 _ASCII_WORDS = bytes(c if chr(c).isalnum() or c == 95 else 32 for c in range(128)) + bytes(128)
 _DIGIT = re.compile(rb"\d")
 # Signs that change what is asked, where words alone do not: 5 + 3 and 5 - 3, C and C++.
-_SIGNS = re.compile(r"[+*/=<>^%&|~#@$€£¥\\]|-(?=[\s\d])")
-_NO_SIGNS = bytes(c for c in range(128) if not _SIGNS.match(f"{chr(c)} "))
+_SIGNS = re.compile(r"[+*/=<>^%&|~#@$€£¥\\]|-(?=\s*\d)")
+_NO_SIGNS = bytes(c for c in range(128) if not _SIGNS.match(f"{chr(c)}0"))
 # Words with which a polite question may begin, before what is asked.
 _OPENING = frozenset(
     b"hi hello hey dear good morning afternoon evening there team everyone sir madam please"
@@ -41,6 +41,11 @@ _LONGEST_CLOSING = 9
 def spoken(conversation: Conversation) -> list[Message]:
     """The messages without system prompts."""
     return [message for message in conversation.messages if message.role != "system"]
+
+
+def system_of(conversation: Conversation) -> str:
+    """The text of the system prompts; empty where there is none."""
+    return "\n".join(m.content.strip() for m in conversation.messages if m.role == "system")
 
 
 def digest(messages: Iterable[Message]) -> bytes:

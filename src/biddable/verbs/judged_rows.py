@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,14 +70,12 @@ def _trained(run: RunFolder, out: Console) -> Sequence[Conversation]:
     """The rows that a run was trained on, where its data is still there and the same."""
     settings = with_values(Settings(), read_config(str(run.config)))
     record = run.read_json("data.json")
-    try:
+    rows = None
+    with suppress(BiddableError):
         rows = read_rows(settings, settings.data)
-        changed = [name for name, value in rows.hashes.items() if record["sources"][name] != value]
-    except (BiddableError, KeyError) as error:
-        changed = [str(error)]
-    if changed:
-        what = f"not known: {changed[0]} is not what it was when {run.path} was made"
-        line(out, "training", what)
+    if rows is None or any(record["sources"].get(n) != v for n, v in rows.hashes.items()):
+        names = ", ".join(settings.data)
+        line(out, "training", f"rows are not known: {names} was moved or changed since the run")
         return []
     held_out = {(file, number) for file, number in record["held_out"]}
     return [c for c in rows.conversations if (c.file, c.line) not in held_out]

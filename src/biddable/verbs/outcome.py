@@ -52,13 +52,14 @@ def show_smallest_difference(questions: Sequence[Question], out: Console) -> Non
     """What the rows to judge on could show at best, said before anything is trained."""
     independent = len({i if q.cluster is None else -1 - q.cluster for i, q in enumerate(questions)})
     least = smallest_difference(independent)
-    together = "" if independent == len(questions) else f", {independent} independent of each other"
+    rows = "1 held-out row" if len(questions) == 1 else f"{len(questions)} held-out rows"
+    rows += "" if independent == len(questions) else f" ({independent} independent)"
     shown = (
         f"a rate has to change by {100 * least:.0f} points to be sure"
         if least <= 1
-        else "too few to be sure of any change; give more with --eval"
+        else "too few to be sure of any change"
     )
-    line(out, "judged on", f"{len(questions)} held-out rows{together}: {shown}")
+    line(out, "judged on", f"{rows}: {shown}")
 
 
 def show_unusual(trained: Sequence[tuple[str, float]], out: Console) -> None:

@@ -92,7 +92,7 @@ def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
         parts.append(_encode(other.conversations, tokenizer, template, settings, limit))
         held_out = Side(other.conversations, parts[1].examples)
         held_out, leaked, leaks = unknown(train.conversations, held_out)
-        findings += [*other.findings, *parts[1].findings, *leaks]
+        findings = [*leaks, *findings, *other.findings, *parts[1].findings]
     findings += _none_to_judge(train, held_out, settings.eval)
     return Prepared(
         **known,
