@@ -103,7 +103,7 @@ def test_what_cannot_be_compared_is_refused(
 
 @pytest.mark.parametrize("option", [{"precision": "foo"}, {"device": "tpu"}, {"precision": ""}])
 def test_an_unknown_precision_or_device_is_refused(option: dict[str, str]) -> None:
-    with pytest.raises(BiddableError, match="tpu|--precision is"):
+    with pytest.raises(BiddableError, match=r"tpu|--precision is"):
         compare("no-base", "no-tuned", **option)
 
 
