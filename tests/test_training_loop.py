@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from biddable.dialogue.encode import Example
 from biddable.engine.precision import Weights
+from biddable.terminal import console
 from biddable.training.checkpoint import Progress
 from biddable.training.held import Replicas
 from biddable.training.interrupt import Interrupt
@@ -34,7 +34,9 @@ def run(
     scripted, answers = iter(losses), iter(f"answer\n{i} \x1b[31m" for i in range(1, 99))
     events: list[Mapping[str, Any]] = []
     shown = StringIO()
-    screen = Screen(settings.steps, Console(file=shown, width=200))
+    out = console()
+    out.file, out.width = shown, 200
+    screen = Screen(settings.steps, out)
     parts = Parts(
         weights=weights,
         optimizer=make_optimizer(weights, settings),

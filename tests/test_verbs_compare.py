@@ -82,10 +82,12 @@ def test_rows_without_the_system_prompt_of_training_are_told_of(
     [
         ({}, "no held-out rows are given"),
         ({"colour": "red"}, "compare has no option colour"),
-        ({"few_shot": -1}, "few_shot is below 0"),
+        ({"few_shot": -1}, "--few-shot is -1"),
+        ({"answers": 10**12}, "--answers is"),
         ({"data": "HELD", "html": "no/such/folder/x.html", "answers": 1}, "cannot be written"),
         ({"fail_under": ("nothing=1",)}, "--fail-under 'nothing=1'"),
         ({"fail_under": ("accuracy=much",)}, "--fail-under 'accuracy=much'"),
+        ({"fail_under": ("accuracy=nan",)}, "--fail-under 'accuracy=nan'"),
         ({"data": "no-such-file.jsonl"}, "no-such-file"),
         ({"few_shot": 3, "data": "HELD"}, "--few-shot 3 needs"),
     ],
@@ -97,6 +99,12 @@ def test_what_cannot_be_compared_is_refused(
     given = {k: held if v == "HELD" else v for k, v in options.items()}
     with pytest.raises(BiddableError, match=message):
         compare(*models, **given)
+
+
+@pytest.mark.parametrize("option", [{"precision": "foo"}, {"device": "tpu"}, {"precision": ""}])
+def test_an_unknown_precision_or_device_is_refused(option: dict[str, str]) -> None:
+    with pytest.raises(BiddableError, match=r"tpu|--precision is"):
+        compare("no-base", "no-tuned", **option)
 
 
 def test_models_with_other_tokenizers_are_refused(models: tuple[str, str], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from biddable.cli.options import DATA_OPTIONS, add_settings, settings_of
-from biddable.training.settings import Settings, with_values
+from biddable.training.settings import MOST, Settings, refuse_out_of_range, with_values
 from biddable.verbs.early import refuse_early
 
 
@@ -31,6 +31,8 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks, prints, and returns 1 where there are errors."""
+    refuse_out_of_range("show", args.show, (0, MOST))
+    refuse_out_of_range("line", args.line, (0, MOST))
     options = settings_of(args)
     data = options.pop("data")
     refuse_early(
