@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,11 @@ from biddable.data.rows import shown
 
 RESERVED = ("weight", "group", *SYSTEM_KEYS)
 # What the answer may well depend on, although no format reads it.
-OF_THE_PROMPT = (
-    *("choices", "options", "contexts", "passages", "documents", "instructions"),
-    *("image", "images", "audio", "audios", "video", "videos"),
+# Columns on which an answer is likely to depend.
+OF_THE_PROMPT = re.compile(
+    r"(?:choice|option|alternative)s?(?:[ _-]?[a-h1-8])?|[a-h]"
+    r"|contexts|passages|documents|instructions|images?|audios?|videos?",
+    re.IGNORECASE,
 )
 
 
@@ -65,7 +68,7 @@ class Unread:
     def findings(self) -> Iterator[Finding]:
         """One for each key."""
         for key, noted in self.rows.items():
-            matters = key.casefold() in OF_THE_PROMPT
+            matters = OF_THE_PROMPT.fullmatch(key.strip()) is not None
             what = f"The key {key[:40]!r} of {noted.rows:,} rows was not used."
             fix = f'If the answer depends on it, say so: --map user="... {{{key[:40]}}}".'
             severity: Severity = "warning" if matters else "note"

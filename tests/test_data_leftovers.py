@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from biddable.data.suspect import suspect_findings
 
 from biddable.data.conversation import Conversation, Message
 from biddable.data.fix import write_fixed
+from biddable.data.leftovers import leftovers
 from biddable.data.readers import read
 
 
@@ -20,22 +20,22 @@ def talk(user: str, assistant: str) -> Conversation:
 @pytest.mark.parametrize(
     ("user", "assistant", "code", "kept"),
     [
-        ("u", "nan", "no_value", 0),
-        ("u", " NaN\n", "no_value", 0),
-        ("#N/A", "a", "no_value", 0),
-        ("Translate this.\nnan", "a", "no_value", 1),
-        ("u", "one\r\ntwo", "cr_line_ends", 1),
-        ("one\rtwo", "a", "cr_line_ends", 1),
+        ("u", "nan", "no_value_as_answer", 0),
+        ("u", " NaN\n", "no_value_as_answer", 0),
+        ("#N/A", "a", "no_value_in_prompt", 0),
+        ("Translate this.\nnan", "a", "no_value_in_prompt", 1),
+        ("u", "one\r\ntwo", "carriage_return_in_answers", 1),
+        ("one\rtwo", "a", "", 1),
         ("Who bakes naan?", "Nan does.", "", 1),
         ("u", "The sums are\nnan", "", 1),
-        ("u", "none", "", 1),
+        ("u", "none", "no_value_as_answer", 1),
     ],
 )
 def test_marks_for_no_value_and_cr_are_told_and_mended(
     tmp_path: Path, user: str, assistant: str, code: str, kept: int
 ) -> None:
     rows = [talk(user, assistant)]
-    assert [f.code for f in suspect_findings(rows)] == [code] * bool(code)
+    assert [f.code for f in leftovers(rows)] == [code] * bool(code)
     path = tmp_path / "fixed.jsonl"
     assert write_fixed(rows, str(path))["written"] == kept
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -50,14 +50,13 @@ def test_marks_for_no_value_and_cr_are_told_and_mended(
         ({"question": "q", "choices": ["x", "y"], "answer": "B"}, True),
         ({"question": "q", "option_a": "x", "option_b": "y", "answer": "(A)"}, True),
         ({"question": "q", "options": "x, y", "answer": "a"}, True),
-        ({"question": "q", "choices": ["x", "y"], "answer": "x"}, False),
         ({"question": "q", "source": "s", "answer": "B"}, False),
     ],
 )
-def test_letters_of_choices_that_no_prompt_holds_are_told_once(
+def test_choices_that_no_prompt_holds_are_a_warning(
     tmp_path: Path, row: dict[str, object], told: bool
 ) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(json.dumps({**row, "question": f"q{k}"}) for k in range(5)))
-    codes = [f.code for f in read([str(path)]).findings]
-    assert codes.count("bare_letters") == told
+    codes = [(f.code, f.severity) for f in read([str(path)]).findings]
+    assert (("unused_columns", "warning") in codes) is told
