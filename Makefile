@@ -18,7 +18,7 @@ setup: .venv/ready
 	touch .venv/ready
 
 demo: setup
-	$(BIN)/biddable train examples/tool-library/train.jsonl --eval examples/tool-library/heldout.jsonl --epochs 2
+	$(BIN)/biddable train examples/inbox/train.jsonl --eval examples/inbox/heldout.jsonl
 
 SCRATCH := runs/scratch
 CHAPTER := examples/chapter/sft.jsonl

@@ -44,7 +44,7 @@ class FitSettings:
     steps: int = _option(0, "optimizer steps; 0 follows from epochs")
     batch_size: int = _option(8, "rows per optimizer step", within=(1, MOST))
     batch_tokens: int = _option(0, "tokens per micro-batch; 0 chooses")
-    lr: float = _option(1e-4, "peak learning rate", within=(0, 1))
+    lr: float = _option(2e-4, "peak learning rate", within=(0, 1))
     warmup: float = _option(
         0.1, "share of the steps in which the learning rate rises", within=(0, 1)
     )

@@ -39,7 +39,7 @@ def show_outcome(
             end = "" if judgement.stopped[i] else "  (did not stop)"
             line(out, name, judgement.answers[i].rstrip() + end)
     out.print()
-    out.print(Text.assemble(("verdict     ", "bold"), (card.verdict.sentence, "bold green")))
+    out.print(Text.assemble(("verdict     ", "bold"), (card.verdict.sentence, "bold")))
     line(out, "", card.verdict.evidence)
     if card.verdict.advice:
         line(out, "try", card.verdict.advice)
