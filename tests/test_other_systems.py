@@ -14,9 +14,8 @@ import pytest
 import biddable
 from biddable.data.findings import BiddableError
 from biddable.models import aside
-from biddable.models.aside import Aside, is_sound, write_whole
+from biddable.models.aside import Aside, alone, is_sound, write_whole
 from biddable.training.run_folder import Lock, RunFolder
-from biddable.verbs.kept import _alone
 from folders import base_folder, rows, write_jsonl
 
 ROOT = Path(biddable.__file__).parent
@@ -92,7 +91,7 @@ def test_windows_locks_a_byte_behind_the_content(
     assert min(locks.places) > 1000
     locks.held = True
     monkeypatch.setattr("time.sleep", lambda _: setattr(locks, "held", False))
-    with _alone(tmp_path):
+    with alone(tmp_path):
         assert locks.held
 
 
