@@ -1,12 +1,13 @@
 # make demo   the main job on the embedded base, ending with the verdict
 # make test   the tests
 # make scratch  a small model from plain text to answers: docs/chapter.md
+# make compat  the saved models in the older transformers, in an environment of its own
 # Both make and reuse .venv; either may come first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo scratch test check bench crash clean
+.PHONY: setup demo scratch test check bench compat crash clean
 
 setup: .venv/ready
 
@@ -52,8 +53,23 @@ bench: setup .venv-peer/ready
 	.venv-peer/bin/python -m pip install -q -r benchmarks/peer-requirements.txt
 	touch .venv-peer/ready
 
+# Tiny tuned folders of every architecture, written here and read by this transformers and by the
+# older one that many servers run.
+COMPAT := runs/compat
+compat: setup .venv-compat/ready
+	rm -rf $(COMPAT)
+	PYTHONPATH=tests $(BIN)/python tests/saved_write.py $(COMPAT)
+	PYTHONPATH=tests $(BIN)/python tests/saved_check.py $(COMPAT)
+	.venv-compat/bin/python tests/saved_check.py $(COMPAT)
+
+.venv-compat/ready: constraints.txt
+	test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
+	.venv-compat/bin/python -m pip install -q "transformers==4.57.*" \
+		"$$(grep '^torch==' constraints.txt)"
+	touch .venv-compat/ready
+
 crash: setup
 	PYTHONPATH=tests $(BIN)/python tests/crash.py
 
 clean:
-	rm -rf .venv .venv-peer
+	rm -rf .venv .venv-peer .venv-compat

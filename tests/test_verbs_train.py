@@ -20,7 +20,6 @@ from biddable.models.base import SYSTEM_PROMPT_FILE, Base, trained_system_prompt
 from biddable.models.save import save_model
 from biddable.verbs.prepared import shared_system_prompt
 from folders import base_folder, rows, write_jsonl
-from letters import letters
 
 
 @pytest.fixture(scope="module")
@@ -131,15 +130,8 @@ def test_chat_sends_the_system_prompt_of_training_unless_told_otherwise(
 def test_a_system_prompt_comes_back_from_the_model_folder_to_the_letter(tmp_path: Path) -> None:
     told = "Be brief.\r\nBe kind.\r \u2028é\n"
     model = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=4, n_layer=1, n_head=1, n_positions=4))
-    save_model(
-        model,
-        dict(model.named_parameters()),
-        letters(),
-        chat_template=None,
-        stop_ids=[0],
-        texts={SYSTEM_PROMPT_FILE: told},
-        folder=tmp_path / "model",
-    )
+    texts = {SYSTEM_PROMPT_FILE: told}
+    save_model(model, dict(model.named_parameters()), texts, tmp_path / "model")
     assert trained_system_prompt(Base("it", tmp_path / "model")) == told
     assert trained_system_prompt(Base("it", tmp_path)) is None
 

@@ -12,12 +12,13 @@ from math import ceil
 from typing import Any
 
 from biddable.data.conversation import Conversation
-from biddable.dialogue.encode import Example, encode_prompt, stop_token_ids
+from biddable.dialogue.encode import Example, encode_prompt
 from biddable.dialogue.template import Template
 from biddable.engine.plan import first_trained
 from biddable.judging.general import GENERAL_TEXT
 from biddable.judging.generate import BATCH_TOKENS, generate
 from biddable.judging.stream import text_of
+from biddable.models.model_files import stop_ids_of
 from biddable.training.evaluate import token_losses
 from biddable.training.settings import ANSWERS
 
@@ -152,7 +153,7 @@ def judge(
     answers = generate(
         model,
         [q.prompt for q in questions],
-        stop_ids=stop_token_ids(tokenizer, template),
+        stop_ids=stop_ids_of(model, tokenizer, template),
         max_new_tokens=max_new_tokens or answer_limit(questions),
     )
     text = text_of(tokenizer)

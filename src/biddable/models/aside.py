@@ -106,7 +106,11 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
     whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    # The library makes a file that only its owner may read; this one is as the umask wants it.
+    path.touch()
+    mode = path.stat().st_mode
     save_file(whole, path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def flush(path: Path) -> None:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from biddable.data.findings import BiddableError
-from biddable.models.aside import Aside, alone, sha256, write_text
+from biddable.models.aside import Aside, alone, sha256, write_tensors, write_text
 from biddable.models.gguf_header import read_gguf_header
+from biddable.models.model_files import model_files, own_template, write_files
 from biddable.models.own_tokens import check_ids, open_words, silent_stderr
 from biddable.models.support import check_kind, check_supported
 from biddable.models.vetting import damaged, read_object, refuse_elsewhere, vet_folder
@@ -35,6 +36,8 @@ PACKAGED = "smollm2"
 # In the folder of a model all of whose training rows began with the same system prompt.
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
 _MANIFEST = "biddable-base.json"
+# Of what a conversion writes; one of another number is made anew.
+_LAYOUT = 2
 # What is fetched of a hub id: first what can be refused, then the weights.
 _SMALL = ("*.json", "*.jinja", "*.txt")
 _WANTED = (*_SMALL, "*.safetensors")
@@ -196,7 +199,7 @@ def _packaged_gguf() -> Path:
 
 def _convert_once(gguf: Path, target: Path) -> Path:
     """Converts a GGUF file to a Hugging Face folder at `target`, unless a sound one is there."""
-    source = [gguf.name, gguf.stat().st_size]
+    source = [gguf.name, gguf.stat().st_size, _LAYOUT]
     if _is_sound(target, source):
         return target
     try:
@@ -241,7 +244,6 @@ def _convert(gguf: Path, folder: Path) -> None:
     Raises:
         BiddableError: `base_damaged` or an unsupported architecture.
     """
-    from safetensors.torch import save_model
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     header = read_gguf_header(gguf)
@@ -266,11 +268,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     except Exception as error:
         raise damaged(str(gguf), f"the GGUF file cannot be read: {first_line(error)}") from error
     refuse_unlike(report, str(gguf))
-    config = model.config
-    # The weights are plain fp32 from here on; the entry would make transformers look for GGUF.
-    del config.quantization_config
-    config.architectures = [type(model).__name__]
-    config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    template = own_template(tokenizer)
+    write_files(model_files(model, tokenizer, chat_template=template, stop_ids=ends), folder)
+    # A tied weight under the first of its names, the embedding's, where other readers look for it.
+    write_tensors(dict(model.named_parameters()), folder / "model.safetensors")

@@ -9,12 +9,13 @@ from typing import Any, Literal, TextIO, TypedDict, Unpack
 
 from biddable.data.conversation import Message
 from biddable.data.findings import BiddableError, refuse_no_text
-from biddable.dialogue.encode import encode_prompt, stop_token_ids
+from biddable.dialogue.encode import encode_prompt
 from biddable.dialogue.template import Template
 from biddable.engine.precision import choose_device, load_model
 from biddable.judging.sampler import make_sampler
 from biddable.judging.stream import stream
 from biddable.models.base import load_tokenizer, resolve_base, trained_system_prompt
+from biddable.models.model_files import stop_ids_of
 from biddable.terminal import Writer, answers, console, notices
 from biddable.training.settings import MOST, MOST_SEED, refuse_out_of_range
 from biddable.verbs.show import line
@@ -127,7 +128,7 @@ def load_speaker(model: str, device: str = "auto", **sampling: Unpack[Sampling])
 def make_speaker(model: Any, tokenizer: Any, template: Template, options: Sampling) -> Speaker:
     """A speaker of a loaded model; all options have to be there."""
     sample = make_sampler(options["temperature"], options["top_p"], options["seed"])
-    stop_ids = stop_token_ids(tokenizer, template)
+    stop_ids = stop_ids_of(model, tokenizer, template)
     context = int(model.config.max_position_embeddings)
     most = options["max_new_tokens"]
 

@@ -17,9 +17,11 @@ from torch import Tensor
 from biddable.data.findings import BiddableError
 from biddable.engine.precision import new_model
 from biddable.models.gpt import read_gpt, refused
+from biddable.models.model_files import model_files, own_template
 from biddable.models.save import save_model
 from biddable.models.unpickle import FACTS, WEIGHTS
 from biddable.models.vocabulary import open_tokenizer
+from biddable.verbs.model_card import plain
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
 # Time to read a checkpoint: to start, and for its bytes from a slow disk.
@@ -66,16 +68,11 @@ def convert(
     gpt.config.bos_token_id = gpt.config.eos_token_id = words.eos_token_id
     model = new_model(gpt.config, torch.device("cpu"), seed=0)
     model.load_state_dict(gpt.tensors)
-    card = f"# Converted from {Path(checkpoint).name}\n\nBy `biddable convert`.\n"
-    save_model(
-        model,
-        dict(model.named_parameters()),
-        words,
-        chat_template=words.chat_template,
-        stop_ids=[words.eos_token_id],
-        texts={"README.md": card},
-        folder=Path(out),
+    files = model_files(
+        model, words, chat_template=own_template(words), stop_ids=[words.eos_token_id]
     )
+    files["README.md"] = f"# Converted from {plain(Path(checkpoint).name)}\n\nBy biddable.\n"
+    save_model(model, dict(model.named_parameters()), files, Path(out))
     parameters = sum(p.numel() for p in model.parameters())
     c = gpt.config
     return Converted(Path(out), parameters, c.n_layer, c.n_head, c.n_embd, c.n_positions)

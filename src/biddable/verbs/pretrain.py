@@ -19,6 +19,7 @@ from biddable.engine.plan import plan_step
 from biddable.engine.precision import Weights, choose_device, choose_dtype, new_model
 from biddable.engine.step import backward_step
 from biddable.models.fresh import Shape, new_config
+from biddable.models.model_files import model_files, own_template
 from biddable.models.vocabulary import open_tokenizer, train_tokenizer
 from biddable.terminal import console
 from biddable.training.checkpoint import Progress
@@ -86,6 +87,12 @@ def pretrain(data: str | Sequence[str] = (), *, resume: str = "", **options: Any
     corpus = encode_corpus([text.content for text in texts], tokenizer, settings.context)
     weights, budget = _build(settings, tokenizer, device)
     _show(settings, texts, corpus, weights, out)
+    beside = model_files(
+        weights.model,
+        tokenizer,
+        chat_template=own_template(tokenizer),
+        stop_ids=[tokenizer.eos_token_id],
+    )
     record = {"sources": {text.file: text.sha256 for text in texts}}
     if folder:
         refuse_changes(folder.read_json("data.json"), record, folder)
@@ -96,7 +103,7 @@ def pretrain(data: str | Sequence[str] = (), *, resume: str = "", **options: Any
         tokenizer.backend_tokenizer.save(str(folder.path / TOKENIZER_FILE))
         # Comes last: it says that the run has begun.
         write_config(settings, folder.config)
-    task = Task(settings, folder, tokenizer, corpus, weights, budget, out)
+    task = Task(settings, folder, tokenizer, corpus, weights, budget, beside, out)
     with Lock(folder), Interrupt() as interrupt:
         return _run(task, interrupt, bool(resume))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
@@ -70,23 +70,16 @@ class Task:
     corpus: Corpus
     weights: Replicas
     budget: int
+    files: Mapping[str, str]
     out: Console
 
 
 def save_pretrained(task: Task, result: Pretrained) -> None:
     """Writes model, samples and report, and shows them."""
-    folder, out, stop = task.folder, task.out, task.tokenizer.eos_token_id
-    model = task.weights.model
+    folder, out = task.folder, task.out
     samples = samples_of(task, ["", *task.corpus.openings], SAMPLE_TOKENS)
-    save_model(
-        model,
-        task.weights.gather(first=True),
-        task.tokenizer,
-        chat_template=task.tokenizer.chat_template,
-        stop_ids=[stop],
-        texts={"README.md": _card(task, result)},
-        folder=folder.model,
-    )
+    files = {**task.files, "README.md": _card(task, result)}
+    save_model(task.weights.model, task.weights.gather(first=True), files, folder.model)
     rows = [json.dumps(sample, ensure_ascii=False) for sample in samples]
     write_whole(folder.path / "samples.jsonl", "\n".join(rows) + "\n")
     # Comes last: it says that the run is finished.

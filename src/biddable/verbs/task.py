@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from rich.console import Console
 from biddable.data.conversation import Conversation
 from biddable.data.findings import place
 from biddable.data.split import cluster_numbers
-from biddable.dialogue.encode import Example, stop_token_ids
+from biddable.dialogue.encode import Example
 from biddable.judging.contents import UserMetric
 from biddable.judging.generate import generate
 from biddable.judging.judge import Judgement, Question, answer_limit, ask, judge
 from biddable.judging.report import Report
 from biddable.judging.scorecard import Scorecard, Terms
 from biddable.judging.stream import text_of
+from biddable.models.model_files import stop_ids_of
 from biddable.training.ranks import Ranks
 from biddable.training.run_folder import RunFolder
 from biddable.training.settings import Settings
@@ -36,7 +37,12 @@ MOST_WATCHED = 64
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a run works on, whichever of its parts is at work."""
+    """What a run works on, whichever of its parts is at work.
+
+    Args:
+        record: data.json.
+        files: those that the model folder will hold, by name; there once the base is loaded.
+    """
 
     prepared: Prepared
     settings: Settings
@@ -46,6 +52,7 @@ class Task:
     ranks: Ranks
     record: dict[str, Any]
     terms: Terms
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def answer(self, model: Any) -> str:
         """The model's answer to the first question, as far as it is watched."""
@@ -55,7 +62,7 @@ class Task:
         found = generate(
             model,
             [self.questions[0].prompt],
-            stop_ids=stop_token_ids(tokenizer, self.prepared.template),
+            stop_ids=stop_ids_of(model, tokenizer, self.prepared.template),
             max_new_tokens=min(MOST_WATCHED, answer_limit(self.questions)),
         )[0]
         return text_of(tokenizer)(found.ids) + ("" if found.stopped else " …")

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from biddable import __version__
 from biddable.data.fix import as_row
-from biddable.dialogue.encode import stop_token_ids
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.judging.judge import Judgement
@@ -25,6 +24,7 @@ from biddable.judging.scorecard import Scorecard, score
 from biddable.judging.verdict import INTERRUPTED
 from biddable.models.aside import need_space, write_whole
 from biddable.models.base import SYSTEM_PROMPT_FILE
+from biddable.models.model_files import model_files, stop_ids_of
 from biddable.models.save import save_model
 from biddable.terminal import console
 from biddable.training.checkpoint import (
@@ -61,13 +61,8 @@ from biddable.verbs.begin import (
     with_absolute_paths,
 )
 from biddable.verbs.budget import hold, tokens_per_pass
-from biddable.verbs.outcome import (
-    model_card,
-    samples,
-    show_outcome,
-    show_smallest_difference,
-    show_unusual,
-)
+from biddable.verbs.model_card import model_card
+from biddable.verbs.outcome import samples, show_outcome, show_smallest_difference, show_unusual
 from biddable.verbs.own_metric import load_metric
 from biddable.verbs.prepare import prepare
 from biddable.verbs.prepared import shared_system_prompt
@@ -170,7 +165,7 @@ def _run(task: Task, interrupt: Interrupt, sent: Log) -> Trained:
     told_plan = f"{steps} steps of {settings.batch_size} rows"
     line(out, "path", "flat, architecture on the list of those tested")
     line(out, "plan", f"{told_plan}, {settings.batch_tokens:,} tokens at a time")
-    task = replace(task, settings=settings)
+    task = replace(task, settings=settings, files=_files(task, weights.model))
     if task.ranks.first and not resumed:
         _begin(task, weights)
     screen = Screen(steps, out)
@@ -192,6 +187,14 @@ def _run(task: Task, interrupt: Interrupt, sent: Log) -> Trained:
         return Trained(folder.path, progress, None, interrupt.exit_code, task.ranks.index)
     parts.optimizer.state.clear()
     return _judge_and_save(task, weights.alone(fresh, best), best, base, progress)
+
+
+def _files(task: Task, model: Any) -> dict[str, str]:
+    """What the model folder will hold beside weights and card: proven before step 1, since a run
+    that cannot be saved has trained for nothing."""
+    tokenizer, template = task.prepared.tokenizer, task.prepared.template
+    stop_ids = stop_ids_of(model, tokenizer, template)
+    return model_files(model, tokenizer, chat_template=template.text, stop_ids=stop_ids)
 
 
 def _parts(task: Task, weights: Held, log: Log) -> Parts:
@@ -270,18 +273,9 @@ def _judge_and_save(
     card = score(base, tuned, questions, answers, terms=task.terms)
     trained = trained_rows(task)
     system = shared_system_prompt(prepared.train.conversations)
-    save_model(
-        model,
-        tensors,
-        prepared.tokenizer,
-        chat_template=prepared.template.text,
-        stop_ids=stop_token_ids(prepared.tokenizer, prepared.template),
-        texts={
-            "README.md": model_card(prepared, task.settings, card, __version__, system is not None),
-            **({} if system is None else {SYSTEM_PROMPT_FILE: system}),
-        },
-        folder=folder.model,
-    )
+    texts = {} if system is None else {SYSTEM_PROMPT_FILE: system}
+    texts["README.md"] = model_card(prepared, task.settings, card, __version__, system is not None)
+    save_model(model, tensors, {**task.files, **texts}, folder.model)
     folder.write_json("scorecard.json", card.record())
     rows = [json.dumps(s, ensure_ascii=False) for s in samples(questions, judgements)]
     write_whole(folder.path / "samples.jsonl", "\n".join(rows) + "\n")
