@@ -24,7 +24,7 @@ def model_card(
     # A hub id is ASCII, so that its JSON is YAML too; a local path is nobody's business.
     of_base = "" if base is None else f"base_model: {json.dumps(base)}\n"
     table = "\n".join(
-        f"| {title(name)} | {number(m, m.base)} | {number(m, m.tuned)} "
+        f"| {one_line(title(name)).replace('|', '/')} | {number(m, m.base)} | {number(m, m.tuned)} "
         f"| {number(m, m.baseline)} | {difference(m)} | {m.n} |"
         for name, m in card.metrics.items()
     )
@@ -44,7 +44,7 @@ in `chat_template.jinja` and the stop tokens in `generation_config.json` are tho
 
 {one_line(card.verdict.sentence)} {one_line(card.verdict.evidence)}
 
-| metric on {len(prepared.held_out.examples)} held-out examples | base | tuned | no model | change (95 % CI) | n |
+| metric | base | tuned | no model | change (95 % CI) | n |
 |---|---|---|---|---|---|
 {table}
 
