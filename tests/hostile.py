@@ -294,7 +294,7 @@ CASES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {
             config(model_type="qwen2", num_hidden_layers=10**9), DAMAGED,
         ),
         "labels without end": (config(num_labels=10**9), DAMAGED),
-        "a precision that is a function": (config(torch_dtype="load"), DAMAGED),
+        "a precision that is a function": (config(dtype="load"), DAMAGED),
         "kinds of layers unknown": (config(model_type="qwen3", layer_types=["x", "y"]), DAMAGED),
         "no layers": (config(num_hidden_layers=0), DAMAGED),
         "no heads": (config(num_attention_heads=0), DAMAGED),

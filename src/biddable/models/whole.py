@@ -31,7 +31,6 @@ _SIZES = (
     "head_dim",
 )  # fmt: skip
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-_DTYPES = {"None", "auto", "float64", "float32", "float16", "bfloat16"}
 # Buffers that older files hold and the model forms anew.
 _BUFFERS = re.compile(
     r"(^|\.)(attn\.(masked_)?bias|attention\.(masked_)?bias|rotary_emb\.inv_freq)$"
@@ -83,9 +82,6 @@ def check_values(config: Any, name: str) -> None:
     window = getattr(config, "sliding_window", None)
     if window is not None and not _whole(window, MOST_POSITIONS):
         raise damaged(name, f"sliding_window is {str(window)[:40]}")
-    dtype = str(getattr(config, "dtype", None)).removeprefix("torch.")
-    if dtype not in _DTYPES:
-        raise damaged(name, f"its dtype is {dtype[:40]}")
     ropes = getattr(config, "rope_parameters", None) or {}
     for rope in (ropes, *ropes.values()):
         for key in ("rope_theta", "factor", "original_max_position_embeddings"):
