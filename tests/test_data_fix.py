@@ -101,7 +101,7 @@ def test_rows_that_differ_in_weights_or_tools_only_are_no_repeats(tmp_path: Path
     rows = [
         Conversation(said),
         Conversation([said[0], Message("assistant", "a", 0.5)]),
-        Conversation(said, tools=[{"name": "n"}]),
+        Conversation(said, tools=({"name": "n"},)),
     ]
     path = tmp_path / "fixed.jsonl"
     assert write_fixed([*rows, *rows], str(path))["written"] == 3
