@@ -94,3 +94,16 @@ def test_no_file_is_ever_overwritten(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(BiddableError, match="cannot be written"):
         write_fixed([], str(tmp_path / "none" / "out.jsonl"))
+
+
+def test_rows_that_differ_in_weights_or_tools_only_are_no_repeats(tmp_path: Path) -> None:
+    said = [Message("user", "u"), Message("assistant", "a")]
+    rows = [
+        Conversation(said),
+        Conversation([said[0], Message("assistant", "a", 0.5)]),
+        Conversation(said, tools=({"name": "n"},)),
+    ]
+    path = tmp_path / "fixed.jsonl"
+    assert write_fixed([*rows, *rows], str(path))["written"] == 3
+    again = read([str(path)]).conversations
+    assert [(c.messages, c.tools) for c in again] == [(c.messages, c.tools) for c in rows]
