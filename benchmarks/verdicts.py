@@ -26,7 +26,7 @@ from biddable.judging.verdict import Verdict
 from biddable.models.base import load_tokenizer, resolve_base
 from biddable.verbs.train import train
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "tool-library"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 Row = dict[str, Any]
 TRAIN, HELD = 100, 32
 
@@ -141,13 +141,18 @@ def synthetic() -> dict[str, Case]:
     return cases
 
 
+def example(name: str) -> tuple[list[Row], list[Row]]:
+    """Training and held-out rows of one of the examples."""
+    texts = ((EXAMPLES / name / f).read_text("utf-8") for f in ("train.jsonl", "heldout.jsonl"))
+    train, held = ([json.loads(line) for line in text.splitlines()] for text in texts)
+    return train, held
+
+
 def demo_cases() -> dict[str, Case]:
     """The demo's rows as they are, and what can go wrong with them."""
-    train, held = (
-        [json.loads(line) for line in (EXAMPLES / name).read_text(encoding="utf-8").splitlines()]
-        for name in ("train.jsonl", "heldout.jsonl")
-    )
+    train, held = example("tool-library")
     return {
+        "inbox": Case(*example("inbox"), {"learned"}),
         "demo": Case(train, held, {"partly"}),
         "demo_shuffled": Case(shuffled(train), held, {"format_only"}),
         "memorized": Case(train[:10], held, {"overfit"}, {"epochs": 50.0, "warmup": 0.02}),
