@@ -320,3 +320,10 @@ def test_reading_stops_after_a_thousand_faults_of_a_file(tmp_path: Path) -> None
     assert [f.code for f in short] == ["data_type"] * 21 + ["too_many_errors"]
     assert short[20].message.startswith("980 more")
     assert capped(short) == short
+
+
+def test_rows_of_an_array_on_one_line_have_places_of_their_own(tmp_path: Path) -> None:
+    rows = [{"user": f"question {k}", "assistant": f"answer {k}"} for k in range(30)]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    assert [c.line for c in read([str(path)]).conversations] == list(range(1, 31))

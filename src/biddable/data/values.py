@@ -82,7 +82,8 @@ def _is_rows(value: list[object]) -> bool:
 def array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
     """The elements of JSON arrays and the objects between them, each with its line.
 
-    A syntax error ends the file: where the next element begins cannot be known after it.
+    Where all stand on one line, they are numbered instead: each has a place of its own, by which
+    rows are split. A syntax error ends the file: where the next element begins cannot be known after it.
     """
     data = stream.read(MOST_ARRAY_BYTES + 1)
     if len(data) > MOST_ARRAY_BYTES:
@@ -99,7 +100,10 @@ def array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
         yield Row(data.count(b"\n", 0, error.start) + 1, _invalid(error))
         return
     del data
-    yield from _elements(text)
+    if "\n" in text.strip():
+        yield from _elements(text)
+    else:
+        yield from (Row(number, row.value) for number, row in enumerate(_elements(text), 1))
 
 
 def _elements(text: str) -> Iterator[Row]:
