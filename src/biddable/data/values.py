@@ -103,7 +103,8 @@ def array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
     if "\n" in text.strip():
         yield from _elements(text)
     else:
-        yield from (Row(number, row.value) for number, row in enumerate(_elements(text), 1))
+        for number, row in enumerate(_elements(text), 1):
+            yield row if isinstance(row.value, BiddableError) else Row(number, row.value)
 
 
 def _elements(text: str) -> Iterator[Row]:
