@@ -72,11 +72,14 @@ def main(argv: list[str]) -> int:
         # The reader of our output has gone; nothing more can be said to it.
         drop_output()
         return 1
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:
+        # A panic of a library written in Rust is no Exception.
         return _fail(finding_of(error), getattr(args, "json", False))
 
 
-def finding_of(error: Exception) -> Finding:
+def finding_of(error: BaseException) -> Finding:
     """What a person is told of an error: its own finding, the system's words, or where to look."""
     if isinstance(error, BiddableError):
         return error.finding
@@ -91,7 +94,7 @@ def finding_of(error: Exception) -> Finding:
     return Finding("internal_error", "error", what, fix)
 
 
-def _report(error: Exception) -> str:
+def _report(error: BaseException) -> str:
     """Writes the traceback into a file that only its owner can read, and says where it is."""
     head = f"biddable {__version__}, Python {sys.version}, {sys.platform}\n"
     text = head + "".join(traceback.format_exception(error))
@@ -105,7 +108,7 @@ def _report(error: Exception) -> str:
     return f"{path}, after a look whether it quotes private data"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
