@@ -158,7 +158,7 @@ LIMITS = (96 << 20, 0.3)
 
 
 def run_one(text: str) -> str:
-    return run(text, rendered(VARIABLES))
+    return run(rendered(text, VARIABLES))
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +280,7 @@ def test_the_process_ends_with_the_one_that_it_serves(text: str) -> None:
 
 def test_only_json_values_reach_a_template() -> None:
     with pytest.raises(BiddableError) as caught:
-        run("{{ x }}", rendered({"x": object()}))
+        run(rendered("{{ x }}", {"x": object()}))
     assert caught.value.finding.code == "template_refused"
     assert "JSON" in caught.value.finding.message
 
@@ -292,7 +292,7 @@ def test_only_json_values_reach_a_template() -> None:
     )
 )
 def test_a_template_sees_the_values_that_it_is_given(values: object) -> None:
-    shown = run("{{ x|tojson }}", rendered({"x": values}))
+    shown = run(rendered("{{ x|tojson }}", {"x": values}))
     assert shown == json.dumps(values, ensure_ascii=False)
 
 

@@ -108,8 +108,7 @@ def encode_prompt(
     rules = make_encoder(tokenizer, template).rules
     try:
         rules = replace(rules, tools=tools)
-        dicts = [message.as_dict() for message in messages]
-        found, _ = run(template.text, prompt_of(rules, dicts))
+        found, _ = run(prompt_of(rules, [message.as_dict() for message in messages]))
     except RecursionError:
         raise nested_too_deep() from None
     piece = piece_of(rules.codec, found)
@@ -141,7 +140,7 @@ def kept_encoder(
     source = tokenizer.backend_tokenizer.to_str()
     eos = tokenizer.eos_token_id
     eos_text = dict(template.tokens).get("eos_token", "")
-    rules = run(template.text, find_ends(Rules(template, make_codec(source)), eos_text))
+    rules = run(find_ends(Rules(template, make_codec(source)), eos_text))
     stops = [rules.codec.control[end] for end in rules.ends]
     closing = ids(rules.codec, Piece(rules.closing))
     if len(closing) == 1:
@@ -182,7 +181,7 @@ def plan_all(
 ) -> list[list[tuple[Turn, float]] | BiddableError]:
     """`plan` for each, or for all the error of the one that shows the template unusable."""
     running = [plan(rules, conversation, loss_on) for conversation in conversations]
-    planned, failed = run_all(rules.template.text, running)
+    planned, failed = run_all(running)
     if failed is None:
         return planned
     number, error = failed

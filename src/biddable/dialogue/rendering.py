@@ -39,7 +39,6 @@ UNUSABLE = "template_unusable"
 # Kinds of answers after which no more is asked: of what is no Jinja, and of what takes too much.
 FINAL = {"invalid": "template_refused", "unusable": UNUSABLE}
 
-Variables = Mapping[str, Any]
 Answer = Sequence[Any]  # a kind (`result`, `error`, or one of FINAL) and a value
 T = TypeVar("T")
 
@@ -158,14 +157,20 @@ def renderer_of(process_id: int) -> Renderer:
     return renderer
 
 
+Request = tuple[str, str]  # a template and what it is given, in JSON
+Plan = Coroutine[Request, Any, T]
+# Results of all; or none, and the number of the one that showed the template unusable, with why.
+Ran = tuple[list[T], tuple[int, BiddableError] | None]
+
+
 @coroutine
-def answered(item: str) -> Generator[str, Any, Any]:
+def answered(request: Request) -> Generator[Request, Any, Any]:
     """Awaits the answer of the process that renders, which `run_all` asks."""
-    return (yield item)
+    return (yield request)
 
 
-async def rendered(variables: Variables) -> str:
-    """Awaits the text that the template of `run_all` makes of variables, which are JSON values.
+async def rendered(text: str, variables: Mapping[str, Any]) -> str:
+    """Awaits what a template makes of variables, which are JSON values.
 
     Raises:
         BiddableError: `template_refused`, the template says so or the variables are not JSON.
@@ -174,69 +179,63 @@ async def rendered(variables: Variables) -> str:
         item = json.dumps(variables, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise refusal(f"a message holds what JSON cannot hold: {error}") from None
-    return str(await answered(item))
+    return str(await answered((text, item)))
 
 
-async def texts_in_template() -> list[str]:
-    """Awaits the literal texts that stand in the expressions of the template of `run_all`."""
-    return list(await answered("null"))
+async def texts_in(text: str) -> list[str]:
+    """Awaits the literal texts that stand in a template's expressions."""
+    return list(await answered((text, "null")))
 
 
-def run_all(
-    text: str, plans: Sequence[Coroutine[str, Any, T]]
-) -> tuple[list[T], tuple[int, BiddableError] | None]:
-    """Runs coroutines that await renders of one template.
-
-    Returns:
-        Their results; or, where the template is unusable, the number of the coroutine that showed
-        it with the error, and no more is done.
-    """
+def run_all(plans: Sequence[Plan[T]]) -> Ran[T]:
+    """Runs coroutines that await renders, all of the same template."""
     results: list[T] = []
     for first in range(0, len(plans), BATCH):
-        made, failed = run_some(text, plans[first : first + BATCH])
+        some, failed = run_some(plans[first : first + BATCH])
         if failed is not None:
             for plan in plans:
                 plan.close()
             return [], (first + failed[0], failed[1])
-        results += made
+        results += some
     return results, None
 
 
-def run_some(
-    text: str, plans: Sequence[Coroutine[str, Any, T]]
-) -> tuple[list[T], tuple[int, BiddableError] | None]:
+def run_some(plans: Sequence[Plan[T]]) -> Ran[T]:
     """`run_all` for few enough to wait together."""
     results: list[Any] = [None] * len(plans)
     steps: list[tuple[int, Any, Any]] = [(n, plan.send, None) for n, plan in enumerate(plans)]
     while steps:
-        asking = []
+        asking: list[tuple[int, Request]] = []
         for number, step, value in steps:
             try:
                 asking.append((number, step(value)))
             except StopIteration as end:
                 results[number] = end.value
-        items = [item for _, item in asking]
-        answers = renderer_of(os.getpid()).ask(text, items) if items else []
         steps = []
-        for (number, _), (kind, value) in zip(asking, answers, strict=False):
+        for (number, _), (kind, value) in zip(asking, ask(asking), strict=False):
             if kind in FINAL:
                 return [], (number, unusable(value, FINAL[kind]))
-            plan = plans[number]
-            steps.append(
-                (number, plan.throw, refusal(value))
-                if kind == "error"
-                else (number, plan.send, value)
-            )
+            send, throw = plans[number].send, plans[number].throw
+            failed = kind == "error"
+            steps.append((number, throw, refusal(value)) if failed else (number, send, value))
     return results, None
 
 
-def run(text: str, plan: Coroutine[str, Any, T]) -> T:
-    """Runs one coroutine that awaits renders of a template.
+def ask(asking: Sequence[tuple[int, Request]]) -> list[Answer]:
+    """The answers to requests, which are all to one template."""
+    if not asking:
+        return []
+    (text,) = {text for _, (text, _) in asking}
+    return renderer_of(os.getpid()).ask(text, [item for _, (_, item) in asking])
+
+
+def run(plan: Plan[T]) -> T:
+    """Runs one coroutine that awaits renders.
 
     Raises:
-        BiddableError: its own, or `template_unusable`.
+        BiddableError: its own; `template_refused`, its template is no Jinja; `template_unusable`.
     """
-    results, failed = run_all(text, [plan])
+    results, failed = run_all([plan])
     if failed is not None:
         raise failed[1]
     return results[0]

@@ -121,9 +121,9 @@ class Template:
             text = "{{ bos_token }}" + text
         made = replace(self, text=text, tokens=tuple(sorted(tokens.items())), built_in=False)
         of_parts = replace(made, text=READ_AS_PARTS + text)
-        if run(text, reads_text(made)):
+        if run(reads_text(made)):
             return made
-        return of_parts if run(of_parts.text, reads_text(of_parts)) else made
+        return of_parts if run(reads_text(of_parts)) else made
 
     def render(
         self,
@@ -138,7 +138,7 @@ class Template:
             BiddableError: `template_refused`, with what the template said.
         """
         dicts = [message.as_dict() for message in messages]
-        return run(self.text, render_dicts(self, dicts, add_generation_prompt, tools))
+        return run(render_dicts(self, dicts, add_generation_prompt, tools))
 
 
 async def render_dicts(
@@ -155,7 +155,7 @@ async def render_dicts(
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
     }
-    return await rendered(variables)
+    return await rendered(template.text, variables)
 
 
 def with_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,8 +201,8 @@ def history_header(template: Template) -> str:
     """
     found = set()
     for before in ([QUESTION], [QUESTION, ANSWER, QUESTION]):
-        start = run(template.text, render_dicts(template, before, False))
-        whole = run(template.text, render_dicts(template, [*before, ANSWER], False))
+        start = run(render_dicts(template, before, False))
+        whole = run(render_dicts(template, [*before, ANSWER], False))
         place = whole.rfind("A!")
         if whole.startswith(start) and place >= len(start):
             found.add(whole[len(start) : place])

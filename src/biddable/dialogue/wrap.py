@@ -8,7 +8,7 @@ from datetime import date, datetime, time
 from typing import Any
 
 from biddable.data.findings import BiddableError
-from biddable.dialogue.rendering import run, texts_in_template
+from biddable.dialogue.rendering import run, texts_in
 
 # Some templates read a content only as a list of typed parts; this makes parts of plain text.
 # Each prelude ends in a block tag and a newline, which Jinja drops together (trim_blocks), so that
@@ -72,7 +72,7 @@ def frozen_date(text: str, today: date) -> str:
     if "strftime_now" not in text or "macro strftime_now" in text:
         return text
     moment = datetime.combine(today, time())
-    formats = sorted({constant for constant in run(text, texts_in_template()) if "%" in constant})
+    formats = sorted({constant for constant in run(texts_in(text)) if "%" in constant})
     cases = "".join(
         f"{{%- if format == {literal(form)} -%}}{{{{ {literal(moment.strftime(form))} }}}}"
         "{%- else -%}"

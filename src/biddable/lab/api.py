@@ -114,9 +114,7 @@ def _refused(what: str) -> BiddableError:
 
 def _render(encoder: Encoder, messages: list[Message]) -> list[dict[str, str]]:
     """The text of the finished conversation, cut where messages begin and end."""
-    rules = encoder.rules
-    dicts = [message.as_dict() for message in messages]
-    found = run(rules.template.text, located(rules, dicts, prompt=False))
+    found = run(located(encoder.rules, [m.as_dict() for m in messages], prompt=False))
     parts: list[dict[str, str]] = []
     at = 0
     for span in found.spans:
