@@ -83,7 +83,7 @@ def array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
     """The elements of JSON arrays and the objects between them, each with its line.
 
     Where all stand on one line, they are numbered instead: each has a place of its own, by which
-    rows are split. A syntax error ends the file: where the next element begins cannot be known after it.
+    rows are split. A syntax error ends the file: nobody knows where the next element begins.
     """
     data = stream.read(MOST_ARRAY_BYTES + 1)
     if len(data) > MOST_ARRAY_BYTES:

@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from biddable.data.conversation import Conversation, Message
-from biddable.data.findings import BiddableError
+from biddable.data.findings import BiddableError, Finding
 from biddable.dialogue.encode import Encoder, Example, LossOn, encode_many
 from biddable.dialogue.template import Template
 from biddable.dialogue.tokens import make_codec
@@ -158,8 +158,7 @@ def as_result(result: Result) -> Any:
 
 def result_of(value: Any) -> Result:
     if isinstance(value, dict):
-        message, _ = value.pop("message"), value.pop("severity")
-        return BiddableError(message, **value)
+        return BiddableError.of(Finding(**value))
     return [
         Example(array("i", ids), from_runs(runs), file, line, turn)
         for ids, runs, file, line, turn in value

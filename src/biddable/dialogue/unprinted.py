@@ -94,7 +94,7 @@ def _renamed(message: Mapping[str, Any], new: Mapping[str, str]) -> Mapping[str,
 def _rendered(rules: Rules, chat: Sequence[Mapping[str, Any]], tools: list[Any]) -> str | None:
     for form in argument_forms(chat):
         try:
-            return run(rules.template.text, render_dicts(rules.template, form, False, tools))
+            return run(render_dicts(rules.template, form, False, tools))
         except BiddableError:
             continue
     return None
