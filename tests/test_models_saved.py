@@ -240,7 +240,8 @@ METRIC = Metric(1.0123456789012345, 0.3333333333333333, 10, -0.1, 0.2, "number",
 def a_card(base: Base, system: bool = False) -> str:
     side = Side([], [])
     prepared = Prepared(
-        base, None, Template(CHATML), 64, "pairs", 9, {}, side, side, Counts(0, 0, ""), 0, (), True,
+        base, None, Template(CHATML), 64, "pairs", 9, {}, side, side, False, Counts(0, 0, ""), 0,
+        (), True,
         (), (),
     )  # fmt: skip
     metrics = {"held_out_loss": METRIC, "exact_match": replace(METRIC, kind="rate", base=1 / 3)}

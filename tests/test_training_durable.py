@@ -309,7 +309,7 @@ def test_auto_without_out_takes_the_newest_unfinished_run_of_the_data(
 
 CHANGES = {
     "seed": (["--seed", "1"], "--seed (was 0, is 1)"),
-    "learning rate": (["--lr", "0.5"], "--lr (was 0.0001, is 0.5)"),
+    "learning rate": (["--lr", "0.5"], "--lr (was 0.0002, is 0.5)"),
     "rows per step": (["--batch-size", "3"], "--batch-size (was 8, is 3)"),
     "template": (["--template-arg", "a=1"], "template; --template-arg (was [], is ['a=1'])"),
 }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import string
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -178,7 +177,6 @@ def _ids(words: Any, text: str) -> list[int]:
 @contextmanager
 def silent_stderr() -> Iterator[None]:
     """Keeps off the terminal what libraries write there: a panic of Rust, a bar of tqdm."""
-    sys.stderr.flush()
     terminal = os.dup(2)
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
         os.dup2(nowhere.fileno(), 2)

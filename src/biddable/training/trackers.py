@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 from rich.console import Console
+from rich.text import Text
 
 from biddable.data.findings import BiddableError
 from biddable.terminal import notices
@@ -97,7 +98,7 @@ def _until_it_fails(name: str, out: Console) -> Callable[[Callable[[], None]], N
                     action()
         except Exception as error:
             failed = True
-            out.print(f"{name} failed, nothing more is sent to it: {error}")
+            out.print(Text(f"{name} failed, nothing more is sent to it: {error}"))
 
     return attempt
 
