@@ -163,8 +163,8 @@ def test_findings_are_shown_by_kind_the_most_frequent_error_first(
         "invalid_json",
         "empty_assistant",
         "duplicate_exact",
-        "reserved_column",
         "unused_columns",
+        "reserved_column",
     ]
     assert f"at {data}:63, {data}:64, {data}:65 and 27 more" in captured.err
     assert "\n32 errors, 1 warning\n" in captured.err
