@@ -118,6 +118,16 @@ def test_the_majority_class_is_the_form_only_and_its_baseline_is_shown() -> None
     assert found.verdict.outcome == "learned"
 
 
+def test_held_out_rows_with_other_shares_of_labels_fool_nobody() -> None:
+    # Training says "low" nearly always, these rows are "high": its baseline is easily beaten.
+    training, references = ["low"] * 90 + ["high"] * 10, ["high"] * 29 + ["low"] * 3
+    for answers in (["high"] * 32, ["high", "low"] * 16):
+        found = card(judged(answers, 0.3), references, training)
+        assert found.metrics["accuracy"].baseline == pytest.approx(3 / 32)
+        assert found.verdict.outcome == "format_only"
+    assert card(judged(references, 0.3), references, training).verdict.outcome == "learned"
+
+
 def test_labels_that_are_right_are_learned() -> None:
     dice = random.Random(0)
     references = dice.choices(["approve", "reject"], k=32)
