@@ -18,6 +18,7 @@ import numpy as np
 from biddable.data import minhash, variants
 from biddable.data.conversation import Conversation
 from biddable.data.wording import (
+    Words,
     digest,
     is_number,
     numbers,
@@ -88,6 +89,7 @@ class _Reading(NamedTuple):
 
 def _read(conversations: Sequence[Conversation]) -> _Reading:
     counts: list[int] = []
+    seen: set[int] = set()
     triples, asked, said = [np.zeros(0, np.uint32)], [], []
     flat, lengths, replies = [np.zeros((0, 3), np.uint64)], [], []
     for start in range(0, len(conversations), minhash.CHUNK):
@@ -101,7 +103,10 @@ def _read(conversations: Sequence[Conversation]) -> _Reading:
             asked.append(hash((tuple(of_question) if framed else bare, signs(question))))
             said.append(hash((bare, reply)))
             whole.append([*of_question, *of_answer] or [b""])
-            lengths.append(len(bare) if 1 < len(bare) <= variants.LONGEST else 0)
+            # Of rows that say the same one is looked at for all.
+            looked_at = 1 < len(bare) <= variants.LONGEST and said[-1] not in seen
+            seen.add(said[-1])
+            lengths.append(len(bare) if looked_at else 0)
             short += bare[: lengths[-1]]
             replies.append(reply)
         triples.append(minhash.chunk_triples(whole))
@@ -173,11 +178,15 @@ def near_groups(
     def texts(index: int) -> tuple[str, str]:
         return question_and_answer(conversations[index])
 
+    @cache
+    def question(index: int) -> Words:
+        return plain(words(texts(index)[0]))
+
     for one, other, spelling_only in variants.candidates(reading.questions):
-        if root(parents, one) != root(parents, other):
-            bare = [plain(words(texts(k)[0])) for k in (one, other)]
-            if variants.variant(*bare, spelling_only=spelling_only):
-                unite(parents, one, other)
+        if root(parents, one) != root(parents, other) and variants.variant(
+            question(one), question(other), spelling_only=spelling_only
+        ):
+            unite(parents, one, other)
     triples, ends = minhash.without_template(reading.triples, reading.ends)
     for one, other in minhash.candidates(minhash.signatures(triples, ends)):
         if (
