@@ -250,7 +250,7 @@ def test_an_unexpected_error_is_one_line_and_a_file(
 
     monkeypatch.setattr("biddable.verbs.check.check", broken)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert main(["check", "a.jsonl"]) == 1
+    assert main(["check", "-"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: internal error: RuntimeError: secret \\x1b")
     assert "Traceback" not in said
@@ -286,7 +286,7 @@ def test_how_errors_end(
     monkeypatch.setattr("biddable.verbs.check.check", raising)
     monkeypatch.setattr("biddable.cli.main.drop_output", lambda: None)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert main(["check", "a.jsonl"]) == (130 if isinstance(error, KeyboardInterrupt) else 1)
+    assert main(["check", "-"]) == (130 if isinstance(error, KeyboardInterrupt) else 1)
     err = capsys.readouterr().err
     assert said in err
     assert bool(said) == bool(err)
