@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from biddable.data.findings import BiddableError
+from biddable.terminal import console
 from biddable.training.settings import TRACKERS
 from biddable.training.trackers import numbers, tracker, tracker_package
 
@@ -136,7 +137,8 @@ def test_a_tracker_that_fails_on_the_way_is_told_once_and_left_out(
         fails()
 
     run = SimpleNamespace(log=log, finish=fails)
-    out = Console(file=StringIO(), width=200)
+    out = console()
+    out.file, out.width = StringIO(), 200
     with tracker("wandb", SimpleNamespace(init=init), tmp_path, {}, out) as sent:
         for event in EVENTS:
             sent(event)

@@ -159,17 +159,12 @@ def test_findings_are_shown_by_kind_the_most_frequent_error_first(
         text for text in captured.err.splitlines() if text.startswith(("error", "warn", "note"))
     ]
     codes = [text.rpartition("[")[2].rstrip("]") for text in shown]
-    assert codes == [
-        "invalid_json",
-        "empty_assistant",
-        "duplicate_exact",
-        "unused_columns",
-        "reserved_column",
-    ]
+    assert codes[:3] == ["invalid_json", "empty_assistant", "duplicate_exact"]
+    assert {*codes[3:]} == {"reserved_column", "unused_columns"}
     assert f"at {data}:63, {data}:64, {data}:65 and 27 more" in captured.err
     assert "\n32 errors, 1 warning\n" in captured.err
     findings = json.loads(captured.out)["findings"]
-    assert len(findings) == 21 + 2 + 1 + 1
+    assert len(findings) == 21 + 2 + 1 + 1 + 1
     assert {"code", "severity", "file", "line", "message", "fix"} <= findings[0].keys()
     assert sum(f["count"] for f in findings if f["code"] == "invalid_json") == 30
 
