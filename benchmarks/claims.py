@@ -31,23 +31,23 @@ import torch
 from scipy import stats
 
 from biddable.data.conversation import Conversation
-from biddable.dialogue.encode import Example, encode, stop_token_ids
-from biddable.dialogue.template import Template
+from biddable.dataset.prepare import prepare
+from biddable.dataset.prepared import Prepared
+from biddable.encoding.encode import Example, encode, stop_token_ids
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import Weights, choose_device, load_model
-from biddable.judging.generate import generate
+from biddable.generation.generate import generate
 from biddable.judging.judge import answer_limit, ask
 from biddable.judging.metrics import copier, normalised, similarity, words
 from biddable.judging.probes import probes
 from biddable.models.base import resolve_base
+from biddable.settings import Settings
+from biddable.template.template import Template
 from biddable.training.checkpoint import Progress
 from biddable.training.evaluate import held_out_loss
-from biddable.training.held import Replicas
 from biddable.training.interrupt import Interrupt
 from biddable.training.loop import Parts, best_weights, fit, make_optimizer
-from biddable.training.settings import Settings
-from biddable.verbs.prepare import prepare
-from biddable.verbs.prepared import Prepared
+from biddable.training.weights import Replicas
 
 BUDGET = 2048
 COUNTS = (10, 30, 50, 100, 200)

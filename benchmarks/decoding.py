@@ -25,12 +25,12 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from biddable.data.readers import read
-from biddable.dialogue.encode import stop_token_ids
-from biddable.dialogue.template import Template
+from biddable.encoding.encode import stop_token_ids
 from biddable.engine.precision import choose_device, load_model
-from biddable.judging.generate import generate
+from biddable.generation.generate import generate
 from biddable.judging.judge import answer_limit, ask
 from biddable.models.base import load_tokenizer, resolve_base
+from biddable.template.template import Template
 
 
 def theirs(

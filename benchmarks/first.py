@@ -11,14 +11,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from biddable.dataset.prepare import prepare
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
+from biddable.settings import Settings
 from biddable.training.checkpoint import Progress
-from biddable.training.held import Replicas
 from biddable.training.interrupt import Interrupt
 from biddable.training.loop import Parts, fit, make_optimizer
-from biddable.training.settings import Settings
-from biddable.verbs.prepare import prepare
+from biddable.training.weights import Replicas
 
 
 def main() -> None:

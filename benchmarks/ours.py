@@ -21,11 +21,11 @@ from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
 from biddable.models.base import resolve_base
+from biddable.settings import Settings
 from biddable.training.checkpoint import Progress
-from biddable.training.held import Replicas
 from biddable.training.interrupt import Interrupt
 from biddable.training.loop import Parts, fit, make_optimizer
-from biddable.training.settings import Settings
+from biddable.training.weights import Replicas
 
 
 @dataclass(frozen=True)

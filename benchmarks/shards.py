@@ -34,11 +34,11 @@ from biddable.engine.memory import (
 from biddable.engine.plan import StepPlan, plan_step
 from biddable.engine.precision import Weights
 from biddable.engine.step import backward_step
-from biddable.training.held import Held, Replicas
+from biddable.settings import Settings
 from biddable.training.loop import make_optimizer
 from biddable.training.ranks import Ranks, joined_ranks
-from biddable.training.settings import Settings
 from biddable.training.shards import Shards
+from biddable.training.weights import Held, Replicas
 
 CPU = torch.device("cpu")
 TOKENS = 64

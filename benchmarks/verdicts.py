@@ -20,11 +20,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from biddable.commands.train import train
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.scorecard import Terms, score
 from biddable.judging.verdict import Verdict
 from biddable.models.base import load_tokenizer, resolve_base
-from biddable.verbs.train import train
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 Row = dict[str, Any]

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from biddable.data.conversation import Conversation, Message
-from biddable.dialogue.dataset import encode_all
-from biddable.dialogue.template import Template
+from biddable.dataset.encode_all import encode_all
 from biddable.models.base import Base, load_tokenizer, resolve_base
+from biddable.template.template import Template
 from biddable.training.schedule import learning_rate, rows_of_step
 
 LIBRARIAN = Path(__file__).parents[1] / "docs"

@@ -34,7 +34,7 @@ from typing import Any
 import safetensors.torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
 
-import biddable.verbs.train  # noqa: F401
+import biddable.commands.train  # noqa: F401
 from biddable.cli.main import main
 from folders import base_folder, rows, write_jsonl
 

@@ -23,18 +23,18 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM  # noqa: F401
 
-from biddable.dialogue.encode import Example
+from biddable.encoding.encode import Example
 from biddable.engine.precision import Weights
-from biddable.models.aside import write_tensors
+from biddable.settings import Settings
+from biddable.storage import write_tensors
 from biddable.training.checkpoint import Progress, has_checkpoint, load_checkpoint
 from biddable.training.evaluate import mean_loss
-from biddable.training.held import Held, Replicas
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import json_log, silent
 from biddable.training.loop import Parts, fit, make_optimizer
 from biddable.training.ranks import Ranks, joined_ranks
-from biddable.training.settings import Settings
 from biddable.training.shards import Shards
+from biddable.training.weights import Held, Replicas
 from tiny import VOCABULARY, tiny
 
 # Fewer rows than three ranks in every step, so that at least one rank has none.

@@ -23,9 +23,9 @@ from biddable.engine.plan import plan_step
 from biddable.engine.precision import Weights
 from biddable.engine.step import backward_step
 from biddable.training.evaluate import held_out_loss, mean_loss
-from biddable.training.held import Held, Replicas
 from biddable.training.ranks import Ranks, add_up, joined_ranks
 from biddable.training.shards import Shards
+from biddable.training.weights import Held, Replicas
 from rank_fit import examples, on_ranks
 from tiny import CONFIGS, tiny
 

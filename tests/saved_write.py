@@ -28,10 +28,10 @@ from tokenizers import (
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from biddable.data.conversation import Message
-from biddable.dialogue.encode import encode_prompt
-from biddable.dialogue.template import Template
+from biddable.encoding.encode import encode_prompt
 from biddable.models.model_files import model_files, stop_ids_of
 from biddable.models.save import save_model
+from biddable.template.template import Template
 from folders import rows
 from tiny import CONFIGS
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import real_templates
 from biddable import BiddableError, Conversation, Template
-from biddable.data.findings import Finding
-from biddable.dialogue.dataset import encode_all
-from biddable.dialogue.encode import make_encoder
+from biddable.dataset.encode_all import encode_all
+from biddable.encoding.encode import make_encoder
+from biddable.errors import Finding
 
 REASONS = {
     "S": "the template itself raises an error for it (most often: no system messages)",
@@ -133,7 +133,7 @@ def page(templates: dict[str, str], conversations: dict[str, Conversation]) -> s
 
 
 if __name__ == "__main__":
-    from test_chat_real_templates import CONVERSATIONS
+    from test_encoding_real_templates import CONVERSATIONS
 
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)

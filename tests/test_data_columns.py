@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biddable.data.columns import empty_columns, mapped_fields, parse_map
-from biddable.data.findings import BiddableError
 from biddable.data.readers import read
+from biddable.errors import BiddableError
 
 NAME = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 

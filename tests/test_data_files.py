@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biddable.data.findings import BiddableError, capped
 from biddable.data.readers import read
+from biddable.errors import BiddableError, capped
 
 GOOD = {"user": "u", "assistant": "a"}
 USER = {"role": "user", "content": "u"}

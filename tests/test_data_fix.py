@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biddable.data.conversation import Conversation, Message
-from biddable.data.findings import BiddableError
 from biddable.data.fix import write_fixed
 from biddable.data.leftovers import with_plain_line_ends
 from biddable.data.readers import read
+from biddable.errors import BiddableError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 ANSWER = TEXT.filter(lambda text: text.strip() != "")

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from biddable.data.findings import BiddableError
 from biddable.data.quality import inspect
 from biddable.data.readers import read
 from biddable.data.split import split
+from biddable.errors import BiddableError
 
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": [1, {"y": None}]}}}
 ROWS: list[Any] = [

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biddable.data.conversation import Conversation, Message
-from biddable.data.findings import BiddableError
 from biddable.data.readers import ReadResult, read
+from biddable.errors import BiddableError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 ANSWER = TEXT.filter(lambda text: text.strip() != "")

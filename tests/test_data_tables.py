@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biddable.data.findings import BiddableError
 from biddable.data.readers import ReadResult, read
+from biddable.errors import BiddableError
 
 PAIRS = [(f"Who keeps no. {k}?", f"Keeper {k} keeps it.") for k in range(4)]
 

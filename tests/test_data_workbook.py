@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from biddable.data.findings import BiddableError
 from biddable.data.readers import ReadResult, read
+from biddable.errors import BiddableError
 
 openpyxl = pytest.importorskip("openpyxl")
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t as student
 
-from biddable.engine.attention import Layout
+from biddable.engine.layout import Layout
 from biddable.engine.loss import head_of
 from biddable.engine.plan import StepPlan, even_plan, plan_step
 from biddable.engine.precision import Weights, load_model

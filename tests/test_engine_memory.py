@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.profiler import profile
 
-from biddable.data.findings import BiddableError
 from biddable.engine import memory
-from biddable.engine.attention import Layout
+from biddable.engine.layout import Layout
 from biddable.engine.memory import Needs, choose_batch_tokens, needs_of, peak_of, refuse_too_much
 from biddable.engine.plan import plan_step
 from biddable.engine.step import feed
+from biddable.errors import BiddableError
 from tiny import CONFIGS, tiny
 
 CPU = torch.device("cpu")

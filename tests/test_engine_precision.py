@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from biddable.data.findings import BiddableError
 from biddable.engine.precision import choose_device, choose_dtype
+from biddable.errors import BiddableError
 
 CPU = torch.device("cpu")
 

@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from biddable.data.findings import BiddableError
-from biddable.dialogue.template import Template
 from biddable.engine.precision import load_model
+from biddable.errors import BiddableError
 from biddable.models.base import load_tokenizer, resolve_base
+from biddable.template.template import Template
 from folders import base_folder, rows, write_jsonl
 from hostile import CANARY, CASES, config, edit, put, tensors, words
 from tiny import CONFIGS, tiny

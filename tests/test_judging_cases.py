@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biddable.data.findings import BiddableError
+from biddable.display.scorecard_lines import card_lines
+from biddable.errors import BiddableError
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.scorecard import Scorecard, Terms, score
-from biddable.judging.shown import card_lines
 
 INTENTS, DAYS = ("borrow", "return", "renew", "ask"), ("mon", "tue", "wed", "thu", "fri")
 TOOLS = ("saw", "drill", "file", "plane", "awl")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 from biddable.judging.format import given_format, learn_format
 
 HOUSE = [

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from biddable.data.conversation import Conversation, Message
-from biddable.dialogue.encode import encode
-from biddable.dialogue.template import Template
+from biddable.display.scorecard_lines import card_lines
+from biddable.encoding.encode import encode
 from biddable.judging.format import given_format
 from biddable.judging.judge import Judgement, Question, answer_limit, ask, judge, swapped
 from biddable.judging.scorecard import Terms, score
-from biddable.judging.shown import card_lines
+from biddable.template.template import Template
 from biddable.training.evaluate import held_out_loss
 from letters import letters
 from tiny import tiny

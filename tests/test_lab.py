@@ -18,12 +18,12 @@ import torch
 
 from biddable.cli.main import main
 from biddable.data.conversation import Conversation, Message
-from biddable.data.findings import BiddableError
-from biddable.dialogue.encode import encode
-from biddable.dialogue.template import Template
+from biddable.encoding.encode import encode
 from biddable.engine.precision import load_model
+from biddable.errors import BiddableError
 from biddable.lab.api import MOST_CHARACTERS, MOST_MESSAGES, Lab, describe, show
 from biddable.models.base import load_tokenizer, resolve_base
+from biddable.template.template import Template
 from browser import BROWSER, Browser
 from folders import base_folder, tokenizer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 from biddable.models.base import resolve_base
 from biddable.models.support import check_supported
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 from biddable.models import base as module
 from biddable.models.base import cache_folder, load_tokenizer, resolve_base
 from folders import base_folder

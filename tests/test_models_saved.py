@@ -22,17 +22,17 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from biddable.cli.main import main
-from biddable.data.findings import BiddableError
-from biddable.dialogue.template import Template
+from biddable.dataset.prepared import Counts, Prepared, Side
+from biddable.display.model_card import hub_id, model_card
 from biddable.engine.precision import load_model
+from biddable.errors import BiddableError
+from biddable.judging.figures import Metric
 from biddable.judging.scorecard import Scorecard
-from biddable.judging.series import Metric
 from biddable.judging.verdict import Verdict
 from biddable.models.base import Base, load_tokenizer, resolve_base
 from biddable.models.model_files import model_files, stop_ids_of
-from biddable.training.settings import Settings
-from biddable.verbs.model_card import hub_id, model_card
-from biddable.verbs.prepared import Counts, Prepared, Side
+from biddable.settings import Settings
+from biddable.template.template import Template
 from folders import base_folder, rows, write_jsonl
 from saved_check import check
 from saved_write import CASES, CHATML, a_model, a_tokenizer, write_case

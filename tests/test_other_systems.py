@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import biddable
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 from biddable.models import aside
-from biddable.models.aside import Aside, alone, is_sound, write_whole
+from biddable.storage import Aside, alone, is_sound, write_whole
 from biddable.training.run_folder import Lock, RunFolder
 from folders import base_folder, rows, write_jsonl
 

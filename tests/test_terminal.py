@@ -21,7 +21,7 @@ from rich.text import Text
 import biddable
 from biddable import terminal
 from biddable.cli.main import main
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 from biddable.terminal import Guarded, console, guard, steers, visible, write_json
 from folders import base_folder
 
@@ -67,7 +67,7 @@ def test_no_other_module_prints() -> None:
         for name in printing_calls(ast.parse(path.read_text(encoding="utf-8")))
     }
     # The process that renders answers through its own pipe.
-    assert found == {"dialogue/sandbox.py: sys.stdout"}
+    assert found == {"template/sandbox.py: sys.stdout"}
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_an_unexpected_error_is_one_line_and_a_file(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError(f"secret {BAD}\nsecond line")
 
-    monkeypatch.setattr("biddable.verbs.check.check", broken)
+    monkeypatch.setattr("biddable.commands.check.check", broken)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert main(["check", "-"]) == 1
     said = capsys.readouterr().err
@@ -284,7 +284,7 @@ def test_how_errors_end(
     def raising(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("biddable.verbs.check.check", raising)
+    monkeypatch.setattr("biddable.commands.check.check", raising)
     monkeypatch.setattr("biddable.cli.main.drop_output", lambda: None)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert main(["check", "-"]) == (130 if isinstance(error, KeyboardInterrupt) else 1)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from biddable.data.findings import BiddableError
 from biddable.engine.precision import Weights
-from biddable.models.aside import Aside, is_sound
+from biddable.errors import BiddableError
+from biddable.settings import Settings
+from biddable.storage import Aside, is_sound
 from biddable.training.checkpoint import (
     Progress,
     load_checkpoint,
@@ -17,9 +18,8 @@ from biddable.training.checkpoint import (
     save_best,
     save_checkpoint,
 )
-from biddable.training.held import Replicas
 from biddable.training.loop import make_optimizer
-from biddable.training.settings import Settings
+from biddable.training.weights import Replicas
 from tiny import tiny
 
 

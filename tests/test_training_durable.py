@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 
 import biddable
 from biddable.cli.main import main
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 from biddable.models import aside as durable
-from biddable.models.aside import Aside, is_sound, write_whole
+from biddable.storage import Aside, is_sound, write_whole
 from biddable.training import checkpoint
 from biddable.training.checkpoint import Progress, load_checkpoint, read_best, save_best
 from biddable.training.loop import SECONDS_BETWEEN_SAVES, _save_is_due
@@ -370,7 +370,7 @@ def test_a_run_folder_that_may_not_be_written_is_an_error_without_a_traceback(
 ) -> None:
     run = copied(begun, tmp_path)
     code = (
-        "import os, sys; from biddable.cli.main import main; import biddable.verbs.train;"
+        "import os, sys; from biddable.cli.main import main; import biddable.commands.train;"
         f"os.seteuid(65534); sys.exit(main({run_args(place, run)!r}))"
     )
     for folder in (tmp_path, *tmp_path.parents[:3], *place.parents[:2]):

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from biddable.dialogue.encode import Example
+from biddable.encoding.encode import Example
 from biddable.engine.precision import Weights
+from biddable.settings import Settings
 from biddable.terminal import console
 from biddable.training.checkpoint import Progress
-from biddable.training.held import Replicas
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Screen, each
 from biddable.training.loop import Parts, evaluation_interval, finished, fit, make_optimizer
-from biddable.training.settings import Settings
+from biddable.training.weights import Replicas
 from tiny import tiny
 
 SETTINGS = Settings(steps=8, batch_size=1, lr=1e-3)

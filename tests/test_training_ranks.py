@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import biddable
 from biddable.engine.plan import plan_step
 from biddable.engine.shares import share_rows
-from biddable.models.aside import is_sound
+from biddable.storage import is_sound
 from folders import base_folder, rows, write_jsonl
 from tiny import CONFIGS, Row
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
+from biddable.settings import TRACKERS
 from biddable.terminal import console
-from biddable.training.settings import TRACKERS
 from biddable.training.trackers import numbers, tracker, tracker_package
 
 EVENTS: list[dict[str, Any]] = [

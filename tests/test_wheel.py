@@ -22,5 +22,5 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
         for p in PACKAGE.rglob("*")
         if p.is_file() and "__pycache__" not in p.parts
     }
-    assert {"biddable/judging/report.css", "biddable/judging/report.js"} <= files
+    assert {"biddable/display/report.css", "biddable/display/report.js"} <= files
     assert files <= held

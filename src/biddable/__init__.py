@@ -6,16 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from biddable.commands.chat import chat
+    from biddable.commands.check import check
+    from biddable.commands.compare import compare
+    from biddable.commands.train import train
     from biddable.data.conversation import Conversation, Message
-    from biddable.data.findings import BiddableError
-    from biddable.dialogue.encode import Example, encode, encode_prompt
-    from biddable.dialogue.template import Template
-    from biddable.verbs.chat import chat
-    from biddable.verbs.check import check
-    from biddable.verbs.compare import compare
-    from biddable.verbs.convert import convert
-    from biddable.verbs.pretrain import pretrain
-    from biddable.verbs.train import train
+    from biddable.encoding.encode import Example, encode, encode_prompt
+    from biddable.errors import BiddableError
+    from biddable.from_scratch.convert import convert
+    from biddable.from_scratch.pretrain import pretrain
+    from biddable.template.template import Template
 
 __version__ = "0.1.0"
 
@@ -36,19 +36,19 @@ __all__ = [
 ]
 
 _HOME = {
-    "BiddableError": "data.findings",
+    "BiddableError": "errors",
     "Conversation": "data.conversation",
     "Message": "data.conversation",
-    "Template": "dialogue.template",
-    "Example": "dialogue.encode",
-    "encode": "dialogue.encode",
-    "encode_prompt": "dialogue.encode",
-    "check": "verbs.check",
-    "train": "verbs.train",
-    "chat": "verbs.chat",
-    "compare": "verbs.compare",
-    "convert": "verbs.convert",
-    "pretrain": "verbs.pretrain",
+    "Template": "template.template",
+    "Example": "encoding.encode",
+    "encode": "encoding.encode",
+    "encode_prompt": "encoding.encode",
+    "check": "commands.check",
+    "train": "commands.train",
+    "chat": "commands.chat",
+    "compare": "commands.compare",
+    "convert": "from_scratch.convert",
+    "pretrain": "from_scratch.pretrain",
 }
 
 

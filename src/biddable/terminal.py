@@ -153,6 +153,13 @@ class _Shown:
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
+def line(out: Console, name: str, text: str) -> None:
+    """One line of a name and a text; the text is never read as markup."""
+    from rich.text import Text
+
+    out.print(Text.assemble((f"{name:<11} ", "bold"), text))
+
+
 def flush_output() -> None:
     """Hands over what was written to standard output; a full disk or a lost reader shows now."""
     sys.stdout.flush()

@@ -27,7 +27,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answers one prompt, or talks until the end of input."""
-    from biddable.verbs.chat import chat
+    from biddable.commands.chat import chat
 
     prompt = args.prompt
     if prompt == "-" or (prompt is None and not sys.stdin.isatty()):

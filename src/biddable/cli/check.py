@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from biddable.cli.options import DATA_OPTIONS, add_settings, settings_of
-from biddable.training.settings import MOST, Settings, refuse_out_of_range, with_values
-from biddable.verbs.early import refuse_early
+from biddable.dataset.early import refuse_early
+from biddable.settings import MOST, Settings, refuse_out_of_range, with_values
 
 
 def add_parser(verbs: Any) -> None:
@@ -38,10 +38,10 @@ def run(args: argparse.Namespace) -> int:
     refuse_early(
         with_values(Settings(), {"data": data, **options}), (args.dump, args.fix, args.html)
     )
-    from biddable.terminal import console, write_json
-    from biddable.verbs.check import check
-    from biddable.verbs.repair import next_command, repair_sentence
-    from biddable.verbs.show import chosen, line, show_findings, show_masks, show_prepared
+    from biddable.commands.check import check
+    from biddable.commands.repair import next_command, repair_sentence
+    from biddable.display.preparation import chosen, show_findings, show_masks, show_prepared
+    from biddable.terminal import console, line, write_json
 
     checked = check(data, dump=args.dump, fix=args.fix, html=args.html, **options)
     out = console()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from biddable.dataset.early import refuse_early
+from biddable.settings import Settings, with_values
 from biddable.terminal import write_json
-from biddable.training.settings import Settings, with_values
-from biddable.verbs.early import refuse_early
 
 _TEXTS = {
     "data": "held-out rows (default: those of the run folder TUNED)",
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     reading = {k: v for k, v in options.items() if k in ("map", "encoding", "device")}
     files = tuple(options[k] for k in ("data", "train") if k in options)
     refuse_early(with_values(Settings(), {"data": files, **reading}))
-    from biddable.verbs.compare import compare
+    from biddable.commands.compare import compare
 
     found = compare(args.base, args.tuned, **options)
     if args.json:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from biddable.training.run_folder import refuse_existing_run
+from biddable.storage import refuse_existing_run
 
 
 def add_parser(verbs: Any) -> None:
@@ -33,9 +33,8 @@ def run(args: argparse.Namespace) -> int:
 
     refuse_missing([args.checkpoint])
     refuse_existing_run(args.out)
-    from biddable.terminal import console, write_json
-    from biddable.verbs.convert import convert
-    from biddable.verbs.show import line
+    from biddable.from_scratch.convert import convert
+    from biddable.terminal import console, line, write_json
 
     made = convert(
         args.checkpoint,

@@ -19,7 +19,7 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves the page until Ctrl-C."""
-    from biddable.verbs.lab import lab
+    from biddable.commands.lab import lab
 
     lab(args.base, weights=args.weights, port=args.port)
     return 0

@@ -17,7 +17,7 @@ import psutil
 
 from biddable import __version__
 from biddable.cli import chat, check, compare, convert, lab, pretrain, train
-from biddable.data.findings import BiddableError, Finding, refuse_no_text
+from biddable.errors import BiddableError, Finding, refuse_no_text
 from biddable.terminal import console, drop_output, flush_output, guard, notices, write_json
 
 _OTHER_REMEDY = "see that it is there, and that there is room and the right to use it"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from biddable.training.settings import FitSettings, Settings, read_config, with_values
+from biddable.settings import FitSettings, Settings, read_config, with_values
 
 # What reads and encodes; `check` has these, `train` all.
 DATA_OPTIONS = (

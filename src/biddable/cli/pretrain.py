@@ -7,8 +7,8 @@ from dataclasses import fields
 from typing import Any
 
 from biddable.cli.options import add_settings, settings_of
+from biddable.settings import PretrainSettings
 from biddable.terminal import write_json
-from biddable.training.settings import PretrainSettings
 
 
 def add_parser(verbs: Any) -> None:
@@ -30,7 +30,7 @@ def add_parser(verbs: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains; returns 0, or 130 or 143 when it was interrupted and saved."""
     options = settings_of(args, PretrainSettings)
-    from biddable.verbs.pretrain import pretrain
+    from biddable.from_scratch.pretrain import pretrain
 
     trained = pretrain(options.pop("data", ()), resume=args.resume, **options)
     if args.json:

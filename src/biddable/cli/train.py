@@ -7,10 +7,10 @@ from dataclasses import fields
 from typing import Any
 
 from biddable.cli.options import add_settings, settings_of
-from biddable.data.findings import BiddableError
+from biddable.dataset.early import refuse_early
+from biddable.errors import BiddableError
+from biddable.settings import Settings, with_values
 from biddable.terminal import notices, write_json
-from biddable.training.settings import Settings, with_values
-from biddable.verbs.early import refuse_early
 
 
 def add_parser(verbs: Any) -> None:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     options = settings_of(args)
     if not args.resume:
         refuse_early(with_values(Settings(), options))
-    from biddable.verbs.train import train
+    from biddable.commands.train import train
 
     try:
         trained = train(options.pop("data", ()), resume=args.resume, **options)

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from biddable.data.findings import BiddableError, Finding
 from biddable.data.rows import suggestion
+from biddable.errors import BiddableError, Finding
 
 # The longer marks first: that of UTF-32-LE begins with that of UTF-16-LE.
 MARKS = (

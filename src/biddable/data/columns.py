@@ -9,10 +9,10 @@ from math import isnan
 from typing import Any
 
 from biddable.data.drafts import Drafts, Fields, message_list
-from biddable.data.findings import BiddableError
 from biddable.data.formats import Format
 from biddable.data.plain_text import plain_text
 from biddable.data.rows import parsed, suggestion
+from biddable.errors import BiddableError
 
 TEXTS = ("system", "user", "assistant")
 JSON = "json:"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from biddable.data.findings import BiddableError
 from biddable.data.messages import ROLES, written_role
 from biddable.data.plain_text import is_nothing, plain_text
 from biddable.data.rows import kind, parsed
+from biddable.errors import BiddableError
 
 Fields = dict[str, Any]
 # The raw messages of each conversation of a row, not yet checked.

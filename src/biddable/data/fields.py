@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from biddable.data.conversation import Message
-from biddable.data.findings import BiddableError
 from biddable.data.messages import weight_of
 from biddable.data.plain_text import checked_text, is_nothing
+from biddable.errors import BiddableError
 
 Fields = dict[str, Any]
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")

@@ -19,12 +19,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from biddable.data.charset import as_utf8
-from biddable.data.findings import BiddableError, Finding, refuse_no_text
 from biddable.data.parquet import arrow_rows, parquet_rows
 from biddable.data.rows import Row
 from biddable.data.tables import table_rows
 from biddable.data.values import array_rows, is_one_value, line_rows
 from biddable.data.workbook import workbook_rows
+from biddable.errors import BiddableError, Finding, refuse_no_text
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
 MOST_BLANK = 1 << 16

@@ -12,9 +12,9 @@ from typing import Any
 
 from biddable.data.conversation import Conversation, Message
 from biddable.data.files import refuse_existing
-from biddable.data.findings import BiddableError
 from biddable.data.leftovers import has_no_value, with_plain_line_ends
 from biddable.data.wording import digest
+from biddable.errors import BiddableError
 
 COUNTS = (
     "written",

@@ -18,8 +18,8 @@ from biddable.data.drafts import (
     speakers,
     unknown_keys,
 )
-from biddable.data.findings import BiddableError
 from biddable.data.trees import take_node, tree_path
+from biddable.errors import BiddableError
 
 
 class Format(NamedTuple):

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Literal
 
 from biddable.data.conversation import Conversation
-from biddable.data.findings import Finding
 from biddable.data.rows import shown
+from biddable.errors import Finding
 
 # ChatML, Llama 3, Phi and harmony <|...|>, DeepSeek's wide bars, Llama 2, Gemma, T5 and others.
 CONTROL = re.compile(

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from biddable.data.conversation import Message
-from biddable.data.findings import BiddableError
 from biddable.data.plain_text import check_value, checked_text, is_nothing
 from biddable.data.rows import kind, shown, suggestion
 from biddable.data.tool_calls import take_calls, written_calls
+from biddable.errors import BiddableError
 
 WRITTEN_ROLES = {
     "system": ("system", "developer"),

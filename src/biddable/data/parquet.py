@@ -7,8 +7,8 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from biddable.data.findings import BiddableError
 from biddable.data.rows import Row
+from biddable.errors import BiddableError
 
 BATCH_ROWS = 1000
 

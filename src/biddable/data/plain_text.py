@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 
-from biddable.data.findings import BiddableError
 from biddable.data.rows import kind
+from biddable.errors import BiddableError
 
 # The deepest tool call in the wild has about ten levels; a template walks them by recursion.
 MOST_DEPTH = 50

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from biddable.data.conversation import Conversation
-from biddable.data.findings import Finding
+from biddable.errors import Finding
 
 
 class Pattern(NamedTuple):

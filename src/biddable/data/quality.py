@@ -8,11 +8,11 @@ from itertools import islice, pairwise
 
 from biddable.data.conversation import Conversation
 from biddable.data.duplicates import Duplicates, find
-from biddable.data.findings import Finding, place
 from biddable.data.leftovers import leftovers
 from biddable.data.private import private_findings
 from biddable.data.rows import shortened
 from biddable.data.wording import digest, system_of
+from biddable.errors import Finding, place
 
 FEWEST, FEW = 10, 50
 SAME_SPEAKER = (("user", "user"), ("assistant", "assistant"))

@@ -23,7 +23,6 @@ from biddable.data.conversation import Conversation
 from biddable.data.drafts import Drafts, Fields
 from biddable.data.fields import group_of, take_system, take_weight, weighted, with_system
 from biddable.data.files import expanded, file_rows
-from biddable.data.findings import BiddableError, Finding
 from biddable.data.formats import FLAT, Format, detect
 from biddable.data.messages import to_messages, written_role
 from biddable.data.parquet import hub_rows
@@ -32,6 +31,7 @@ from biddable.data.rows import Row, kind
 from biddable.data.tool_calls import take_tools
 from biddable.data.trees import flat_paths
 from biddable.data.unread import RESERVED, Unread, noted_at
+from biddable.errors import BiddableError, Finding
 
 # A file with more faults than this is a file of another kind; the rest would only repeat them.
 MOST_ERRORS = 1000

@@ -11,8 +11,8 @@ from itertools import islice
 from typing import Any
 
 from biddable.data.charset import not_utf8
-from biddable.data.findings import BiddableError
 from biddable.data.rows import Row, shortened
+from biddable.errors import BiddableError
 
 # The csv module's own limit of a field; a lone quote shows itself by running into it.
 MOST_FIELD = 131_072

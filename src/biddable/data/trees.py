@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from biddable.data.findings import BiddableError
 from biddable.data.plain_text import is_nothing
 from biddable.data.rows import Row, kind
+from biddable.errors import BiddableError
 
 UNRANKED = 1 << 30
 Fields = dict[str, Any]

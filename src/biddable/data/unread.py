@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from biddable.data.fields import SYSTEM_KEYS
-from biddable.data.findings import Finding, Severity
 from biddable.data.plain_text import is_nothing
 from biddable.data.rows import shown
+from biddable.errors import Finding, Severity
 
 RESERVED = ("weight", "group", *SYSTEM_KEYS)
 # What the answer may well depend on, although no format reads it.

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from biddable.data.charset import not_utf8
-from biddable.data.findings import BiddableError
 from biddable.data.messages import written_role
 from biddable.data.rows import Row
+from biddable.errors import BiddableError
 
 # No conversation for a small model has a row of this size (4 million tokens), and a parser fed
 # with a longer one can need a gigabyte.

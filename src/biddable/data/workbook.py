@@ -11,10 +11,10 @@ from datetime import datetime, time
 from typing import Any
 from xml.parsers import expat
 
-from biddable.data.findings import BiddableError, Finding
 from biddable.data.parquet import extra_module, first_line
 from biddable.data.rows import Row
 from biddable.data.tables import named_rows
+from biddable.errors import BiddableError, Finding
 
 # Texts that cells share are held in memory; a tag of their XML is as little as four bytes.
 MOST_TAGS = 6_000_000

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from biddable.data.findings import BiddableError
-from biddable.engine.attention import Layout
+from biddable.engine.layout import Layout
 from biddable.engine.loss import CHUNK_ELEMENTS
 from biddable.engine.plan import StepPlan
 from biddable.engine.step import Run, directly, feed
+from biddable.errors import BiddableError
 
 # Half of this makes a step of gsm8k 7 % slower, twice as much 6 % faster; others want memory too.
 _CPU_ACTIVATIONS = 2**31

@@ -75,7 +75,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         BiddableError: the device asked for is not there.
     """
-    from biddable.data.findings import BiddableError
+    from biddable.errors import BiddableError
 
     there = {
         "cuda": torch.cuda.is_available(),

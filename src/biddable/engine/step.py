@@ -16,11 +16,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from biddable.engine.attention import Layout, Prefix
-from biddable.engine.decode import Rows
 from biddable.engine.embedding import embed
+from biddable.engine.layout import Layout, Prefix
 from biddable.engine.loss import head_of, loss_sum, row_losses
 from biddable.engine.plan import Segment, StepPlan, Trainable
+from biddable.engine.row_attention import Rows
 
 T = TypeVar("T")
 

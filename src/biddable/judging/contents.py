@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 from biddable.judging.format import Format
 from biddable.judging.intervals import Clusters, Floats
 from biddable.judging.json_values import field_name, json_shape

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 from biddable.judging.json_values import FENCE, MOST, is_fenced, read_json
 from biddable.judging.metrics import normalised
 

@@ -12,15 +12,15 @@ from math import ceil
 from typing import Any
 
 from biddable.data.conversation import Conversation
-from biddable.dialogue.encode import Example, encode_prompt
-from biddable.dialogue.template import Template
+from biddable.encoding.encode import Example, encode_prompt
 from biddable.engine.plan import first_trained
+from biddable.generation.generate import BATCH_TOKENS, generate
+from biddable.generation.stream import text_of
 from biddable.judging.general import GENERAL_TEXT
-from biddable.judging.generate import BATCH_TOKENS, generate
-from biddable.judging.stream import text_of
 from biddable.models.model_files import stop_ids_of
+from biddable.settings import ANSWERS
+from biddable.template.template import Template
 from biddable.training.evaluate import token_losses
-from biddable.training.settings import ANSWERS
 
 # Examples fed a second time, with another's answer.
 MOST_SWAPPED = 128

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from biddable.data.conversation import Conversation, Message
-from biddable.data.findings import BiddableError
-from biddable.dialogue.frames import FRAMES
-from biddable.dialogue.template import Template
+from biddable.errors import BiddableError
+from biddable.template.frames import FRAMES
+from biddable.template.template import Template
 
 # The plain frame's names of the roles, and others that no training text had.
 RENAMED = (("'System: '", "'Rules: '"), ("'User: '", "'Client: '"), ("'Assistant: '", "'Clerk: '"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from biddable.judging.figures import Metric
 from biddable.judging.rules import RULES, Case, Outcome
 from biddable.judging.sentences import SENTENCES, evidence, suggestion
-from biddable.judging.series import Metric
 
 
 @dataclass(frozen=True, slots=True)

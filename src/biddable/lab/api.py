@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from biddable.data.conversation import Conversation, Message
-from biddable.data.findings import BiddableError
-from biddable.dialogue.encode import Encoder, Example, encode_many, make_encoder
-from biddable.dialogue.frames import FRAMES
-from biddable.dialogue.preview import Token, marked, tokens_of
-from biddable.dialogue.rendering import run
-from biddable.dialogue.template import Template
-from biddable.dialogue.turns import located
+from biddable.display.masks import Token, marked, tokens_of
+from biddable.encoding.encode import Encoder, Example, encode_many, make_encoder
+from biddable.encoding.turns import located
 from biddable.engine.plan import plan_step
 from biddable.engine.step import example_losses
+from biddable.errors import BiddableError
+from biddable.template.frames import FRAMES
+from biddable.template.rendering import run
+from biddable.template.template import Template
 
 OWN = "own"
 ROLES = ("system", "user", "assistant")

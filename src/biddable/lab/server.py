@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 from biddable.lab.api import Lab, describe, show
 
 MOST_BYTES = 200_000

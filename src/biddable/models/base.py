@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biddable.data.findings import BiddableError
-from biddable.models.aside import Aside, alone, sha256, write_tensors, write_text
+from biddable.errors import BiddableError
 from biddable.models.gguf_header import read_gguf_header
 from biddable.models.model_files import model_files, own_template, write_files
 from biddable.models.own_tokens import check_ids, open_words, silent_stderr
@@ -31,6 +30,7 @@ from biddable.models.whole import (
     quiet,
     refuse_unlike,
 )
+from biddable.storage import Aside, alone, sha256, write_tensors, write_text
 
 PACKAGED = "smollm2"
 # In the folder of a model all of whose training rows began with the same system prompt.

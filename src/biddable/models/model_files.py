@@ -13,10 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from biddable.data.findings import BiddableError
-from biddable.dialogue.encode import stop_token_ids
-from biddable.dialogue.template import Template
-from biddable.dialogue.wrap import with_arguments
+from biddable.encoding.encode import stop_token_ids
+from biddable.errors import BiddableError
+from biddable.template.template import Template
+from biddable.template.wrap import with_arguments
 
 # Of transformers' generation settings, those that a model's config may hold too.
 _OF_BOTH = {"bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "transformers_version"}

@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 from biddable.models.vetting import damaged, read_object, vet_folder
 
 _SPECIAL = (

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from biddable.models.aside import Aside, write_tensors
 from biddable.models.model_files import write_files
+from biddable.storage import Aside, write_tensors
 
 # Where transformers 5 has another name for a tensor than the published files, which all else reads.
 _PUBLISHED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 
 SUPPORTED: dict[str, str] = {
     "llama": "Llama, SmolLM, SmolLM2, TinyLlama and relatives",

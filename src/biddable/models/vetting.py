@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 
 # Bytes of a JSON file; the largest tokenizer.json in use has 35 million, the settings 5.
 LARGEST_JSON, LARGEST_SETTINGS = 128 << 20, 16 << 20

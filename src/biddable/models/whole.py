@@ -14,7 +14,7 @@ from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 from biddable.models.vetting import (
     MOST_POSITIONS,
     damaged,

@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from biddable.data.findings import BiddableError
-from biddable.models.aside import Aside, is_sound, need_space, remove, write_tensors, write_text
-from biddable.training.held import Held
+from biddable.errors import BiddableError
+from biddable.storage import Aside, is_sound, need_space, remove, write_tensors, write_text
+from biddable.training.weights import Held
 
 # Of the JSON files and safetensors headers beside the tensors, generously.
 _SLACK = 2**20

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from biddable.engine.plan import Trainable, plan_step
 from biddable.engine.step import example_losses
-from biddable.training.held import Held
 from biddable.training.ranks import Ranks, add_up
+from biddable.training.weights import Held
 
 # Rows planned together, so that a prefix they share is fed once for all of them.
 ROWS = 64

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from biddable.models.aside import flush
+from biddable.storage import flush
 
 # Characters of a text among the lines of figures.
 LONGEST_TOLD = 100

@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biddable.data.findings import BiddableError, place
-from biddable.dialogue.encode import Example
+from biddable.encoding.encode import Example
 from biddable.engine.plan import plan_step
 from biddable.engine.shares import share_rows
 from biddable.engine.step import backward_step
+from biddable.errors import BiddableError, place
+from biddable.settings import FitSettings
 from biddable.training import checkpoint
 from biddable.training.checkpoint import Progress
-from biddable.training.held import Held
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log
 from biddable.training.ranks import ALONE, Ranks, add_up, all_there, highest
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
-from biddable.training.settings import FitSettings
+from biddable.training.weights import Held
 
 # Evaluations in a row above the best one after which held-out loss is said to have turned up.
 RISING = 2

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 
 T = TypeVar("T")
 # The first rank judges the base while the others wait. A rank that dies does not wait for this:

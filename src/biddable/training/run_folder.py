@@ -10,8 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from biddable.data.findings import BiddableError
-from biddable.models.aside import hold_alone, write_whole
+from biddable.errors import BiddableError
+from biddable.storage import hold_alone, refuse_existing_run, write_whole
 
 EVAL_FILE = "eval.jsonl"
 
@@ -77,16 +77,6 @@ class RunFolder:
     def read_json(self, name: str) -> Any:
         """Reads a JSON file of the folder."""
         return json.loads((self.path / name).read_text(encoding="utf-8"))
-
-
-def refuse_existing_run(out: str) -> None:
-    """Raises `output_exists` where a new run would have to overwrite something."""
-    if out and os.path.lexists(out):
-        raise BiddableError(
-            f"the output folder {out!r} exists already",
-            code="output_exists",
-            fix="give another --out, or go on with --resume",
-        )
 
 
 def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:

@@ -15,7 +15,7 @@ from typing import Any, TextIO, cast
 from rich.console import Console
 from rich.text import Text
 
-from biddable.data.findings import BiddableError
+from biddable.errors import BiddableError
 from biddable.terminal import notices
 from biddable.training.log import Log
 

@@ -1,0 +1,109 @@
+"""`check`: what would be learnt from the data, and what is wrong with it, without any weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biddable.commands.repair import fix_command, repair
+from biddable.dataset.early import refuse_early
+from biddable.dataset.prepare import prepare
+from biddable.dataset.prepared import Prepared, summary
+from biddable.display.preparation import mask_page
+from biddable.errors import BiddableError, as_record, capped
+from biddable.settings import Settings, with_values
+from biddable.terminal import console
+from biddable.training.log import counting
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The result of `check`.
+
+    Args:
+        prepared: the data as `train` would work on it.
+        settings: what it was read with.
+        fixed: what `fix` did, by name; empty without it.
+    """
+
+    prepared: Prepared
+    settings: Settings
+    fixed: dict[str, int]
+
+    @property
+    def command(self) -> str:
+        """The command that mends what can be mended; empty where nothing can."""
+        return fix_command(self.settings, self.prepared.findings)
+
+    @property
+    def ok(self) -> bool:
+        """No finding is an error."""
+        return all(f.severity != "error" for f in self.prepared.findings)
+
+    @property
+    def clean(self) -> bool:
+        """No finding is an error or a warning, and no row was dropped."""
+        return not self.prepared.dropped and all(
+            f.severity == "note" for f in self.prepared.findings
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `check --json` prints."""
+        findings = [*self.prepared.findings, *self.prepared.dropped]
+        told = {**summary(self.prepared), "findings": [as_record(f) for f in capped(findings)]}
+        return {**told, "fixed": self.fixed} if self.fixed else told
+
+
+def check(
+    data: str | Sequence[str], *, dump: str = "", fix: str = "", html: str = "", **options: Any
+) -> Checked:
+    """Reads, checks, renders and encodes the data as `train` would.
+
+    Args:
+        data: files or folders with the rows.
+        dump: a file to write one JSON object per example to.
+        fix: a file to write the training rows to, repaired and in messages form.
+        html: a file to write the masks to, as a page.
+        options: fields of `biddable.settings.Settings`, by name.
+
+    Raises:
+        BiddableError: the data, the base or the template cannot be used at all.
+    """
+    files = (data,) if isinstance(data, str) else tuple(data)
+    settings = with_values(Settings(), {"data": files, **options})
+    refuse_early(settings, (dump, fix, html))
+    prepared = prepare(settings, counting(console()))
+    if dump:
+        _write(dump, _dumped(prepared))
+    fixed = repair(prepared, settings, fix) if fix else {}
+    if html:
+        _write(html, [mask_page(prepared)])
+    return Checked(prepared, settings, fixed)
+
+
+def _dumped(prepared: Prepared) -> Iterator[str]:
+    for example in prepared.examples():
+        row = {
+            "file": example.file,
+            "line": example.line,
+            "turn": example.turn,
+            "input_ids": list(example.input_ids),
+            "weights": [float(w) for w in example.weights],
+            "text": prepared.tokenizer.decode(list(example.input_ids)),
+        }
+        yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _write(path: str, lines: Iterable[str]) -> None:
+    try:
+        with Path(path).open("x", encoding="utf-8") as file:
+            file.writelines(lines)
+    except OSError as error:
+        raise BiddableError(
+            f"{path} cannot be written: {error.strerror}",
+            code="output_exists" if isinstance(error, FileExistsError) else "output_not_writable",
+            fix="give another file; nothing is overwritten",
+        ) from error

@@ -1,0 +1,93 @@
+"""The rows that `compare` judges on, and those of training as far as they are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from biddable.commands.comparing import Options
+from biddable.data.columns import parse_map
+from biddable.data.conversation import Conversation
+from biddable.data.readers import ReadResult, read
+from biddable.data.split import cluster_numbers
+from biddable.dataset.prepare import read_rows, unknown
+from biddable.dataset.prepared import Side
+from biddable.errors import BiddableError, Finding
+from biddable.settings import Settings, read_config, with_values
+from biddable.terminal import line
+from biddable.training.run_folder import EVAL_FILE, RunFolder
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRows:
+    """What two models are compared on.
+
+    Args:
+        held_out: the rows to judge on.
+        train: those that TUNED was trained on; empty where they are not known.
+        clusters: a number for each held-out row, the same for those that belong together.
+        leaked: training knows every held-out row.
+    """
+
+    held_out: Sequence[Conversation]
+    train: Sequence[Conversation]
+    clusters: Sequence[int]
+    leaked: bool
+
+
+def judged_rows(asked: Options, tuned: str, out: Console) -> JudgedRows:
+    """The rows of --data or of the run folder TUNED, without those that its training knows.
+
+    Raises:
+        BiddableError: no data is given and TUNED is no run folder; or the data has faults.
+    """
+    run = RunFolder(Path(tuned))
+    own = run.eval_rows.is_file()
+    train = _read(asked, asked.train) if asked.train else _trained(run, out) if own else []
+    if not asked.data:
+        if not own:
+            raise BiddableError(
+                "no held-out rows are given",
+                code="no_data",
+                fix=f"give --data FILE, or a run folder with its {EVAL_FILE}",
+            )
+        held_out = _good(read([str(run.eval_rows)]))
+        leaked = bool(run.read_json("data.json").get("leaked"))
+        return JudgedRows(held_out, train, cluster_numbers(held_out), leaked)
+    side, leaked, findings = unknown(train, Side(_read(asked, asked.data), ()))
+    for finding in findings:
+        line(out, "known rows", finding.message)
+    if not train:
+        line(out, "known rows", "not looked for: no training rows are known; give --train FILE")
+    return JudgedRows(side.conversations, train, cluster_numbers(side.conversations), leaked)
+
+
+def _trained(run: RunFolder, out: Console) -> Sequence[Conversation]:
+    """The rows that a run was trained on, where its data is still there and the same."""
+    settings = with_values(Settings(), read_config(str(run.config)))
+    record = run.read_json("data.json")
+    rows = None
+    with suppress(BiddableError):
+        rows = read_rows(settings, settings.data)
+    if rows is None or any(record["sources"].get(n) != v for n, v in rows.hashes.items()):
+        names = ", ".join(settings.data)
+        line(out, "training", f"rows are not known: {names} was moved or changed since the run")
+        return []
+    held_out = {(file, number) for file, number in record["held_out"]}
+    return [c for c in rows.conversations if (c.file, c.line) not in held_out]
+
+
+def _read(asked: Options, name: str) -> Sequence[Conversation]:
+    mapping = parse_map(asked.map) if asked.map else None
+    return _good(read([name], mapping=mapping, system=asked.system or None))
+
+
+def _good(rows: ReadResult) -> Sequence[Conversation]:
+    errors: list[Finding] = list(rows.errors())
+    if errors:
+        raise BiddableError.of(errors[0])
+    return rows.conversations

@@ -1,0 +1,53 @@
+"""`lab`: a page on this machine that shows template, tokens, mask and masked mean of an example."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+
+from biddable.engine.precision import choose_device, load_model
+from biddable.errors import BiddableError
+from biddable.lab.api import Lab
+from biddable.models.base import load_tokenizer, resolve_base
+from biddable.terminal import console, line
+
+ADDRESS = "127.0.0.1"
+NEEDED = ("starlette", "uvicorn")
+
+
+def lab(base: str = "smollm2", *, weights: bool = False, port: int = 8765) -> None:
+    """Serves the page on 127.0.0.1 until Ctrl-C.
+
+    Args:
+        base: hub id, folder, run folder, .gguf file or packaged base.
+        weights: load the weights too, for the masked mean.
+        port: 0 takes a free one.
+
+    Raises:
+        BiddableError: the server package is missing, the port is taken, or the base is unusable.
+    """
+    if not all(importlib.util.find_spec(name) for name in NEEDED):
+        raise BiddableError(
+            f"the lab needs {' and '.join(NEEDED)}",
+            code="missing_extra",
+            fix="pip install 'biddable[lab]'",
+        )
+    found = resolve_base(base)
+    model = load_model(found, choose_device("cpu")) if weights else None
+    made = Lab(base, load_tokenizer(found), model)
+    from biddable.lab.server import serve
+
+    with _listen(port) as listener:
+        line(console(), "lab", f"http://{ADDRESS}:{listener.getsockname()[1]}/ (Ctrl-C ends)")
+        serve(made, listener)
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server((ADDRESS, port))
+    except (OSError, OverflowError) as error:
+        raise BiddableError(
+            f"port {port} of {ADDRESS} cannot be used: {error}",
+            code="option",
+            fix="give another --port; 0 takes a free one",
+        ) from error

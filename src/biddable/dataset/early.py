@@ -1,0 +1,54 @@
+"""What can be refused before anything slow is loaded: it needs neither torch nor transformers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from biddable.data.charset import check_encoding
+from biddable.data.columns import parse_map
+from biddable.data.files import refuse_existing, refuse_missing
+from biddable.errors import BiddableError
+from biddable.settings import Settings
+from biddable.storage import refuse_existing_run
+
+
+def refuse_early(settings: Settings, outputs: Sequence[str] = ()) -> None:
+    """Raises the first of what is wrong with options, names of files and the device.
+
+    Args:
+        settings: those of the run.
+        outputs: files that will be written.
+
+    Raises:
+        BiddableError: a file is missing, an output exists, an option or the device cannot be used.
+    """
+    system = settings.system[1:] if settings.system.startswith("@") else ""
+    refuse_missing((*settings.data, settings.eval, system))
+    refuse_existing_run(settings.out)
+    for path in filter(None, outputs):
+        refuse_existing(path)
+        if list(outputs).count(path) > 1:
+            what, fix = "Two outputs have the same name.", "Give each its own."
+            raise BiddableError(what, fix=fix, code="option", file=path)
+    if settings.map:
+        parse_map(settings.map)
+    if settings.encoding:
+        check_encoding(settings.encoding)
+    refuse_device(settings.device)
+
+
+def refuse_device(device: str) -> None:
+    """Raises an error where it is certain without torch that the device is not there."""
+    try:
+        without_cuda = version("torch").endswith("+cpu")
+    except PackageNotFoundError:
+        without_cuda = False
+    if device == "cuda" and without_cuda:
+        what = "CUDA is not available: the torch installed here is built for the processor alone."
+        fix = "Leave --device out, or install torch with CUDA: https://pytorch.org/get-started."
+        raise BiddableError(what, fix=fix, code="no_device")
+    if device == "mps" and sys.platform != "darwin":
+        what, fix = "Apple's GPU (mps) is not available on this system.", "Leave --device out."
+        raise BiddableError(what, fix=fix, code="no_device")

@@ -1,0 +1,90 @@
+"""How a run ends: scorecard, answers side by side, and verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from biddable.display.scorecard_lines import card_lines
+from biddable.judging.intervals import smallest_difference
+from biddable.judging.judge import Judgement, Question
+from biddable.judging.outliers import ENDS, unusual
+from biddable.judging.scorecard import Scorecard
+from biddable.terminal import line
+
+SIDE_BY_SIDE = 3
+# Of the verdict; every other outcome is yellow.
+COLORS = {"learned": "green", "worse": "red", "overfit": "red", "leaked": "red"}
+
+
+def show_outcome(
+    card: Scorecard,
+    questions: Sequence[Question],
+    judgements: Mapping[str, Judgement],
+    out: Console,
+) -> None:
+    """The scorecard, three questions with the answers of each model, and the verdict."""
+    out.print()
+    for text in card_lines(card):
+        out.print(Text(text))
+    for i, question in enumerate(questions[:SIDE_BY_SIDE]):
+        out.print()
+        line(out, "asked", question.text)
+        line(out, "reference", question.reference)
+        for name, judgement in judgements.items():
+            end = "" if judgement.stopped[i] else "  (did not stop)"
+            line(out, name, judgement.answers[i].rstrip() + end)
+    style = f"bold {COLORS.get(card.verdict.outcome, 'yellow')}"
+    out.print()
+    out.print(Text.assemble(("verdict     ", "bold"), (card.verdict.sentence, style)))
+    line(out, "", card.verdict.evidence)
+    if card.verdict.suggestion:
+        line(out, "try", card.verdict.suggestion)
+
+
+def show_smallest_difference(questions: Sequence[Question], out: Console) -> None:
+    """What the rows to judge on could show at best, said before anything is trained."""
+    independent = len({i if q.cluster is None else -1 - q.cluster for i, q in enumerate(questions)})
+    least = smallest_difference(independent)
+    rows = "1 held-out row" if len(questions) == 1 else f"{len(questions)} held-out rows"
+    rows += "" if independent == len(questions) else f" ({independent} independent)"
+    shown = (
+        f"a rate has to change by {100 * least:.0f} points to be sure"
+        if least <= 1
+        else "too few to be sure of any change"
+    )
+    line(out, "judged on", f"{rows}: {shown}")
+
+
+def show_unusual(trained: Sequence[tuple[str, float]], out: Console) -> None:
+    """The training rows, as (place, loss), that most need a look, and those that need none."""
+    for end, rows in zip(ENDS, unusual([loss for _, loss in trained]), strict=True):
+        told = ", ".join(f"{trained[i][0]} {trained[i][1]:.2f}" for i in rows[:SIDE_BY_SIDE])
+        if told:
+            line(out, "trained on", f"{end}  {told}")
+
+
+def samples(
+    questions: Sequence[Question], judgements: Mapping[str, Judgement]
+) -> list[dict[str, Any]]:
+    """One record a question, for samples.jsonl."""
+    return [
+        {
+            "file": question.file,
+            "line": question.line,
+            "question": question.text,
+            "reference": question.reference,
+        }
+        | {
+            key: value
+            for name, judgement in judgements.items()
+            for key, value in (
+                (name.replace("-", "_"), judgement.answers[i]),
+                (f"{name.replace('-', '_')}_stopped", judgement.stopped[i]),
+            )
+        }
+        for i, question in enumerate(questions)
+    ]

@@ -1,0 +1,141 @@
+"""Pictures for the report: SVG that stands inside a page and takes its text colour.
+
+Readable without colour: base is hollow and dashed, tuned is filled and solid.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from biddable.judging.figures import Metric
+from biddable.judging.intervals import wilson
+from biddable.judging.metric_names import title
+
+# Drawn in this colour, which nothing else has, and then replaced by the page's own.
+_INK = "#010203"
+_TUNED = "#2f7ed8"
+_BASE = "#b8860b"
+SMOOTHING = 0.8
+
+
+def loss_curve(events: Sequence[Mapping[str, Any]]) -> str:
+    """Training loss, faint and smoothed, with held-out loss as dots; the first dot is base.
+
+    Args:
+        events: those of log.jsonl; empty without a step.
+    """
+    steps = [e for e in events if e["event"] == "step"]
+    evals = [e for e in events if e["event"] == "eval"]
+    if not steps:
+        return ""
+
+    def draw(axes: Any) -> None:
+        places = [e["step"] for e in steps]
+        losses = [e["loss"] for e in steps]
+        axes.plot(places, losses, color=_INK, alpha=0.25, linewidth=1)
+        axes.plot(places, _smoothed(losses), color=_INK, linewidth=1.5, label="training, smoothed")
+        for step, following in pairwise(steps):
+            if int(following["epoch"]) > int(step["epoch"]):
+                axes.axvline(following["step"], color=_INK, alpha=0.3, linestyle=":", linewidth=1)
+        if evals:
+            _held_out(axes, evals)
+        axes.locator_params(axis="x", integer=True)
+        axes.set_xlabel("step (dotted: an epoch begins)")
+        axes.set_ylabel("loss per trained token")
+        axes.legend(frameon=False, labelcolor=_INK)
+
+    return _svg(draw, 3.0)
+
+
+def lengths(tokens: Sequence[int], limit: int) -> str:
+    """Histogram of example lengths, with the limit where it is near."""
+    if not tokens:
+        return ""
+
+    def draw(axes: Any) -> None:
+        axes.hist(tokens, bins=30, color=_TUNED, edgecolor=_INK, linewidth=0.4)
+        if limit < 1.5 * max(tokens):
+            axes.axvline(limit, color=_INK, linestyle="--")
+            axes.annotate(f"limit {limit}", (limit, 0), color=_INK, rotation=90, va="bottom")
+        axes.set_xlabel(f"tokens per example (limit {limit:,})")
+        axes.set_ylabel("examples")
+
+    return _svg(draw, 2.0)
+
+
+def rates(metrics: Mapping[str, Metric]) -> str:
+    """Each rate of base and tuned with its 95 % interval."""
+    shown = [(title(name), m) for name, m in metrics.items() if m.kind == "rate"]
+    if not shown:
+        return ""
+
+    def draw(axes: Any) -> None:
+        for row, (_, metric) in enumerate(reversed(shown)):
+            for value, shift, colour, filled in (
+                (metric.base, 0.16, _BASE, False),
+                (metric.tuned, -0.16, _TUNED, True),
+            ):
+                low, high = (100 * x for x in wilson(value * metric.n, metric.n))
+                line = "-" if filled else "--"
+                axes.plot([low, high], [row + shift] * 2, color=colour, linestyle=line)
+                face = colour if filled else "none"
+                label = ("tuned" if filled else "base") if row == 0 else None
+                axes.plot(
+                    100 * value, row + shift, "o", color=colour, markerfacecolor=face, label=label
+                )
+        axes.set_yticks(range(len(shown)), [name for name, _ in reversed(shown)])
+        axes.set_xlim(-2, 102)
+        axes.set_xlabel("% of rows, with 95 % intervals")
+        axes.legend(
+            frameon=False, labelcolor=_INK, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2
+        )
+
+    return _svg(draw, 1.0 + 0.5 * len(shown))
+
+
+def _held_out(axes: Any, evals: Sequence[Mapping[str, Any]]) -> None:
+    places = [e["step"] for e in evals]
+    losses = [e["held_out_loss"] for e in evals]
+    best = min(range(len(evals)), key=losses.__getitem__)
+    axes.plot(places, losses, "o-", color=_TUNED, linewidth=1, markersize=4, label="held out")
+    axes.plot(
+        places[best], losses[best], "o", markersize=11, markerfacecolor="none", color=_INK,
+        label=f"best: {losses[best]:.3f} at step {places[best]}",
+    )  # fmt: skip
+    if places[0] == 0:
+        axes.annotate("base", (0, losses[0]), xytext=(6, 0), textcoords="offset points", color=_INK)
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Exponential mean without the bias of its start."""
+    smooth, total, weight = [], 0.0, 0.0
+    for value in values:
+        total = SMOOTHING * total + (1 - SMOOTHING) * value
+        weight = SMOOTHING * weight + 1 - SMOOTHING
+        smooth.append(total / weight)
+    return smooth
+
+
+def _svg(draw: Callable[[Any], None], height: float) -> str:
+    """One plot as an SVG element, the same bytes for the same data."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "biddable"}):
+        figure = Figure(figsize=(7.5, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        axes.tick_params(colors=_INK)
+        axes.xaxis.label.set_color(_INK)
+        axes.yaxis.label.set_color(_INK)
+        for name, spine in axes.spines.items():
+            spine.set_color(_INK)
+            spine.set_visible(name in ("left", "bottom"))
+        draw(axes)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    drawn = file.getvalue()
+    return drawn[drawn.index("<svg") :].replace(_INK, "currentColor")

@@ -1,0 +1,137 @@
+"""Where an answer begins in the render of a finished conversation, and whether it is all there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Mapping
+from dataclasses import replace
+from typing import Any
+
+from biddable.data.conversation import Conversation
+from biddable.encoding.spans import Leaf, Located
+from biddable.encoding.tokens import Piece
+from biddable.errors import BiddableError
+
+EMPTY_THINKING = re.compile(r"(<think>\s*</think>|<\|channel>thought\s*<channel\|>)\s*\Z")
+THINKING_OPENS = re.compile(r"\s*(<think>|<\|channel>thought)")
+
+KINDS = {"content": "text", "thinking": "thinking", "call": "tool call"}
+
+
+def check_texts(found: Located, kinds: Container[str], message: int | None = None) -> None:
+    """Refuses a render that lost or changed a text of one of these kinds, or doubled a content.
+
+    Args:
+        message: the one whose texts are looked at; None is all.
+    """
+    for leaf in found.lost:
+        if leaf.kind in kinds and message in (None, leaf.message):
+            raise text_lost(leaf)
+    for leaf in found.repeated:
+        if leaf.kind == "content" and message in (None, leaf.message):
+            raise text_lost(leaf, "prints it more than once")
+
+
+def check_answer(found: Located, index: int, start: int) -> None:
+    """Refuses an answer of which something is missing, doubled, or already in the prompt."""
+    check_texts(found, KINDS, index)
+    for span in found.of_message(index):
+        if span.start < start:
+            raise text_lost(span.leaf, "prints it before the place where the model answers")
+
+
+def answer_start(prompt: Located, found: Located, index: int) -> int | None:
+    """Where the answer begins in the render of a finished conversation; None if not as prompted.
+
+    Usually the prompt is a prefix. Some templates write the messages before otherwise in a finished
+    conversation: the answer then begins after the same words that stand between the last message
+    and the answer in the prompt. Of an empty thinking block that the prompt opens and closes, and
+    of white space that it ends in, a finished conversation need not have a trace.
+    """
+    if found.text.startswith(prompt.text):
+        return len(prompt.text)
+    ends = between(prompt, found, index)
+    if ends is None:
+        return None
+    offered, at = prompt.text[ends[0] :], ends[1]
+    if found.text.startswith(offered, at):
+        return at + len(offered)
+    header = EMPTY_THINKING.sub("", offered)
+    after = at + len(header)
+    if header != offered and found.text.startswith(header, at):
+        return None if THINKING_OPENS.match(found.text, after) else after
+    first = found.of_message(index)[0].start
+    if found.text.startswith(offered.rstrip(), at) and offered.startswith(found.text[at:first]):
+        return first if offered[first - at :].isspace() else None
+    return None
+
+
+def between(prompt: Located, found: Located, index: int) -> tuple[int, int] | None:
+    """Where the message before the answer ends, in the prompt and in the finished conversation."""
+    in_prompt, in_found = prompt.of_message(index - 1), found.of_message(index - 1)
+    if not in_prompt or not in_found or in_prompt[-1].leaf != in_found[-1].leaf:
+        return None
+    return in_prompt[-1].end, in_found[-1].end
+
+
+def opened_answer(prompt: Located, found: Located, message: Mapping[str, Any], index: int) -> Piece:
+    """The answer where the prompt opens a thinking block that the finished conversation lacks.
+
+    An answer that begins with what the prompt opens continues after it; its own words are taken,
+    since the template drops them from a finished conversation.
+    """
+    ends = between(prompt, found, index)
+    content = [s for s in found.of_message(index) if s.leaf.kind == "content"]
+    if ends is not None and len(content) == 1 and not found.repeated:
+        # White space between thinking and answer is the message's own, not the header's.
+        before = str(message["content"])[: content[0].leaf.start]
+        header = found.text[ends[1] : content[0].start].removesuffix(before[len(before.rstrip()) :])
+        offered = prompt.text[ends[0] :]
+        opened = offered[len(header) :]
+        text = str(message["content"]).strip()
+        if offered.startswith(header) and opened.strip() and text.startswith(opened.strip()):
+            rest = text[len(opened.strip()) :]
+            blank = opened[len(opened.rstrip()) :]
+            return Piece(rest.removeprefix(blank) if rest.startswith(blank) else rest.lstrip())
+    raise BiddableError(
+        "The generation prompt is not how the chat template begins this answer in a finished"
+        " conversation.",
+        fix="Give answers with their thinking, set template arguments (--template-arg), or train"
+        " with the header of finished conversations (--header history).",
+        code="template_refused",
+        turn=index,
+    )
+
+
+def text_lost(leaf: Leaf, what: str = "drops or rewrites it") -> BiddableError:
+    shown = leaf.text if len(leaf.text) <= 40 else leaf.text[:40] + "..."
+    return BiddableError(
+        f"The {KINDS.get(leaf.kind, 'text')} {shown!r} does not come back whole from the chat"
+        f" template, which {what}.",
+        fix="Use a template that prints it (--template), or change the message.",
+        code="message_text_lost",
+        turn=leaf.message,
+    )
+
+
+def empty_answer(index: int) -> BiddableError:
+    return BiddableError(
+        "The assistant's message is empty, so there is nothing to learn but to stop.",
+        fix="Write an answer, or take the row out.",
+        code="empty_assistant",
+        turn=index,
+    )
+
+
+def nested_too_deep() -> BiddableError:
+    return BiddableError(
+        "A field of a message is nested too deep to render.",
+        fix="Flatten the arguments of its tool calls.",
+        code="template_refused",
+    )
+
+
+def placed(error: BiddableError, conversation: Conversation) -> BiddableError:
+    """The error with the file and line of its conversation."""
+    found = replace(error.finding, file=conversation.file, line=conversation.line)
+    return BiddableError.of(found)

@@ -1,0 +1,59 @@
+"""How a flat micro-batch is cut: its segments, and the prefixes that they continue.
+
+Letters: T tokens of a flat micro-batch, P prefix tokens, K key/value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from biddable.engine.flash import Tile
+
+
+@dataclass(slots=True)
+class Prefix:
+    """Keys and values of one prefix, per layer: (1, K, P, E) each."""
+
+    length: int
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+
+    def leaves(self) -> Prefix:
+        """The same numbers cut off from their graph, to collect the suffixes' gradients in."""
+
+        def cut(tensors: dict[int, Tensor]) -> dict[int, Tensor]:
+            return {layer: t.detach().requires_grad_() for layer, t in tensors.items()}
+
+        return Prefix(self.length, cut(self.keys), cut(self.values))
+
+
+@dataclass(slots=True)
+class Layout:
+    """How the T tokens of a flat micro-batch are cut.
+
+    Args:
+        lengths: tokens of each segment, in order; they sum to T.
+        prefix_of: for each segment the index in `prefixes` that it continues, or -1.
+        prefixes: what the segments may continue.
+        keep: where given, one `Prefix` a segment to store its keys and values in.
+        layers: the layers in which this function ran, for the check after the forward.
+        tiles: what one flash call attends to, made once for all layers.
+    """
+
+    lengths: Sequence[int]
+    prefix_of: Sequence[int]
+    prefixes: Sequence[Prefix] = ()
+    keep: Sequence[Prefix] = ()
+    layers: list[int] = field(default_factory=list)
+    tiles: list[Tile] = field(default_factory=list)
+
+    def spans(self) -> list[tuple[int, int, int]]:
+        """(start, stop, prefix index) of each segment."""
+        spans, start = [], 0
+        for length, prefix in zip(self.lengths, self.prefix_of, strict=True):
+            spans.append((start, start + length, prefix))
+            start += length
+        return spans

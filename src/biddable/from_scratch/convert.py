@@ -1,0 +1,146 @@
+"""`convert`: a PyTorch checkpoint of a nanoGPT-like GPT to a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from biddable.display.model_card import plain
+from biddable.engine.precision import new_model
+from biddable.errors import BiddableError
+from biddable.from_scratch.gpt import read_gpt, refused
+from biddable.from_scratch.tokenizer import open_tokenizer
+from biddable.from_scratch.unpickle import FACTS, WEIGHTS
+from biddable.models.model_files import model_files, own_template
+from biddable.models.save import save_model
+
+ACTIVATIONS = ("gelu", "gelu_new", "relu")
+# Time to read a checkpoint: to start, and for its bytes from a slow disk.
+_START_SECONDS, _BYTES_A_SECOND = 60, 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """The result of `convert`."""
+
+    folder: Path
+    parameters: int
+    layers: int
+    heads: int
+    width: int
+    context: int
+
+
+def convert(
+    checkpoint: str,
+    *,
+    out: str,
+    heads: int = 0,
+    tokenizer: str = "gpt2",
+    activation: str = "gelu",
+) -> Converted:
+    """Writes a Hugging Face folder whose logits are those of the checkpoint's model.
+
+    Args:
+        checkpoint: a .pt or .pth file with a state dict, plain or inside a checkpoint.
+        out: the folder to make.
+        heads: attention heads; 0 takes the number that the checkpoint holds (`n_head`).
+        tokenizer: hub id, folder or file, as for `pretrain`.
+        activation: of the MLP, which no checkpoint tells: gelu as in nanoGPT, gelu_new, relu.
+
+    Raises:
+        BiddableError: `missing_file`, `checkpoint_refused`, `tokenizer_refused`, `output_exists` or
+            `option`.
+    """
+    _check(activation, Path(out))
+    tensors, facts = _load(checkpoint)
+    gpt = read_gpt(tensors, _heads(heads, facts), activation)
+    words = _tokenizer(tokenizer, gpt.config.vocab_size)
+    gpt.config.bos_token_id = gpt.config.eos_token_id = words.eos_token_id
+    model = new_model(gpt.config, torch.device("cpu"), seed=0)
+    model.load_state_dict(gpt.tensors)
+    files = model_files(
+        model, words, chat_template=own_template(words), stop_ids=[words.eos_token_id]
+    )
+    files["README.md"] = f"# Converted from {plain(Path(checkpoint).name)}\n\nBy biddable.\n"
+    save_model(model, dict(model.named_parameters()), files, Path(out))
+    parameters = sum(p.numel() for p in model.parameters())
+    c = gpt.config
+    return Converted(Path(out), parameters, c.n_layer, c.n_head, c.n_embd, c.n_positions)
+
+
+def _check(activation: str, out: Path) -> None:
+    """Refuses an unknown activation and a folder that is there.
+
+    Raises:
+        BiddableError: `option` or `output_exists`.
+    """
+    if activation not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise BiddableError(f"no activation {activation}", code="option", fix=f"one of {known}")
+    if out.exists():
+        raise BiddableError(
+            f"the output folder '{out}' exists already",
+            code="output_exists",
+            fix="give another --out",
+        )
+
+
+def _load(checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, and the plain values beside them, read by a process of its own."""
+    if not Path(checkpoint).is_file():
+        raise BiddableError(
+            "There is no such file.", code="missing_file", fix="Check the path.", file=checkpoint
+        )
+    seconds = _START_SECONDS + Path(checkpoint).stat().st_size // _BYTES_A_SECOND
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "biddable.from_scratch.unpickle", checkpoint, folder]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=seconds
+            )
+        except subprocess.TimeoutExpired as error:
+            raise refused(f"it was not read in {seconds} seconds") from error
+        if done.returncode:
+            reasons = done.stderr.strip().splitlines() or ["its reader died"]
+            raise refused(reasons[-1][:300])
+        facts = json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))
+        return load_file(Path(folder) / WEIGHTS), facts
+
+
+def _tokenizer(name: str, embedded: int) -> Any:
+    """The tokenizer, which may have fewer tokens than are embedded (nanoGPT pads), never more."""
+    words = open_tokenizer(name)
+    if len(words) > embedded:
+        raise BiddableError(
+            f"the tokenizer {name} has {len(words):,} tokens, the checkpoint embeds {embedded:,}",
+            code="tokenizer_refused",
+            fix="give the tokenizer of the checkpoint with --tokenizer",
+        )
+    return words
+
+
+def _heads(asked: int, facts: dict[str, Any]) -> int:
+    """As asked, or what the checkpoint says; where both speak they have to agree."""
+    names = ("n_head", "n_heads", "num_heads", "num_attention_heads")
+    known = next((facts[n] for n in names if isinstance(facts.get(n), int)), 0)
+    if asked and known and asked != known:
+        raise BiddableError(
+            f"--heads is {asked}, the checkpoint says {known}", code="option", fix="leave it out"
+        )
+    if not (asked or known):
+        raise BiddableError(
+            "the checkpoint does not say how many attention heads it has",
+            code="option",
+            fix="give --heads N, the n_head that the model was made with",
+        )
+    return asked or known

@@ -1,0 +1,160 @@
+"""The state dict of a nanoGPT-like GPT to that of transformers' GPT-2.
+
+Letters: V vocabulary, D width, C context. Which GPT is meant: learnt positions, layer norms before
+attention and MLP and at the end, queries, keys and values in one matrix or in three, an MLP of two
+matrices. What a state dict cannot tell (heads, the activation) is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from biddable.errors import BiddableError
+
+# Names in use, as regular expressions, and GPT-2's name for the same.
+_OUTER = {
+    r"(transformer\.)?(wte|tok_emb|token_embedding(_table)?|tok_embeddings)": "transformer.wte",
+    r"(transformer\.)?(wpe|pos_emb|position_embedding(_table)?)": "transformer.wpe",
+    r"(transformer\.)?(ln_f|norm|norm_f|final_norm)": "transformer.ln_f",
+    r"(lm_head|head)": "lm_head",
+}
+_LAYER = r"(?:transformer\.)?(?:h|blocks|layers)\.(\d+)\."
+_INNER = {
+    r"(ln_1|ln1|norm1)": "ln_1",
+    r"(ln_2|ln2|norm2)": "ln_2",
+    r"(attn|sa)\.(c_attn|qkv|qkv_proj)": "attn.c_attn",
+    r"(attn|sa)\.(q|q_proj|query)": "attn.q",
+    r"(attn|sa)\.(k|k_proj|key)": "attn.k",
+    r"(attn|sa)\.(v|v_proj|value)": "attn.v",
+    r"(attn|sa)\.(c_proj|proj|out_proj|o_proj)": "attn.c_proj",
+    r"(mlp|ffwd|ff)\.(c_fc|fc1|0|net\.0)": "mlp.c_fc",
+    r"(mlp|ffwd|ff)\.(c_proj|fc2|2|net\.2)": "mlp.c_proj",
+}
+# Causal masks, kept as buffers.
+_MASK = r".*\.(attn|sa)\.(bias|masked_bias|tril|mask)"
+_MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpt:
+    """A GPT-2 configuration, and the tensors by GPT-2's names."""
+
+    config: Any
+    tensors: dict[str, Tensor]
+
+
+def read_gpt(given: Mapping[str, Tensor], heads: int, activation: str) -> Gpt:
+    """Takes a state dict for a GPT.
+
+    Args:
+        given: tensors by name, without the prefixes of torch.compile and DDP.
+        heads: attention heads.
+        activation: of the MLP: `gelu`, `gelu_new` (the tanh form) or `relu`.
+
+    Raises:
+        BiddableError: `checkpoint_refused`, with the names and shapes of what does not fit.
+    """
+    named: dict[str, Tensor] = {}
+    strange = []
+    for name, tensor in given.items():
+        known = _known_name(name)
+        if known:
+            named[known] = tensor.float()
+        elif not (re.fullmatch(_MASK, name) and tensor.ndim != 1):
+            strange.append(f"{name} {tuple(tensor.shape)}")
+    missing = [n for n in ("transformer.wte.weight", "transformer.wpe.weight") if n not in named]
+    if strange or missing:
+        lacks = [f"no {name}" for name in missing]
+        raise refused("what does not fit: " + ", ".join([*lacks, *strange[:20]]))
+    _join_projections(named)
+    return _fitted(named, heads, activation)
+
+
+def _known_name(name: str) -> str:
+    stem, _, kind = name.rpartition(".")
+    if kind not in ("weight", "bias"):
+        return ""
+    layer = re.match(_LAYER, stem)
+    table = _INNER if layer else _OUTER
+    rest = stem[layer.end() :] if layer else stem
+    found = next((known for pattern, known in table.items() if re.fullmatch(pattern, rest)), "")
+    before = f"transformer.h.{layer[1]}." if layer else ""
+    return f"{before}{found}.{kind}" if found else ""
+
+
+def _join_projections(named: dict[str, Tensor]) -> None:
+    """Puts three matrices for queries, keys and values into one; all are (out, in) then."""
+    for name in [n for n in named if ".attn.q." in n]:
+        parts = [name.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
+        if all(part in named for part in parts):
+            joined = torch.cat([named.pop(part) for part in parts])
+            named[name.replace(".attn.q.", ".attn.c_attn.")] = joined
+
+
+def _fitted(named: dict[str, Tensor], heads: int, activation: str) -> Gpt:
+    """The configuration that the shapes tell, and every tensor that it asks for."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokens, positions = named["transformer.wte.weight"], named["transformer.wpe.weight"]
+    width = tokens.shape[-1]
+    layers = 1 + max((int(n.split(".")[2]) for n in named if ".h." in n), default=-1)
+    if not layers or heads < 1 or width % heads:
+        raise refused(f"{layers} layers of width {width} with {heads} heads cannot be")
+    _turn_to_conv1d(named, width)
+    inner = named.get("transformer.h.0.mlp.c_fc.weight", torch.empty(0, 4 * width)).shape[-1]
+    head = named.get("lm_head.weight")
+    tied = head is None or torch.equal(head, tokens)
+    config = GPT2Config(
+        vocab_size=len(tokens),
+        n_positions=len(positions),
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        n_inner=inner,
+        activation_function=activation,
+        tie_word_embeddings=tied,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        resid_pdrop=0.0,
+    )
+    with torch.device("meta"):
+        wanted = {k: tuple(v.shape) for k, v in GPT2LMHeadModel(config).state_dict().items()}
+    if tied:
+        named["lm_head.weight"] = tokens
+    # A GPT may be trained without biases; adding none is adding zeros.
+    for name, shape in wanted.items():
+        if name.endswith(".bias") and name not in named:
+            named[name] = torch.zeros(shape)
+    wrong = [f"no {n} {s}" for n, s in wanted.items() if n not in named]
+    wrong += [f"{n} {tuple(t.shape)}" for n, t in named.items() if wanted.get(n) != tuple(t.shape)]
+    if wrong:
+        raise refused("what does not fit: " + ", ".join(wrong[:20]))
+    return Gpt(config, named)
+
+
+def _turn_to_conv1d(named: dict[str, Tensor], width: int) -> None:
+    """GPT-2 keeps matrices as (in, out), nn.Linear as (out, in): turned where c_attn is so.
+
+    Only c_attn's shape, (D, 3D) or (3D, D), tells; the square c_proj cannot.
+    """
+    first = named.get("transformer.h.0.attn.c_attn.weight")
+    if first is None or tuple(first.shape) != (3 * width, width):
+        return
+    for name, tensor in named.items():
+        if name.removesuffix(".weight").endswith(_MATRICES) and tensor.ndim == 2:
+            named[name] = tensor.T.contiguous()
+
+
+def refused(why: str) -> BiddableError:
+    """The error that says why a checkpoint is not taken."""
+    return BiddableError(
+        f"the checkpoint is no GPT that can be converted: {why}",
+        code="checkpoint_refused",
+        fix="give the state dict of a GPT with learnt positions, as nanoGPT saves it",
+    )

@@ -1,0 +1,96 @@
+"""One answer as it is written: pieces of text without half characters or parts of stop strings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+from biddable.generation.generate import decode
+from biddable.generation.sampler import Sampler
+
+# What a decoder writes for bytes that are no whole character yet.
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+Finish = Literal["stop", "length"]
+
+
+def stream(
+    model: Any,
+    prompt: Sequence[int],
+    *,
+    stop_ids: Collection[int],
+    stop_strings: Sequence[str] = (),
+    tokenizer: Any,
+    max_new_tokens: int,
+    sample: Sampler,
+) -> Generator[str, None, Finish]:
+    """Yields the text of the answer to one prompt, and returns why it ended.
+
+    Together the pieces are the answer that `generate` gives, cut at the first stop string.
+
+    Raises:
+        BiddableError: `prompt_too_long`.
+    """
+    stopped = False
+
+    def tokens() -> Iterator[int]:
+        nonlocal stopped
+        for step in decode(model, [prompt], [0], stop_ids, max_new_tokens, sample):
+            stopped = step[0][1] in stop_ids
+            if not stopped:
+                yield step[0][1]
+
+    cut = yield from pieces(tokens(), text_of(tokenizer), stop_strings)
+    return "stop" if stopped or cut else "length"
+
+
+def text_of(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """Token ids to text: every token shows, and no space is tidied away."""
+
+    def text(ids: Sequence[int]) -> str:
+        decoded: str = tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return decoded
+
+    return text
+
+
+def pieces(
+    tokens: Iterable[int], text: Callable[[Sequence[int]], str], stop_strings: Sequence[str]
+) -> Generator[str, None, bool]:
+    """Yields the text of the tokens as soon as it is certain; returns whether a stop string cut it.
+
+    Held back are bytes that are no whole character yet, and whatever may be the beginning of a stop
+    string. All ids are decoded again for each token: some decoders treat a text's start in a way of
+    their own, and a few hundred ids take less than a millisecond.
+    """
+    ids: list[int] = []
+    sent, whole = 0, ""
+    for token in tokens:
+        ids.append(token)
+        whole = text(ids)
+        end = find_stop(whole, stop_strings)
+        if end is not None:
+            if end > sent:
+                yield whole[sent:end]
+            return True
+        certain = whole.rstrip(UNFINISHED)
+        safe = len(certain) - _held_back(certain, stop_strings)
+        if safe > sent:
+            yield whole[sent:safe]
+            sent = safe
+    if len(whole) > sent:
+        yield whole[sent:]
+    return False
+
+
+def find_stop(text: str, stop_strings: Sequence[str]) -> int | None:
+    """Where the stop string that is complete first begins; of two that end together, the longer."""
+    found = [(at + len(stop), at) for stop in stop_strings if (at := text.find(stop)) >= 0]
+    return min(found)[1] if found else None
+
+
+def _held_back(text: str, stop_strings: Sequence[str]) -> int:
+    """Length of the longest end of the text with which a stop string begins."""
+    sizes = (n for stop in stop_strings for n in range(1, len(stop)) if text.endswith(stop[:n]))
+    return max(sizes, default=0)

@@ -1,0 +1,75 @@
+"""`--metric FILE.py:FUNCTION`: a user's own figure for an answer, from a file that they name."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Sequence
+from numbers import Real
+from pathlib import Path
+from types import ModuleType
+
+from biddable.errors import BiddableError
+from biddable.judging.contents import UserMetric, metric_value
+from biddable.judging.judge import Question
+
+_FIX = "write `def score(reference, answer): ...` in a file, and give --metric FILE.py:score"
+
+
+def load_metric(given: str) -> UserMetric | None:
+    """The function that FILE.py:FUNCTION names; None where nothing is given. Runs the file.
+
+    Raises:
+        BiddableError: `metric`, there is no such file or function, the file fails, or the function
+            does not take (reference, answer).
+    """
+    if not given:
+        return None
+    file, colon, name = given.rpartition(":")
+    if not colon or not file or not name.isidentifier():
+        raise _bad(f"--metric {given!r} is not FILE.py:FUNCTION")
+    function = getattr(_loaded(Path(file)), name, None)
+    if not callable(function):
+        raise _bad(f"{file} has no function {name}")
+    try:
+        inspect.signature(function).bind("reference", "answer")
+    except (TypeError, ValueError) as error:
+        raise _bad(f"the metric {name} of {file} does not take (reference, answer)") from error
+
+    def metric(reference: str, answer: str) -> float:
+        value = function(reference, answer)
+        # NumPy's numbers of one value are none of Python's but have its conversion.
+        number = value.item() if hasattr(value, "item") else value
+        if not isinstance(number, Real):
+            raise TypeError(f"it gave {type(value).__name__}, not a number")
+        return float(number)
+
+    return metric
+
+
+def try_metric(metric: UserMetric | None, questions: Sequence[Question]) -> None:
+    """Calls a metric with each reference as its answer, before a model is loaded for it.
+
+    Raises:
+        BiddableError: `metric`, it failed on a row.
+    """
+    for question in questions if metric else ():
+        metric_value(metric, question, question.reference)  # type: ignore[arg-type]
+
+
+def _loaded(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise _bad(f"the metric's file {path} does not exist")
+    spec = importlib.util.spec_from_file_location(f"biddable_metric_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise _bad(f"the metric's file {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise _bad(f"the metric's file {path} fails: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _bad(what: str) -> BiddableError:
+    return BiddableError(what, code="metric", fix=_FIX)

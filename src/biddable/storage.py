@@ -1,0 +1,243 @@
+"""Files and folders that appear whole or not at all, whatever kills the process or the machine.
+
+All go the same way: written aside, flushed to disk, renamed into place, and the folder that holds
+the new name flushed too. A rename that is not preceded by these flushes may reach the disk before
+the content does, and a power cut then leaves an empty file under the right name.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from biddable.errors import BiddableError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MANIFEST = "manifest.json"
+WINDOWS = os.name == "nt"
+# What some systems answer where a folder shall be flushed, or a file locked: they cannot.
+_CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.ENOLCK)
+# Windows locks bytes, and nobody may read them then: one far behind the content.
+_LOCKED_BYTE = 2**30
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Aside:
+    """A folder that is written beside its place and appears there whole or not at all.
+
+    On leaving without an error every file is summed, the sums listed in a manifest, all flushed to
+    disk, and the folder renamed into place; with an error it is removed. A folder that already
+    stands there is removed just before the rename, so no reader may depend on it: names that are
+    never used twice (a step in them) keep this safe.
+
+    Args:
+        target: the folder to make.
+        manifest: whether `is_sound` shall be able to check it.
+
+    Raises:
+        BiddableError: `no_space`, on leaving, where the disk or a quota is full.
+    """
+
+    def __init__(self, target: Path, *, manifest: bool = True) -> None:
+        self._target, self._manifest = target, manifest
+        self._aside = target.with_name(f".{target.name}.part")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self._aside, ignore_errors=True)
+        self._aside.mkdir(parents=True)
+        return self._aside
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: Any
+    ) -> None:
+        try:
+            if error is None:
+                self._finish()
+        except OSError as late:
+            error = late
+        if error is not None:
+            shutil.rmtree(self._aside, ignore_errors=True)
+            if is_full(error):
+                raise no_space(self._target) from error
+            if kind is None:
+                raise error
+
+    def _finish(self) -> None:
+        if self._manifest:
+            sums = {p.name: sha256(p) for p in sorted(self._aside.iterdir())}
+            write_text(self._aside / MANIFEST, json.dumps(sums, indent=1))
+        for path in (*sorted(self._aside.rglob("*")), self._aside):
+            flush(path)
+        remove(self._target)
+        self._aside.rename(self._target)
+        flush(self._target.parent)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes or replaces a text file, in UTF-8, at once."""
+    aside = path.with_name(f".{path.name}.part")
+    write_text(aside, text)
+    flush(aside)
+    aside.replace(path)
+    flush(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8 where a half of it can do no harm."""
+    # Line breaks as they are: a chat template with others would be another template.
+    path.write_text(text, encoding="utf-8", newline="")
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes tensors as safetensors where a half of them can do no harm."""
+    from safetensors.torch import save_file
+
+    whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    # The library makes a file that only its owner may read; this one is as the umask wants it.
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(whole, path, metadata={"format": "pt"})
+    path.chmod(mode)
+
+
+def flush(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk."""
+    folder = path.is_dir()
+    if WINDOWS and folder:
+        return  # It opens no folder.
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not folder or error.errno not in _CANNOT:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def hold_alone(file: IO[Any], *, wait: bool) -> None:
+    """Locks an open file for this process, until it is closed or the process ends.
+
+    Where the system or the file system has no locks, nothing is held.
+
+    Raises:
+        OSError: another process holds it, and `wait` is false.
+    """
+    try:
+        fcntl: Any = import_module("fcntl")
+    except ImportError:
+        _hold_on_windows(file, wait)
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+
+
+def _hold_on_windows(file: IO[Any], wait: bool) -> None:
+    try:
+        msvcrt: Any = import_module("msvcrt")
+    except ImportError:
+        return
+    os.lseek(file.fileno(), _LOCKED_BYTE, os.SEEK_SET)
+    while True:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            return
+        except OSError:
+            if not wait:
+                raise
+            time.sleep(0.1)
+
+
+def remove(folder: Path) -> None:
+    """Deletes a folder, or the file that stands in its place."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    elif folder.exists():
+        folder.unlink()
+
+
+def is_sound(folder: Path) -> bool:
+    """Whether every file that `Aside` listed is there with its sum."""
+    try:
+        sums: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return bool(sums) and all(sha256(folder / name) == want for name, want in sums.items())
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Waits until no other process writes there; the kernel drops the lock with the process."""
+    with (folder / ".lock").open("a") as file:
+        hold_alone(file, wait=True)
+        yield
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_existing_run(out: str) -> None:
+    """Raises `output_exists` where a new run would have to overwrite something."""
+    if out and os.path.lexists(out):
+        raise BiddableError(
+            f"the output folder {out!r} exists already",
+            code="output_exists",
+            fix="give another --out, or go on with --resume",
+        )
+
+
+def need_space(folder: Path, needed: int) -> None:
+    """Makes sure that the disk of a folder has room.
+
+    Args:
+        folder: it, or the nearest of its parents that is there, is looked at.
+        needed: bytes.
+
+    Raises:
+        BiddableError: `no_space`, with the bytes needed and free.
+    """
+    if shutil.disk_usage(_existing(folder)).free < needed:
+        raise no_space(folder, needed)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk, a quota or a limit on file sizes is reached."""
+    if isinstance(error, SafetensorError):
+        # The library keeps the system's error only as text.
+        return any(f"os error {number}" in str(error) for number in _FULL)
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def no_space(folder: Path, needed: int | None = None) -> BiddableError:
+    """The error for a full disk; `needed` in bytes, where it is known."""
+    free = shutil.disk_usage(_existing(folder)).free
+    wanted = "" if needed is None else f"{needed:,} bytes are needed, "
+    return BiddableError(
+        f"no room to write {folder}: {wanted}{free:,} bytes are free",
+        code="no_space",
+        fix="make room or lower --keep; a run goes on from its last checkpoint with --resume",
+    )
+
+
+def _existing(folder: Path) -> Path:
+    return next(p for p in (folder, *folder.absolute().parents) if p.exists())

@@ -1,0 +1,215 @@
+"""A chat template: the Jinja text that turns messages into the text a model reads.
+
+The text that is kept is whole: the date it prints is frozen, template arguments and a changed
+generation prompt are written into it, so that `tokenizer.apply_chat_template` in plain transformers
+gives the same text, today and next year, and a tuned model carries its template with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from biddable.data.conversation import Message
+from biddable.errors import BiddableError
+from biddable.template.frames import FRAMES
+from biddable.template.rendering import rendered, run
+from biddable.template.wrap import (
+    READ_AS_PARTS,
+    frozen_date,
+    with_arguments,
+    with_generation_prompt,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Header = Literal["prompt", "history"]
+
+# The names under which a message's thinking is passed; transformers hands all of them on.
+THINKING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+# What templates are tried on.
+QUESTION = {"role": "user", "content": "Q?"}
+ANSWER = {"role": "assistant", "content": "A!"}
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A chat template with the special tokens that it may print.
+
+    Args:
+        text: the Jinja text, as it is stored in chat_template.jinja.
+        tokens: names and texts that transformers hands to a template (`bos_token`, `eos_token`).
+        built_in: one of our frames, which gets a BOS where the tokenizer itself writes one.
+        today: the date that `strftime_now` is frozen to; None is the day of making.
+    """
+
+    text: str
+    tokens: tuple[tuple[str, str], ...] = ()
+    built_in: bool = False
+    today: date | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", frozen_date(self.text, self.today or date.today()))
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast) -> Template:
+        """The tokenizer's own chat template, or the plain frame where it has none."""
+        return cls.load(None, tokenizer)
+
+    @classmethod
+    def frame(cls, name: str) -> Template:
+        """A built-in frame: `plain`, `chatml`, `llama2` or `llama3`.
+
+        Raises:
+            BiddableError: `template_refused`, there is none of that name.
+        """
+        if name not in FRAMES:
+            raise BiddableError(
+                f"There is no built-in frame named {name!r}.",
+                fix=f"Use one of {', '.join(FRAMES)}, or the path of a Jinja file.",
+                code="template_refused",
+            )
+        return cls(FRAMES[name], built_in=True)
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | None,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        args: Mapping[str, Any] | None = None,
+        header: Header = "prompt",
+        today: date | None = None,
+    ) -> Template:
+        """What `--template`, `--template-arg` and `--header` ask for, bound to a tokenizer.
+
+        Args:
+            name_or_path: None is the tokenizer's own (or the plain frame), else the name of a
+                built-in frame, else a Jinja file.
+            args: variables to set for the template, e.g. `{"enable_thinking": False}`.
+            header: `history` replaces the generation prompt by the header that the template writes
+                before an answer in a finished conversation.
+            today: the date for templates that print one; None is today's.
+
+        Raises:
+            BiddableError: `template_refused`, no such frame or file, or no Jinja.
+        """
+        if name_or_path is None:
+            own = tokenizer.chat_template
+            own = own.get("default") if isinstance(own, Mapping) else own
+            made = cls(own, today=today) if own else cls.frame("plain")
+        elif name_or_path in FRAMES:
+            made = cls.frame(name_or_path)
+        else:
+            made = cls(read(name_or_path), today=today)
+        if args:
+            made = replace(made, text=with_arguments(made.text, args))
+        made = made.bound(tokenizer)
+        if header == "history":
+            made = replace(made, text=with_generation_prompt(made.text, history_header(made)))
+        return made
+
+    def bound(self, tokenizer: PreTrainedTokenizerFast) -> Template:
+        """The template with a tokenizer's special tokens, as plain transformers would render it."""
+        tokens = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
+        text = self.text
+        if self.built_in and adds_bos(tokenizer):
+            text = "{{ bos_token }}" + text
+        made = replace(self, text=text, tokens=tuple(sorted(tokens.items())), built_in=False)
+        of_parts = replace(made, text=READ_AS_PARTS + text)
+        if run(reads_text(made)):
+            return made
+        return of_parts if run(reads_text(of_parts)) else made
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
+        """The text of some messages, as `apply_chat_template` gives it in plain transformers.
+
+        Raises:
+            BiddableError: `template_refused`, with what the template said.
+        """
+        dicts = [message.as_dict() for message in messages]
+        return run(render_dicts(self, dicts, add_generation_prompt, tools))
+
+
+async def render_dicts(
+    template: Template,
+    messages: Sequence[Mapping[str, Any]],
+    add_generation_prompt: bool,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """`Template.render` for messages that are JSON objects already, awaited."""
+    variables = {
+        **dict(template.tokens),
+        "messages": [with_thinking(message) for message in messages],
+        "tools": list(tools) or None,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+    }
+    return await rendered(template.text, variables)
+
+
+def with_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message without its None fields, its thinking under every name that templates read."""
+    kept = {key: value for key, value in message.items() if value is not None}
+    if len(kept) > 2:
+        thinking = next((kept[name] for name in THINKING_FIELDS if name in kept), None)
+        if thinking is not None:
+            kept = {"thinking": thinking, **kept, "reasoning_content": thinking}
+    return kept
+
+
+def read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise BiddableError(
+            f"The chat template {path} cannot be read: {error}.",
+            fix=f"Give a Jinja file in UTF-8, or one of the frames {', '.join(FRAMES)}.",
+            code="template_refused",
+        ) from None
+
+
+def adds_bos(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether the tokenizer itself begins a text with its BOS token."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer.encode("")[:1] == [bos]
+
+
+async def reads_text(template: Template) -> bool:
+    """Whether a template prints the content of a user's message that is a plain text, awaited."""
+    try:
+        return "Q?" in await render_dicts(template, [QUESTION], True)
+    except BiddableError:
+        return False
+
+
+def history_header(template: Template) -> str:
+    """What a template writes between the messages so far and an answer in a finished conversation.
+
+    Raises:
+        BiddableError: `template_refused`, what it writes differs from conversation to conversation.
+    """
+    found = set()
+    for before in ([QUESTION], [QUESTION, ANSWER, QUESTION]):
+        start = run(render_dicts(template, before, False))
+        whole = run(render_dicts(template, [*before, ANSWER], False))
+        place = whole.rfind("A!")
+        if whole.startswith(start) and place >= len(start):
+            found.add(whole[len(start) : place])
+    if len(found) != 1:
+        raise BiddableError(
+            "The chat template has no one header that it writes before every answer.",
+            fix="Leave --header at prompt, or use another template.",
+            code="template_refused",
+        )
+    return found.pop()

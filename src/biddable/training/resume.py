@@ -1,0 +1,196 @@
+"""Where a run begins or goes on: settings, folder, and the record of what it is made of.
+
+The record is written when it begins, so that nothing can change under it unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from biddable.dataset.early import refuse_early
+from biddable.dataset.prepared import Prepared
+from biddable.errors import BiddableError
+from biddable.models.base import PACKAGED
+from biddable.settings import Settings, read_config, with_values
+from biddable.storage import sha256
+from biddable.template.frames import FRAMES
+from biddable.terminal import line
+from biddable.training.checkpoint import Progress, has_checkpoint, load_checkpoint
+from biddable.training.loop import Parts
+from biddable.training.ranks import Ranks, told
+from biddable.training.run_folder import (
+    RunFolder,
+    cut_log,
+    new_run_folder,
+    open_run_folder,
+    unfinished_run,
+)
+
+AUTO = "auto"
+# These may change while a run is on: they say where and how often to save, and how ranks hold the
+# weights, not what is learnt.
+_FREE = {"data", "base", "out", "keep", "save_every", "report_to", "shard"}
+# What someone may have changed; the rest of the record follows from these.
+_CAUSES = ("sources", "base", "tokenizer", "template", "settings")
+
+
+def start(
+    data: str | Sequence[str], resume: str, options: dict[str, Any], ranks: Ranks
+) -> tuple[Settings, RunFolder | None]:
+    """The settings, and the run to go on with; None for a new one."""
+    if resume and resume != AUTO:
+        if data or options:
+            raise BiddableError(
+                "--resume RUN goes on with the settings of the run and takes no others",
+                code="option",
+                fix="leave the other options out, or say --resume auto, or start a new run",
+            )
+        folder = open_run_folder(resume)
+        folder.refuse_finished()
+        return with_values(Settings(), read_config(str(folder.config))), folder
+    files = (data,) if isinstance(data, str) else tuple(data)
+    given = {"data": files, **options} if files else options
+    settings = with_values(Settings(), given)
+    if not settings.data:
+        raise BiddableError("no data is given", code="option", fix="biddable train data.jsonl")
+    if resume != AUTO:
+        refuse_early(settings)
+        return settings, None
+    path = told(ranks, lambda: unfinished_run(settings.out, settings.data))
+    if not path:
+        return settings, None
+    folder = RunFolder(Path(path))
+    folder.refuse_finished()
+    if folder.begun:
+        before = with_values(Settings(), read_config(str(folder.config)))
+        settings = _as_before(settings, before)
+    return settings, folder
+
+
+def new_folder(settings: Settings, ranks: Ranks) -> RunFolder:
+    """The folder of a new run, the same on all ranks."""
+    path = told(ranks, lambda: str(new_run_folder(settings.out, settings.data).path))
+    return RunFolder(Path(path))
+
+
+def day_of(folder: RunFolder | None, ranks: Ranks) -> date:
+    """The day on which the run began: templates that print a date go on printing that one."""
+
+    def day() -> str:
+        if folder is not None and folder.begun:
+            return str(folder.read_json("data.json")["today"])
+        return date.today().isoformat()
+
+    return date.fromisoformat(told(ranks, day))
+
+
+def data_record(prepared: Prepared, settings: Settings, today: date) -> dict[str, Any]:
+    """data.json: sums of all that goes in, and what came of it."""
+    folder = prepared.base.folder
+    weights = [*folder.glob("*.safetensors"), folder / "config.json"]
+    return {
+        "sources": {absolute(name): value for name, value in prepared.hashes.items()},
+        "format": prepared.format,
+        "rows": prepared.rows,
+        "base": {p.name: sha256(p) for p in sorted(weights)},
+        "tokenizer": {p.name: sha256(p) for p in sorted(folder.glob("tokenizer*.json"))},
+        "template": prepared.template.text,
+        "today": today.isoformat(),
+        "settings": settings_record(settings),
+        "seed": settings.seed,
+        "train": len(prepared.train.examples),
+        "held_out": [[absolute(c.file), c.line] for c in prepared.held_out.conversations],
+        "leaked": prepared.leaked,
+        "dropped": [str(replace(f, file=absolute(f.file))) for f in prepared.dropped],
+        "encoded examples": prepared.counts.sha256,
+    }
+
+
+def absolute(name: str) -> str:
+    """The whole path of what stands in the current folder; other names as they are."""
+    return str(Path(name).absolute()) if name and Path(name).exists() else name
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """The settings with whole paths, so that they mean the same in every folder."""
+    file, colon, function = settings.metric.rpartition(":")
+    system = settings.system
+    return replace(
+        settings,
+        data=tuple(map(absolute, settings.data)),
+        eval=absolute(settings.eval),
+        base=settings.base if settings.base == PACKAGED else absolute(settings.base),
+        template=settings.template if settings.template in FRAMES else absolute(settings.template),
+        system=f"@{absolute(system[1:])}" if system.startswith("@") else system,
+        metric=f"{absolute(file)}{colon}{function}",
+    )
+
+
+def settings_record(settings: Settings) -> dict[str, Any]:
+    """The settings that change what is learnt."""
+    given = asdict(with_absolute_paths(settings)).items()
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in given if k not in _FREE}
+
+
+def _as_before(settings: Settings, before: Settings) -> Settings:
+    """The settings with what was left to be chosen as the run chose it when it began.
+
+    The compute dtype follows from a measurement and the tokens per pass from free memory, neither
+    of which need come out the same twice.
+    """
+    open_choices = {"precision": "auto", "device": "auto", "batch_tokens": 0}
+    chosen = {k: getattr(before, k) for k, v in open_choices.items() if getattr(settings, k) == v}
+    return replace(settings, out=before.out, **chosen)
+
+
+def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: RunFolder) -> None:
+    """Refuses to go on with a run that is no longer made of what it was made of.
+
+    Raises:
+        BiddableError: `run_changed`, with everything that changed.
+    """
+    changed = [what for name in _CAUSES if name in before for what in _changes(name, before, now)]
+    changed = changed or [name for name in before if before[name] != now.get(name)]
+    if changed:
+        raise BiddableError(
+            f"the run {folder.path} cannot go on, for these changed since it began: "
+            + "; ".join(changed),
+            code="run_changed",
+            fix="put them back as they were, or start a new run",
+        )
+
+
+def _changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    old, new = before[name], now[name]
+    if not isinstance(old, dict):
+        if old != new:
+            yield name
+        return
+    for key in sorted({*old, *new}):
+        if old.get(key) == new.get(key):
+            continue
+        if name == "settings":
+            option = "--" + key.replace("_", "-")
+            yield f"{option} (was {old.get(key)!r}, is {new.get(key)!r})"
+        else:
+            gone = ", which is gone" if key not in new else ""
+            yield f"{'data file' if name == 'sources' else name} {key}{gone}"
+
+
+def resume_progress(folder: RunFolder, parts: Parts, out: Console) -> Progress:
+    """The progress of the newest sound checkpoint, or of none; the log is cut back to it."""
+    progress = Progress()
+    if has_checkpoint(parts.folder):
+        progress, damaged = load_checkpoint(parts.folder, parts.weights, parts.optimizer)
+        for name in damaged:
+            line(out, "damaged", f"checkpoint {name} is passed over")
+    if parts.ranks.first:
+        cut_log(folder.log, progress.step or -1)
+    line(out, "resume", f"from step {progress.step}")
+    return progress

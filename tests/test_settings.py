@@ -1,0 +1,136 @@
+"""Settings: written and read back equal; unknown names, types and ranges are refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from biddable.errors import BiddableError
+from biddable.settings import (
+    FitSettings,
+    PretrainSettings,
+    Settings,
+    read_config,
+    with_values,
+    write_config,
+)
+from biddable.training.run_folder import Lock, RunFolder, new_run_folder
+
+
+@given(
+    st.builds(
+        Settings,
+        data=st.lists(st.text(min_size=1)).map(tuple),
+        system=st.text(),
+        epochs=st.floats(0.1, 100),
+        lr=st.floats(0, 1),
+        steps=st.integers(0, 1000),
+    )
+)
+def test_the_config_of_a_run_reads_back_as_the_same_settings(settings: Settings) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.toml"
+        write_config(settings, path)
+        assert with_values(Settings(), read_config(str(path))) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("lr = 'fast'", "lr must be of type float"),
+        ("batchsize = 4", "did you mean batch_size"),
+        ("epochs = true", "epochs must be of type float"),
+        ("data = 'a.jsonl'", "data must be of type tuple"),
+        ("lr = ", "not TOML"),
+    ],
+)
+def test_a_config_with_a_fault_is_refused_by_name(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(BiddableError, match=told):
+        read_config(str(path))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"lr": -1.0},
+        {"batch_size": 0},
+        {"device": "tpu"},
+        {"epochs": 0.0},
+        {"lr": 1e9},
+        {"batch_size": 2.5},
+        {"epochs": "2"},
+        {"steps": True},
+        {"beta2": 1.0},
+        {"eps": 0.0},
+        {"seed": -1},
+        {"seed": 2**64},
+        {"warmup": 2.0},
+        {"keep": 0},
+        {"steps": 10**12},
+        {"lr": None},
+    ],
+)
+def test_values_out_of_range_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(BiddableError, match="--"):
+        with_values(Settings(), values)
+
+
+NUMBERS = [
+    (kind, f.name)
+    for kind in (Settings, PretrainSettings)
+    for f in fields(kind)
+    if isinstance(f.default, int | float)
+]
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, 1e300, -1e300])
+@pytest.mark.parametrize(("kind", "name"), NUMBERS)
+def test_no_number_may_be_absurd(kind: type[FitSettings], name: str, value: float) -> None:
+    with pytest.raises(BiddableError, match="--" + name.replace("_", "-")):
+        with_values(kind(), {name: value})
+
+
+@pytest.mark.parametrize(("kind", "name"), NUMBERS)
+def test_both_ends_of_a_range_are_good(kind: type[FitSettings], name: str) -> None:
+    (f,) = (f for f in fields(kind) if f.name == name)
+    steps = {} if name == "steps" else {"steps": 1}
+    for end in f.metadata["within"]:
+        value = type(f.default)(end)
+        assert getattr(with_values(kind(), {**steps, name: value}), name) == value
+
+
+def test_options_stay_within_the_budget() -> None:
+    assert len(asdict(Settings())) <= 40
+
+
+def test_an_existing_output_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(BiddableError, match="exists already"):
+        new_run_folder(str(tmp_path / "mine"), ())
+
+
+def test_run_folders_get_the_next_free_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [new_run_folder("", ("some/my data.jsonl",)).path.name for _ in range(2)]
+    assert names[0].startswith("my-data-")
+    assert names[0].endswith("-1")
+    assert names[1].endswith("-2")
+
+
+def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with Lock(folder), pytest.raises(BiddableError, match="written by process"), Lock(folder):
+        pass
+    with Lock(folder):
+        pass
