@@ -300,7 +300,7 @@ def test_small_files_that_stand_for_much_are_refused_in_bounded_memory(tmp_path:
     for name, (write, _) in BOMBS.items():
         write(tmp_path / f"{name}.pt")
     code = (
-        "import resource, sys; from biddable.models import unpickle as u\n"
+        "import resource, sys; from biddable.from_scratch import unpickle as u\n"
         "u._hold_memory(100_000)\n"
         "for path in sys.argv[2:]:\n"
         "    try:\n"

@@ -13,7 +13,7 @@ import pytest
 
 import biddable
 from biddable.errors import BiddableError
-from biddable.models import aside
+from biddable import storage as aside
 from biddable.storage import Aside, alone, is_sound, write_whole
 from biddable.training.run_folder import Lock, RunFolder
 from folders import base_folder, rows, write_jsonl
