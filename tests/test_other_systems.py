@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import biddable
-from biddable.errors import BiddableError
 from biddable import storage as aside
+from biddable.errors import BiddableError
 from biddable.storage import Aside, alone, is_sound, write_whole
 from biddable.training.run_folder import Lock, RunFolder
 from folders import base_folder, rows, write_jsonl

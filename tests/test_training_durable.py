@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import load_file
 
 import biddable
+from biddable import storage as durable
 from biddable.cli.main import main
 from biddable.errors import BiddableError
-from biddable import storage as durable
 from biddable.storage import Aside, is_sound, write_whole
 from biddable.training import checkpoint
 from biddable.training.checkpoint import Progress, load_checkpoint, read_best, save_best

@@ -34,7 +34,7 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 # Per cent of the machine's cores; above it another program is at work.
 _IDLE = 20.0
 _EPILOG = """\
-Start with:  biddable check data.jsonl      what would be learnt, and what is wrong with the data
+Start with:  biddable check data.jsonl      what would be learned, and what is wrong with the data
 Then:        biddable train data.jsonl      a tuned model, and a verdict
 And:         biddable chat runs/NAME        talk to it
 """

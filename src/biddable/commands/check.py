@@ -1,4 +1,4 @@
-"""`check`: what would be learnt from the data, and what is wrong with it, without any weights."""
+"""`check`: what would be learned from the data, and what is wrong with it, without any weights."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
 from biddable.template.template import Template
 from biddable.terminal import console, line
 
-# Training rows whose loss is taken, to tell learning from memorising.
+# Training rows whose loss is taken, to tell learning from memorizing.
 MOST_TRAIN_ROWS = 64
 
 

@@ -28,7 +28,7 @@ from biddable.settings import Settings
 from biddable.training.ranks import Ranks
 from biddable.training.run_folder import RunFolder
 
-# Training examples whose loss is measured, to tell learning from memorising: as many as are held
+# Training examples whose loss is measured, to tell learning from memorizing: as many as are held
 # out, within these.
 FEWEST_COMPARED, MOST_COMPARED = 32, 64
 # Tokens of the answer at each evaluation: enough to watch it change.
@@ -76,7 +76,7 @@ class Task:
         return {**told, "prompt": self.questions[0].text, "answer": answer}
 
     def judged(self, model: Any) -> Judgement:
-        """The model measured on the held-out rows and, for memorising, on some trained ones."""
+        """The model measured on the held-out rows and, for memorizing, on some trained ones."""
         held_out, train = self.prepared.held_out.examples, self.prepared.train.examples
         return judge(
             model,

@@ -164,7 +164,7 @@ def _content(value: object, role: str, calls: bool, unread: list[str]) -> str:
 
 
 def _part(part: object, unread: list[str]) -> str:
-    """The text of one part of a content list; a picture or a sound cannot be learnt from."""
+    """The text of one part of a content list; a picture or a sound cannot be learned from."""
     if isinstance(part, str):
         return part
     what = kind(part)

@@ -1,6 +1,6 @@
-"""Pictures for the report: SVG that stands inside a page and takes its text colour.
+"""Pictures for the report: SVG that stands inside a page and takes its text color.
 
-Readable without colour: base is hollow and dashed, tuned is filled and solid.
+Readable without color: base is hollow and dashed, tuned is filled and solid.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from biddable.judging.figures import Metric
 from biddable.judging.intervals import wilson
 from biddable.judging.metric_names import title
 
-# Drawn in this colour, which nothing else has, and then replaced by the page's own.
+# Drawn in this color, which nothing else has, and then replaced by the page's own.
 _INK = "#010203"
 _TUNED = "#2f7ed8"
 _BASE = "#b8860b"
@@ -74,17 +74,17 @@ def rates(metrics: Mapping[str, Metric]) -> str:
 
     def draw(axes: Any) -> None:
         for row, (_, metric) in enumerate(reversed(shown)):
-            for value, shift, colour, filled in (
+            for value, shift, color, filled in (
                 (metric.base, 0.16, _BASE, False),
                 (metric.tuned, -0.16, _TUNED, True),
             ):
                 low, high = (100 * x for x in wilson(value * metric.n, metric.n))
                 line = "-" if filled else "--"
-                axes.plot([low, high], [row + shift] * 2, color=colour, linestyle=line)
-                face = colour if filled else "none"
+                axes.plot([low, high], [row + shift] * 2, color=color, linestyle=line)
+                face = color if filled else "none"
                 label = ("tuned" if filled else "base") if row == 0 else None
                 axes.plot(
-                    100 * value, row + shift, "o", color=colour, markerfacecolor=face, label=label
+                    100 * value, row + shift, "o", color=color, markerfacecolor=face, label=label
                 )
         axes.set_yticks(range(len(shown)), [name for name, _ in reversed(shown)])
         axes.set_xlim(-2, 102)

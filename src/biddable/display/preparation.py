@@ -17,7 +17,7 @@ from biddable.terminal import line
 
 # Places of a kind of finding that are named.
 MOST_PLACES = 3
-_COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
+_COLORS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
 def show_prepared(prepared: Prepared, out: Console) -> None:
@@ -102,7 +102,7 @@ def _kind(kind: Sequence[Finding], out: Console) -> None:
     if len({finding.message for finding in kind if finding.line}) > 1:
         where += ", the first"
     head = Text.assemble(
-        (f"{first.severity:<8}", _COLOURS[first.severity]),
+        (f"{first.severity:<8}", _COLORS[first.severity]),
         f"{where + ': ' if where else ''}{first.message} ",
         (f"[{first.code}]", "dim"),
     )

@@ -68,7 +68,7 @@ def page(report: Report, *, redact: bool = False) -> str:
     """The whole page as HTML.
 
     Args:
-        redact: leave out every text of prompts, references and answers, and what was learnt from
+        redact: leave out every text of prompts, references and answers, and what was learned from
             them; figures and places stay.
     """
     parts = [

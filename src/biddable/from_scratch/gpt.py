@@ -1,6 +1,6 @@
 """The state dict of a nanoGPT-like GPT to that of transformers' GPT-2.
 
-Letters: V vocabulary, D width, C context. Which GPT is meant: learnt positions, layer norms before
+Letters: V vocabulary, D width, C context. Which GPT is meant: learned positions, layer norms before
 attention and MLP and at the end, queries, keys and values in one matrix or in three, an MLP of two
 matrices. What a state dict cannot tell (heads, the activation) is asked for.
 """
@@ -156,5 +156,5 @@ def refused(why: str) -> BiddableError:
     return BiddableError(
         f"the checkpoint is no GPT that can be converted: {why}",
         code="checkpoint_refused",
-        fix="give the state dict of a GPT with learnt positions, as nanoGPT saves it",
+        fix="give the state dict of a GPT with learned positions, as nanoGPT saves it",
     )

@@ -142,7 +142,7 @@ def judge(
     Args:
         questions: made by `ask`, the same for base and tuned.
         examples: all held-out examples.
-        train_examples: some of those trained on, to tell learning from memorising.
+        train_examples: some of those trained on, to tell learning from memorizing.
         max_new_tokens: the limit of an answer; 0 takes a quarter more than the longest reference.
     """
     # Side by side, an example and its prompt with another answer share the prompt's pass.
@@ -193,7 +193,7 @@ def swapped(examples: Sequence[Example]) -> list[Example]:
     """Each example's prompt with the answer of the next example that has another answer.
 
     Empty where all answers are the same. A model that knows which answer belongs to which prompt
-    finds these less likely; one that learnt only what all answers have in common does not.
+    finds these less likely; one that learned only what all answers have in common does not.
     """
     cuts = [first_trained(e) for e in examples]
     answers = [tuple(e.input_ids[cut:]) for e, cut in zip(examples, cuts, strict=True)]

@@ -32,7 +32,7 @@ class Probe:
 def probes(conversations: Sequence[Conversation], template: Template) -> list[Probe]:
     """Without the system message, and in a plain frame with other names for the roles.
 
-    How far the figures fall tells how much of what was learnt hangs on the template.
+    How far the figures fall tells how much of what was learned hangs on the template.
     """
     bare = [
         replace(c, messages=[m for m in c.messages if m.role != "system"]) for c in conversations

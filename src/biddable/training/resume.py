@@ -34,7 +34,7 @@ from biddable.training.run_folder import (
 
 AUTO = "auto"
 # These may change while a run is on: they say where and how often to save, and how ranks hold the
-# weights, not what is learnt.
+# weights, not what is learned.
 _FREE = {"data", "base", "out", "keep", "save_every", "report_to", "shard"}
 # What someone may have changed; the rest of the record follows from these.
 _CAUSES = ("sources", "base", "tokenizer", "template", "settings")
@@ -133,7 +133,7 @@ def with_absolute_paths(settings: Settings) -> Settings:
 
 
 def settings_record(settings: Settings) -> dict[str, Any]:
-    """The settings that change what is learnt."""
+    """The settings that change what is learned."""
     given = asdict(with_absolute_paths(settings)).items()
     return {k: list(v) if isinstance(v, tuple) else v for k, v in given if k not in _FREE}
 
