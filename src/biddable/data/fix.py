@@ -29,8 +29,8 @@ def write_fixed(conversations: Iterable[Conversation], path: str) -> dict[str, i
     """Writes the rows that could be read, repaired, as OpenAI messages; says what was changed.
 
     Repairs: rows that repeat an earlier one or say `nan` are left out, and so is what follows the
-    last answer of a row, since it is never learned; line ends become plain. Rows with errors are not
-    among `conversations` to begin with. The file appears under its name only when it is complete.
+    last answer of a row, since it is never learned; line ends become plain. No row with errors is
+    in `conversations`. The file appears under its name only when it is complete.
 
     Returns:
         Counts by name; `written` is that of rows.
