@@ -57,8 +57,7 @@ class Unread:
         """Notes the reserved columns of a row that was read."""
         for key in RESERVED:
             value = row.get(key)
-            documented = key == "system" and {"user", "assistant"} <= row.keys()
-            if documented or value is None or is_nothing(value):
+            if value is None or is_nothing(value):
                 continue
             noted = noted_at(self.reserved, key, file, line)
             noted.values.add(float(value) if key == "weight" else shown(value))
