@@ -369,7 +369,8 @@ def test_reserved_columns_are_announced_in_one_line_each(tmp_path: Path) -> None
 
 def test_a_key_in_two_letter_cases_is_no_silent_choice(tmp_path: Path) -> None:
     result = read_rows(tmp_path, [{"user": "u", "assistant": "a", "Context": "x", "CONTEXT": "y"}])
-    assert {f.message[9:16] for f in result.findings} == {"Context", "CONTEXT"}
+    [finding] = result.findings
+    assert all(key in finding.message for key in ("'Context'", "'CONTEXT'"))
 
 
 def test_what_the_answer_may_depend_on_is_a_warning_with_a_map(tmp_path: Path) -> None:
@@ -411,3 +412,23 @@ def test_what_other_tools_left_in_answers_is_one_warning(
     assert "12 of 12 answers" in found[0].message
     clean = [{"user": "u", "assistant": "Is a < b | c > d? [INS] none of it\n"}]
     assert not list(leftovers(read_rows(tmp_path, clean).conversations))
+
+
+@pytest.mark.parametrize("key", ["training", "mask", "loss_scale", "do_train", "ignore"])
+def test_a_flag_that_is_not_known_is_refused_not_trained(tmp_path: Path, key: str) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo", key: 0}]
+    [error] = read_rows(tmp_path, [{"messages": turns}]).errors()
+    assert (error.code, error.turn) == ("weight_invalid", 1)
+    assert key in error.message
+
+
+def test_keys_of_messages_are_read_in_any_letter_case(tmp_path: Path) -> None:
+    turns = [{"From": "Human", "Value": "Hi"}, {"ROLE": "Bot", "Content": "Yo", "Loss": False}]
+    assert messages(tmp_path, {"messages": turns}) == ["user: Hi", "assistant: Yo x0"]
+
+
+def test_one_finding_names_every_unused_key_and_the_documented_row_has_none(tmp_path: Path) -> None:
+    row = {"system": "S", "user": "a", "assistant": "b"}
+    assert not read_rows(tmp_path, [row]).findings
+    [finding] = read_rows(tmp_path, [{**row, "id": 1, "lead_time": 2, "day": 3}]).findings
+    assert "'id', 'lead_time', 'day'" in finding.message

@@ -6,6 +6,7 @@ The finding codes follow OpenAI's fine-tuning cookbook where it has a name for t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,9 @@ ROLES.update(dict.fromkeys(CALL_ROLES, "assistant"))
 ALIASES = {"from": "role", "value": "content"}
 # Whether a turn is trained: of ms-swift, and of axolotl in its documentation.
 FLAGS = ("loss", "train")
+# Keys by which yet other tools say it, each with a meaning of its own: never guessed.
+OTHER_FLAGS = re.compile(r"(?:do_)?(?:loss|train|mask|ignore|weight)\w*", re.IGNORECASE)
+READ_KEYS = ("role", "content", *ALIASES, "weight", *FLAGS)
 # What templates print under these names; anything else is handed on with a warning.
 EXTRA_KEYS = ("name", "tool_call_id", "reasoning_content", "thinking", "reasoning")
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -75,7 +79,7 @@ def to_messages(raw: Sequence[object], unread: list[str], first: int = 0) -> lis
 
 def written_role(item: object) -> str:
     """The role that a raw message names, in small letters; an empty text where it names none."""
-    role = item.get("role", item.get("from")) if isinstance(item, dict) else None
+    role = _renamed(item).get("role") if isinstance(item, dict) else None
     return role.strip().casefold() if isinstance(role, str) else ""
 
 
@@ -121,7 +125,8 @@ def _renamed(item: Fields) -> Fields:
     """The fields of a message under their usual names, without those that are null."""
     fields: Fields = {}
     for key, value in item.items():
-        name = ALIASES.get(key, key)
+        folded = str(key).strip().casefold()
+        name = ALIASES.get(folded, folded) if folded in READ_KEYS else key
         if value is None or fields.setdefault(name, value) in (value,):
             continue
         raise BiddableError(
@@ -174,7 +179,7 @@ def _part(part: object, unread: list[str]) -> str:
             others = (k for k, v in part.items() if k not in ("type", key) and not is_nothing(v))
             unread += (f"content.{other}" for other in others)
             return str(part[key])
-        what = shown(part["type"]) if part.get("type") else what
+        what = shown(part["type"]) if part.get("type") and not key else what
     raise BiddableError(
         f"A part of the content is {what}, not text.",
         fix="Only text can be trained on; remove the part or the row.",
@@ -215,13 +220,14 @@ def _trained(fields: Fields, weight: float | None, role: str) -> float | None:
             what = f"The message has weight {weight:g} and {key!r} {shown(flag)}."
         elif not trained and role == "assistant":
             weight = 0.0
-    if fields.get("train_detail"):
-        what = "The message has 'train_detail', which trains parts of a turn."
+    for key, value in fields.items():
+        if OTHER_FLAGS.fullmatch(key) and not is_nothing(value):
+            what = f"The message has {shown(key)}, which may say what of it is trained."
     if not what:
         return weight
     raise BiddableError(
         what,
-        fix="Only whole answers are trained or not; give those that are not weight 0.",
+        fix='Only whole answers are trained or not; give those that are not "weight": 0.',
         code="weight_invalid",
     )
 

@@ -168,7 +168,9 @@ def _take(reading: _Reading, row: Row, path: Drafts | None = None) -> Format | N
     try:
         fields = _fields(reading, row.value)
         form = _format(reading, row, fields) if path is None else FLAT
-        read_by_name = {key: fields[key] for key in RESERVED if key in fields}
+        # The documented form of a row names its system prompt itself: nothing to announce.
+        own = "system" if form.name.startswith("system/") else ""
+        read_by_name = {key: fields[key] for key in RESERVED if key in fields and key != own}
         drafts = form.build(fields)
         rest = _common(reading, row, fields, form)
         made = [_conversation(reading, row, draft, *rest) for draft in path or drafts]

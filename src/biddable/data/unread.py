@@ -13,7 +13,6 @@ from biddable.data.rows import shown
 from biddable.errors import Finding, Severity
 
 RESERVED = ("weight", "group", *SYSTEM_KEYS)
-# What the answer may well depend on, although no format reads it.
 # Columns on which an answer is likely to depend.
 OF_THE_PROMPT = re.compile(
     r"(?:choice|option|alternative)s?(?:[ _-]?[a-h1-8])?|[a-h]"
@@ -67,15 +66,13 @@ class Unread:
 
     def findings(self) -> Iterator[Finding]:
         """One for each key."""
-        for key, noted in self.rows.items():
-            matters = OF_THE_PROMPT.fullmatch(key.strip()) is not None
-            what = f"The key {key[:40]!r} of {noted.rows:,} rows was not used."
-            fix = f'If the answer depends on it, say so: --map user="... {{{key[:40]}}}".'
-            severity: Severity = "warning" if matters else "note"
-            fix = fix if matters else ""
-            yield Finding(
-                "unused_columns", severity, what, fix, noted.file, noted.line, count=noted.rows
-            )
+        matter = {k: n for k, n in self.rows.items() if OF_THE_PROMPT.fullmatch(k.strip())}
+        fix = 'If the answer depends on it, say so: --map user="... {{{}}}".'
+        if matter:
+            fix = fix.format(next(iter(matter))[:40])
+            yield of_keys("unused_columns", "warning", matter, "rows", "not used", fix)
+        if rest := {key: noted for key, noted in self.rows.items() if key not in matter}:
+            yield of_keys("unused_columns", "note", rest, "rows", "not used", "")
         for key, noted in self.reserved.items():
             fix = "Rename the column if it means something else."
             what = use_of(key, noted)
@@ -88,15 +85,27 @@ class Unread:
             yield Finding(
                 "empty_cell", "warning", what, fix, noted.file, noted.line, count=noted.rows
             )
-        for key, noted in self.messages.items():
-            what = (
-                f"The key {key[:40]!r} of {noted.rows:,} messages is handed to the template only."
-            )
-            if "." in key:
-                what = f"The key {key[:40]!r} of {noted.rows:,} parts of messages was not used."
-            fix = "Is it a typing error? Else remove it."
-            code = "message_unrecognized_key"
-            yield Finding(code, "warning", what, fix, noted.file, noted.line, count=noted.rows)
+        parts = {key: noted for key, noted in self.messages.items() if "." in key}
+        whole = {key: noted for key, noted in self.messages.items() if "." not in key}
+        code, fix = "message_unrecognized_key", "Is it a typing error? Else remove it."
+        if whole:
+            use = "handed to the template only"
+            yield of_keys(code, "warning", whole, "messages", use, fix)
+        if parts:
+            yield of_keys(code, "warning", parts, "parts of messages", "not used", fix)
+
+
+def of_keys(
+    code: str, severity: Severity, keys: Mapping[str, Noted], of: str, use: str, fix: str
+) -> Finding:
+    """One finding that names every key of a kind, so that none hides behind another."""
+    first, most = next(iter(keys.values())), max(noted.rows for noted in keys.values())
+    names = ", ".join(repr(key[:40]) for key in keys)
+    subject, verb = ("keys", "are") if len(keys) > 1 else ("key", "is")
+    if use == "not used":
+        verb = {"are": "were", "is": "was"}[verb]
+    what = f"The {subject} {names} of {most:,} {of} {verb} {use}."
+    return Finding(code, severity, what, fix, first.file, first.line, count=most)
 
 
 def noted_at(noted: dict[str, Noted], key: str, file: str, line: int) -> Noted:
