@@ -164,7 +164,7 @@ def test_findings_are_shown_by_kind_the_most_frequent_error_first(
     assert f"at {data}:63, {data}:64, {data}:65 and 27 more" in captured.err
     assert "\n32 errors, 1 warning\n" in captured.err
     findings = json.loads(captured.out)["findings"]
-    assert len(findings) == 21 + 2 + 1 + 1 + 1
+    assert len(findings) == 21 + 2 + 1 + 1
     assert {"code", "severity", "file", "line", "message", "fix"} <= findings[0].keys()
     assert sum(f["count"] for f in findings if f["code"] == "invalid_json") == 30
 
