@@ -228,6 +228,11 @@ def twice(folder: Path, places: dict[str, str]) -> None:
     save_file(state, folder / other, metadata={"format": "pt"})
 
 
+def no_metadata(folder: Path) -> None:
+    shards(lambda *_: None)(folder)
+    edit(folder, INDEX, metadata=...)
+
+
 def adapter(folder: Path) -> None:
     edit(folder, "adapter_config.json", base_model_name_or_path="somebody/else", peft_type="LORA")
 
@@ -364,6 +369,7 @@ CASES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {
         "a shard is missing": (shards(lost_shard), DAMAGED),
         "a tensor in two shards": (shards(twice), DAMAGED),
         "numbers for files": (shards(index_of_numbers), DAMAGED),
+        "no metadata": (no_metadata, DAMAGED),
         "no weight_map": (shards(lambda _, places: places.clear()), DAMAGED),
         "no weights": (lambda folder: (folder / WEIGHTS).unlink(), DAMAGED),
         "parts of a training checkpoint": (

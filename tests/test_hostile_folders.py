@@ -129,17 +129,23 @@ def test_a_tied_head_may_be_there_or_not(tmp_path: Path, sound: Path) -> None:
     use(str(tmp_path))
 
 
-def test_what_many_sound_folders_have_is_no_fault(folder: Path) -> None:
+def test_what_many_sound_folders_have_is_no_fault(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     state = load_file(folder / "model.safetensors")
     inverse = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": torch.ones(6) for i in (0, 1)}
     save_file({**state, **inverse}, folder / "model.safetensors", metadata={"format": "pt"})
     config(_attn_implementation="flash_attention_2", auto_map={}, quantization_config=None)(folder)
     words(name_or_path="somebody/else", vocab_file="/etc/passwd", trust_remote_code=False)(folder)
+    put("handler.py", "1 / 0")(folder)
     put("pytorch_model.bin", b"never read")(folder)
     put("training_args.bin", b"never read")(folder)
     put("trainer_state.json", '{"loss": NaN}')(folder)
     edit(folder, "generation_config.json", temperature=0.6, pad_token_id=-1)
+    config(pad_token_id=-1)(folder)
+    capfd.readouterr()
     use(str(folder))
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
@@ -152,6 +158,26 @@ def test_a_tensor_that_is_missing_is_named_in_every_architecture(kind: str, tmp_
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BiddableError, match=re.escape(missing)):
         resolve_base(str(tmp_path))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_pointer_of_git_lfs_is_called_so(file: str, folder: Path) -> None:
+    put(file, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")(folder)
+    with pytest.raises(BiddableError, match=f"{file} is a pointer of git-lfs") as caught:
+        read(str(folder))
+    assert "git lfs pull" in str(caught.value.finding.fix)
+
+
+def test_a_folder_that_holds_gguf_alone_says_what_to_give(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "q8.gguf")
+    with pytest.raises(BiddableError) as caught:
+        read(str(folder))
+    assert f"--base {folder / 'q8.gguf'}" in str(caught.value.finding.fix)
+
+
+def test_a_path_from_the_home_folder_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert resolve_base("~/base").folder == folder
 
 
 def test_gpt2_as_the_hub_has_it_is_whole(tmp_path: Path) -> None:

@@ -58,6 +58,9 @@ def resolve_base(name: str) -> Base:
         BiddableError: `base_not_found`, `base_damaged`, `code_in_base`, `quantized_base`,
             `adapter_in_base`, `pickled_weights`, `foreign_prefix` or an unsupported architecture.
     """
+    # A shell leaves the ~ of `--base=~/model` as it is.
+    if name.startswith("~/"):
+        name = str(Path(name).expanduser())
     if name == PACKAGED:
         base = Base(name, _convert_once(_packaged_gguf(), cache_folder() / PACKAGED))
     elif name.endswith(".gguf"):
@@ -104,9 +107,10 @@ def load_config(base: Base) -> Any:
 
     vet_folder(base.folder, base.name)
     try:
-        config = AutoConfig.from_pretrained(
-            base.folder, local_files_only=True, trust_remote_code=False
-        )
+        with quiet():
+            config = AutoConfig.from_pretrained(
+                base.folder, local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:
         # The libraries foresee few of the values that a file may hold.
         raise damaged(base.name, f"config.json cannot be used: {first_line(error)}") from error

@@ -39,7 +39,12 @@ _PLAIN_CHOICE = re.compile(r"[A-Za-z0-9_]*")
 # Settings by which transformers makes lists before anyone has looked at the weights.
 _COUNTS, _MOST = ("num_hidden_layers", "n_layer", "num_layers", "num_labels"), 100_000
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
+# What transformers' own files are called; a handler.py or eval.py beside a model runs nowhere here.
+_MODULE = re.compile(
+    r"(?:configuration|modeling|modular|tokenization|(?:\w+_)?processing|generation)_\w+\.py"
+)
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".distcp"}
+_POINTER = b"version https://git-lfs"
 _TEMPLATE_CHARACTERS = 1 << 20
 
 
@@ -88,10 +93,11 @@ def vet_folder(folder: Path, name: str) -> None:
         BiddableError: `code_in_base`, `quantized_base`, `adapter_in_base` or `base_damaged`.
     """
     for path in sorted(folder.iterdir()):
-        if path.suffix == ".py":
+        if _MODULE.fullmatch(path.name):
             raise _code(name, f"the folder holds {path.name}", "delete the file")
         if path.name in _READ or path.suffix == ".safetensors":
             refuse_elsewhere(path, name)
+            _refuse_pointer(path, name)
         if path.name.startswith("shard-"):
             raise damaged(name, f"{path.name} is a part of a training checkpoint")
     if (folder / "adapter_config.json").exists():
@@ -123,10 +129,13 @@ def vet_weights(folder: Path, name: str) -> list[Path]:
                 code="pickled_weights",
                 fix="take a copy of the base with safetensors",
             )
-        raise damaged(name, f"it holds neither model.safetensors nor {INDEX}")
-    places = read_object(folder / INDEX, name).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise damaged(name, f"{INDEX} holds no weight_map")
+        gguf = sorted(folder.glob("*.gguf"))
+        fix = f"give the file itself: --base {gguf[0]}" if gguf else "get the base anew"
+        raise damaged(name, f"it holds neither model.safetensors nor {INDEX}", fix)
+    index = read_object(folder / INDEX, name)
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not places or not isinstance(index.get("metadata"), dict):
+        raise damaged(name, f"{INDEX} holds no weight_map or no metadata")
     files = {str(file) for file in places.values()}
     if bad := {f for f in files if not re.fullmatch(r"[\w.-]+\.safetensors", f)}:
         raise damaged(name, f"{INDEX} names what is no file of its folder: {shown(bad)}")
@@ -153,6 +162,13 @@ def refuse_elsewhere(path: Path, name: str) -> None:
         raise damaged(
             name, f"{path.name} is a link out of its folder", "put the file itself in its place"
         )
+
+
+def _refuse_pointer(path: Path, name: str) -> None:
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            what = f"{path.name} is a pointer of git-lfs, not the file itself"
+            raise damaged(name, what, f"run `git lfs pull` in {path.parent}")
 
 
 def _vet_settings(settings: dict[str, Any], file: str, name: str) -> None:
