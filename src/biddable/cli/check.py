@@ -13,7 +13,7 @@ from biddable.verbs.early import refuse_early
 def add_parser(verbs: Any) -> None:
     """Adds the verb."""
     parser: argparse.ArgumentParser = verbs.add_parser(
-        "check", help="read, check, render and encode the data; show what would be learnt"
+        "check", help="read, check, render and encode the data; show what would be learned"
     )
     parser.add_argument("data", nargs="+", metavar="DATA", help="files or folders; - is stdin")
     add_settings(parser, DATA_OPTIONS)

@@ -34,7 +34,7 @@ class Options:
     template: str = ""
     """The chat template for both; empty takes that of TUNED."""
     format: str = ""
-    """The format rule: a regular expression, labels:a,b,c, keys:a,b or schema:FILE; else learnt."""
+    """The format rule: a regular expression, labels:a,b,c, keys:a,b or schema:FILE."""
     few_shot: int = 0
     """Training examples in base's prompt: a third column."""
     probe_frame: bool = False
