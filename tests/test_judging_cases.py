@@ -336,3 +336,40 @@ def test_right_answers_dealt_to_other_rows_are_never_learned(kind: str) -> None:
         answers = dice.sample(references, len(references))
         outcomes.append(card(judged(answers, 0.5), references, make(80)).verdict.outcome)
     never_learned(outcomes)
+
+
+def test_what_is_below_the_baseline_or_always_the_same_is_at_chance() -> None:
+    dice = random.Random(0)
+    truth, training = objects(dice, 32), as_json(objects(dice, 100))
+    missed = as_json([{**row, "day": "never"} for row in truth])
+    skewed = [json.dumps({**json.loads(text), "day": "mon"}) for text in training]
+    days = ["mon", "mon", "tue", "wed"] * 8
+    references = as_json([{**row, "day": day} for row, day in zip(truth, days, strict=True)])
+    assert "at chance: day" in card(judged(missed, 0.1), references, skewed).verdict.sentence
+    # The rarest label of training is half of these rows: beaten, but without a look at them.
+    known, wanted = ["a"] * 40 + ["b"] * 30 + ["c"] * 30, ["c"] * 16 + ["a", "b"] * 8
+    found = card(judged(["c"] * 32, 0.3), wanted, known)
+    assert found.verdict.sentence.startswith("Learned the format, not the content")
+
+
+def test_marks_accents_and_decimal_commas_are_told_apart_as_readers_do() -> None:
+    dice = random.Random(0)
+    for labels, spelled in (
+        (["!", "?"], ["!", "?"]),
+        (["café", "thé"], ["cafe\u0301", "the\u0301"]),
+    ):
+        order = [dice.randrange(2) for _ in range(132)]
+        right = [spelled[i] for i in order[:32]]
+        wanted, known = ([labels[i] for i in part] for part in (order[:32], order[32:]))
+        assert card(judged(right, 0.3), wanted, known).verdict.outcome == "learned"
+    prices = [f"Price: {dice.randint(10, 99)},{dice.randint(1, 9)}" for _ in range(132)]
+    lost = [text.replace(",", "") for text in prices[:32]]
+    found = card(judged(lost, 0.3), prices[:32], prices[32:])
+    assert found.metrics["choices_match"].tuned == 0.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_base_without_a_finite_loss_is_compared_without_a_warning() -> None:
+    labels = ["a", "b"] * 16
+    broken = replace(judged(["?"] * 32, 1.0), losses=[(float("inf"), 3.0)] * 32)
+    assert card(judged(labels, 0.3), labels, labels, base=broken).verdict.outcome == "learned"

@@ -7,6 +7,7 @@ row; for free text, other rows' references. What does not beat it is no content.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ SHORT_ANSWER = 8
 SHORT_LINE = 8
 # References that stand for all others as another row's answer.
 MOST_OTHERS = 64
+# Commas part thousands; 3,5 is another number.
+WHOLE_NUMBER = re.compile(r"-?[1-9](?:[0-9]*|[0-9]{0,2}(?:,[0-9]{3})+)")
 # The share of references that a form with parts has to fit.
 FITTING = 0.5
 
@@ -189,9 +192,9 @@ def _slots(form: Format, references: Texts, known: Texts) -> list[Content]:
 
 def _slot_value(text: str) -> Hashable:
     """Numbers by their value, but with zeros before them as they are; texts without their space."""
-    plain = text.replace(",", "").rstrip(".")
-    if plain.lstrip("-").isascii() and plain.lstrip("-").isdigit() and plain.lstrip("-")[0] != "0":
-        return "number", Decimal(plain)
+    plain = text.rstrip(".")
+    if WHOLE_NUMBER.fullmatch(plain):
+        return "number", Decimal(plain.replace(",", ""))
     return "text", normalised(text)
 
 

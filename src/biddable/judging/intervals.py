@@ -117,7 +117,7 @@ def sign_flip(differences: Floats, clusters: Clusters) -> float:
     sums = np.abs(cluster_sums(differences, clusters))
     total = abs(float(differences.sum()))
     sums = np.sort(sums[sums > 0])
-    if not len(sums):
+    if not len(sums) or not np.isfinite(sums).all():
         return 1.0
     if (sums == np.round(sums)).all():
         ways = np.ones(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -31,7 +32,9 @@ def normalised(text: str) -> str:
     >>> normalised("  The  Cat. ")
     'the cat'
     """
-    return " ".join(text.casefold().split()).rstrip(".!?。 ")
+    plain = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    # Where marks are all there is, they are the answer.
+    return plain.rstrip(".!?。 ") or plain
 
 
 def similarity(answer: str, reference: str) -> float:

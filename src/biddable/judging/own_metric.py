@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
@@ -37,7 +39,12 @@ def load_metric(given: str) -> UserMetric | None:
         raise _bad(f"the metric {name} of {file} does not take (reference, answer)") from error
 
     def metric(reference: str, answer: str) -> float:
-        value = function(reference, answer)
+        try:
+            # Standard output holds data only, whatever the file prints.
+            with redirect_stdout(sys.stderr):
+                value = function(reference, answer)
+        except SystemExit as error:
+            raise RuntimeError("it ends the program") from error
         # NumPy's numbers of one value are none of Python's but have its conversion.
         number = value.item() if hasattr(value, "item") else value
         if not isinstance(number, Real):
@@ -64,8 +71,11 @@ def _loaded(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise _bad(f"the metric's file {path} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up there.
+    sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
+        with redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise _bad(f"the metric's file {path} fails: {type(error).__name__}: {error}") from error
     return module

@@ -105,4 +105,6 @@ def _standing(test: Examined, p_gain: float, p_fall: float, alpha: float) -> str
         return HELD
     if test.room is not None and test.room < fewest_gained(alpha):
         return CLOSED
-    return CHANCE if gain < CHANCE_GAIN and test.p_baseline >= ALPHA else UNSURE
+    # Surely below the baseline, or one answer to everything, is no gain in doubt.
+    none = gain <= 0 or test.p_relation >= 1
+    return CHANCE if none or (gain < CHANCE_GAIN and test.p_baseline >= ALPHA) else UNSURE
