@@ -197,7 +197,8 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(place: Path) -> Non
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "--resume" in err
-    assert json.loads(out.splitlines()[-1])["verdict"]["outcome"] == "interrupted"
+    told = json.loads(out.splitlines()[-1], parse_constant=pytest.fail)
+    assert told["verdict"]["outcome"] == "interrupted"
     assert main(["train", "--resume", str(place / "cut")]) == 0
     assert steps_of(place / "cut") == steps_of(place / "whole")
     a, b = tensors(place / "whole"), tensors(place / "cut")
