@@ -197,7 +197,8 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(place: Path) -> Non
     )
     assert done.returncode == 130, done.stderr
     assert "--resume" in done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["verdict"]["outcome"] == "interrupted"
+    record = json.loads(done.stdout.splitlines()[-1], parse_constant=pytest.fail)
+    assert record["verdict"]["outcome"] == "interrupted"
     assert len(steps_of(place / "cut")) == 3
     assert main(["train", "--resume", str(place / "cut")]) == 0
     assert steps_of(place / "cut") == steps_of(place / "whole")

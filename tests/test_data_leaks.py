@@ -152,15 +152,24 @@ def test_variants_with_the_same_answer_are_near_and_with_another_are_not(
 
 
 def test_a_word_that_decides_the_answer_is_no_variant() -> None:
-    rows = [
-        talk(f"please turn the {room} lamp {way} at once", f"lamp {way}")
-        for room in ("hall", "attic")
-        for way in ("on", "off")
-    ]
-    assert near_groups([rows[0], rows[1]]) == []
-    # Five rooms fill the place, so none of them is another word for a sixth.
-    many = [talk(f"is there a lamp in the {room} now", "yes") for room in NOUNS]
-    assert near_groups(many) == []
+    def paint(color: str, answer: str) -> Conversation:
+        return talk(f"please paint the big {color} door today", answer)
+
+    warm = [paint("red", "warm"), paint("orange", "warm")]
+    assert near_groups(warm) == [[0, 1]]
+    assert near_groups([*warm, paint("blue", "cold")]) == []
+    # More words than four fill the place, so none of them is another word for a sixth.
+    for count in range(2, 9):
+        rows = [talk(f"is there a lamp in the {noun} now", "yes") for noun in NOUNS[:count]]
+        assert (near_groups(rows) == []) == (count > 4)
+
+
+def test_another_number_is_another_question_though_the_answer_is_the_same() -> None:
+    seats = [f"is seat number {number} in the first row free" for number in ("7", "8", "17a")]
+    assert near_groups([talk(text, "yes") for text in seats]) == []
+    pair = [tuple(text.encode().split()) for text in seats[:2]]
+    assert not variant(*pair)
+    assert not variant(*pair, spelling_only=True)
 
 
 words = st.lists(st.sampled_from([b"on", b"off", b"lamp", b"lamps", b"the", b"7", b"turn"]))

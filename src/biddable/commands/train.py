@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ class Trained:
             "steps": self.progress.step,
             "train_tokens": self.progress.tokens,
             "seconds": round(self.progress.seconds, 3),
-            "loss": self.progress.best_loss,
+            "loss": self.progress.best_loss if isfinite(self.progress.best_loss) else None,
             "path": PATH,
         }
         if self.scorecard is None:
