@@ -342,7 +342,10 @@ def test_what_is_below_the_baseline_or_always_the_same_is_at_chance() -> None:
     dice = random.Random(0)
     truth, training = objects(dice, 32), as_json(objects(dice, 100))
     missed = as_json([{**row, "day": "never"} for row in truth])
-    skewed = [json.dumps({**json.loads(text), "day": "mon"}) for text in training]
+    skewed = [
+        json.dumps({**json.loads(text), "day": "tue" if n % 10 == 0 else "mon"})
+        for n, text in enumerate(training)
+    ]
     days = ["mon", "mon", "tue", "wed"] * 8
     references = as_json([{**row, "day": day} for row, day in zip(truth, days, strict=True)])
     assert "at chance: day" in card(judged(missed, 0.1), references, skewed).verdict.sentence

@@ -14,6 +14,7 @@ from types import ModuleType
 from biddable.errors import BiddableError
 from biddable.judging.contents import UserMetric, metric_value
 from biddable.judging.judge import Question
+from biddable.terminal import notices
 
 _FIX = "write `def score(reference, answer): ...` in a file, and give --metric FILE.py:score"
 
@@ -41,7 +42,7 @@ def load_metric(given: str) -> UserMetric | None:
     def metric(reference: str, answer: str) -> float:
         try:
             # Standard output holds data only, whatever the file prints.
-            with redirect_stdout(sys.stderr):
+            with redirect_stdout(notices()):
                 value = function(reference, answer)
         except SystemExit as error:
             raise RuntimeError("it ends the program") from error
@@ -74,7 +75,7 @@ def _loaded(path: Path) -> ModuleType:
     # Dataclasses look their module up there.
     sys.modules[spec.name] = module
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(notices()):
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise _bad(f"the metric's file {path} fails: {type(error).__name__}: {error}") from error
