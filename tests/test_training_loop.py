@@ -71,7 +71,7 @@ def test_every_evaluation_answers_the_prompt_again(tmp_path: Path) -> None:
     _, events, shown = run(tmp_path, [8.0 - i for i in range(8)])
     evals = [e for e in events if e["event"] == "eval"]
     assert [e["answer"].split()[1] for e in evals] == [str(i) for i in range(1, 9)]
-    assert "answer  answer 3 " in shown
+    assert "output  answer 3 " in shown
     assert "\x1b" not in shown
 
 

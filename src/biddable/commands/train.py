@@ -162,9 +162,10 @@ def _run(task: Task, interrupt: Interrupt, sent: Log) -> Trained:
     weights, settings, fresh = _load(task)
     rows = len(task.prepared.train.examples)
     steps = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
-    told_plan = f"{steps} steps of {settings.batch_size} rows"
+    passes = f"{settings.epochs:g} epochs = " if not settings.steps else ""
     line(out, "path", "flat, architecture on the list of those tested")
-    line(out, "plan", f"{told_plan}, {settings.batch_tokens:,} tokens at a time")
+    plan = f"{passes}{steps} steps, batch size {settings.batch_size}"
+    line(out, "plan", f"{plan}, at most {settings.batch_tokens:,} tokens per micro-batch")
     task = replace(task, settings=settings, files=_files(task, weights.model))
     if task.ranks.first and not resumed:
         _begin(task, weights)

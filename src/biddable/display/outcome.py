@@ -32,7 +32,7 @@ def show_outcome(
         out.print(Text(text))
     for i, question in enumerate(questions[:SIDE_BY_SIDE]):
         out.print()
-        line(out, "asked", question.text)
+        line(out, "prompt", question.text)
         line(out, "reference", question.reference)
         for name, judgement in judgements.items():
             end = "" if judgement.stopped[i] else "  (did not stop)"

@@ -28,7 +28,7 @@ def show_prepared(prepared: Prepared, out: Console) -> None:
     stop = "yes" if told["stop_token_trained"] else "NO"
     line(out, "data", f"{prepared.format or 'nothing that could be read'}, {told['rows']:,} rows")
     line(out, "base", f"{prepared.base.name} ({prepared.base.folder})")
-    line(out, "tokens", f"{tokens:,}, of which {trained:,} are trained ({share:.0%})")
+    line(out, "tokens", f"{tokens:,}, of which {trained:,} are trainable ({share:.0%})")
     line(out, "lengths", f"{length_line(prepared.lengths)}, limit {prepared.max_length:,}")
     line(out, "stop token", f"trained in every answer: {stop}")
     train, held_out = len(prepared.train.examples), len(prepared.held_out.examples)

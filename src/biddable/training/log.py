@@ -91,7 +91,7 @@ class Screen:
     def __enter__(self) -> Screen:
         if self._bar:
             self._bar.start()
-        self._out.print("   step     loss  held-out  trained tokens/s      left", style="dim")
+        self._out.print("   step     loss eval loss  trained tokens/s      left", style="dim")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,18 +103,18 @@ class Screen:
             self._last = event
             self._first = self._first or int(event["step"])
             if self._bar:
-                text = f"loss {event['loss']:.3f}  held-out {self._held_out:.3f}  {self._rate()}"
+                text = f"loss {event['loss']:.3f}  eval {self._held_out:.3f}  {self._rate()}"
                 self._bar.update(self._task, completed=event["step"], description=text)
         elif event["event"] == "eval":
             self._held_out = event["held_out_loss"]
             if event.get("prompt"):
-                self._told("asked ", event["prompt"])
+                self._told("prompt", event["prompt"])
             self._line(event)
             if event.get("answer"):
-                self._told("answer", event["answer"])
+                self._told("output", event["answer"])
         elif event["event"] == "rising":
             self._out.print(
-                f"        held-out loss has turned up: its best was at step {event['best_step']}, "
+                f"        eval loss has turned up: its best was at step {event['best_step']}, "
                 "whose weights are kept (--early-stop 2 would stop here)",
                 style="yellow",
             )
