@@ -224,3 +224,15 @@ def test_a_file_that_is_there_is_not_overwritten(place: Path, tmp_path: Path) ->
     dump.write_text("mine")
     assert main(check_args(place, place / "data.jsonl", "--dump", str(dump))) == 1
     assert dump.read_text() == "mine"
+
+
+def test_every_column_that_is_used_for_its_name_has_a_line(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    given = [{**row, "weight": k + 0.5, "group": f"g{k}"} for k, row in enumerate(rows()[:60])]
+    write_jsonl(data, given)
+    assert main(check_args(place, data)) == 0
+    shown = capsys.readouterr().err
+    assert "Weights 0.5 to 59.5 from the column 'weight' of 60 rows." in shown
+    assert "'group'" in shown

@@ -60,7 +60,12 @@ def show_findings(prepared: Prepared, out: Console, command: str = "") -> None:
     kinds = by_kind([*prepared.findings, *prepared.dropped])
     out.print()
     for kind in kinds:
-        _kind(kind, out)
+        # A finding that sums up rows has a message of its own, and so a line.
+        sums = [finding for finding in kind if finding.line and finding.count > 1]
+        for finding in sums:
+            _kind([finding], out)
+        if rest := [finding for finding in kind if finding not in sums]:
+            _kind(rest, out)
     out.print(", ".join(_number(kinds, severity) for severity in ("error", "warning")))
     if command:
         line(out, "next", command)
