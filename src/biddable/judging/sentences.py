@@ -172,7 +172,7 @@ def evidence(case: Case) -> str:
     shown = [_tested(name, m) for name, m in case.metrics.items() if name in judged]
     closed = [title(name) for name in case.standing(CLOSED)]
     if closed:
-        shown.append(f"too alike in all rows to tell: {', '.join(closed)}")
+        shown.append(f"too few different rows to tell: {', '.join(closed)}")
     loss = case.loss
     rows = loss.n if loss else 0
     independent = loss.independent if loss else 0
