@@ -90,6 +90,14 @@ def test_content_that_is_surely_lost_is_worse_whatever_the_loss() -> None:
     assert outcome(exact_match=KEPT) == "no_change"
 
 
+def test_advice_for_worse_answers_looks_at_the_loss() -> None:
+    stops = Metric(0.6, 0.0, 32, kind="rate", p=0.001)
+    unfinished = verdict(stops_by_itself=stops)
+    assert (unfinished.outcome, unfinished.suggestion[:10]) == ("worse", "more steps")
+    for harmed in (verdict(stops_by_itself=stops, held_out_loss=FLAT), verdict(exact_match=LOST)):
+        assert (harmed.outcome, harmed.suggestion[:7]) == ("worse", "a small")
+
+
 @pytest.mark.parametrize(
     "name", ["accuracy", "exact_match", "last_line_match", "similarity", "user_metric"]
 )

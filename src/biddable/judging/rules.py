@@ -156,7 +156,7 @@ def kept(case: Case) -> bool:
     return case.whole is not None and case.whole[1].standing == KEPT
 
 
-def _fell(case: Case) -> bool:
+def loss_fell(case: Case) -> bool:
     loss = case.loss
     sure = loss is not None and loss.high is not None and loss.high < 0
     return sure and loss is not None and loss.tuned < (1 - LOSS_CHANGE) * loss.base
@@ -220,7 +220,7 @@ RULES = (
         _formed, "format_only",
     ),
     Rule("base was right before and tuned still is (content is kept)", kept, "no_change"),
-    Rule(f"eval loss surely fell, by more than {100 * LOSS_CHANGE:.0f} %", _fell, "loss_only"),
+    Rule(f"eval loss surely fell, by more than {100 * LOSS_CHANGE:.0f} %", loss_fell, "loss_only"),
     Rule("the interval of the eval loss is narrow enough to call it unchanged", _flat, "no_change"),
     Rule("anything else", lambda case: True, "too_few"),
 )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from biddable.judging.figures import Metric
 from biddable.judging.metric_names import FIELD, figure, title
-from biddable.judging.rules import FORMS, Case, Outcome, broken, fell_surely, few, kept
+from biddable.judging.rules import FORMS, Case, Outcome, broken, fell_surely, few, kept, loss_fell
 from biddable.judging.standings import CHANCE, CLOSED, LEARNED, LOST, RATE_CHANGE, UNSURE
 
 # Few-shot within this of tuned is as good.
@@ -164,6 +164,8 @@ def suggestion(outcome: Outcome, case: Case) -> str:
         return "hold out more rows, with answers that differ more"
     if outcome in ("no_change", "format_only") and kept(case):
         return "harder rows would show more: the base has these right"
+    if outcome == "worse" and loss_fell(case) and not case.standing(LOST):
+        return "more steps: the eval loss still falls, and answers may lose their form on the way"
     return SUGGESTIONS[outcome]
 
 
