@@ -58,9 +58,9 @@ bench: setup .venv-peer/ready
 COMPAT := runs/compat
 compat: setup .venv-compat/ready
 	rm -rf $(COMPAT)
-	PYTHONPATH=tests $(BIN)/python tests/saved_write.py $(COMPAT)
-	PYTHONPATH=tests $(BIN)/python tests/saved_check.py $(COMPAT)
-	.venv-compat/bin/python tests/saved_check.py $(COMPAT)
+	PYTHONPATH=tests/helpers $(BIN)/python tests/helpers/saved_write.py $(COMPAT)
+	PYTHONPATH=tests/helpers $(BIN)/python tests/helpers/saved_check.py $(COMPAT)
+	.venv-compat/bin/python tests/helpers/saved_check.py $(COMPAT)
 
 .venv-compat/ready: constraints.txt
 	test -x .venv-compat/bin/python || $(PYTHON) -m venv .venv-compat
@@ -69,7 +69,7 @@ compat: setup .venv-compat/ready
 	touch .venv-compat/ready
 
 crash: setup
-	PYTHONPATH=tests $(BIN)/python tests/crash.py
+	PYTHONPATH=tests/helpers $(BIN)/python tests/helpers/crash.py
 
 clean:
 	rm -rf .venv .venv-peer .venv-compat

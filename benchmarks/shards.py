@@ -25,12 +25,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from biddable.engine.attention import NAME, register
-from biddable.engine.memory import (
-    give_back_freed_memory,
-    keep_freed_memory,
-    needs_of,
-    peak_of,
-)
+from biddable.engine.memory import give_back_freed_memory, keep_freed_memory, needs_of, peak_of
 from biddable.engine.plan import StepPlan, plan_step
 from biddable.engine.precision import Weights
 from biddable.engine.step import backward_step

@@ -12,9 +12,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "default",
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
+    "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")

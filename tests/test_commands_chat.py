@@ -32,7 +32,9 @@ def echo(
     def reply(messages: Sequence[Message]) -> Generator[str, None, Literal["stop", "length"]]:
         told.append([(m.role, m.content) for m in messages])
         if len(encode(messages)) >= context:
-            raise BiddableError(f"{len(encode(messages)) - context + 1} too many")
+            raise BiddableError(
+                "invalid_input", f"{len(encode(messages)) - context + 1} too many", ""
+            )
         yield from messages[-1].content[::-1]
         return finish
 

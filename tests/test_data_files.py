@@ -62,11 +62,7 @@ BAD_ROWS: list[tuple[Any, str, int | None]] = [
     ({"messages": [{"role": ["user"], "content": "u"}]}, "unrecognized_role", 0),
     ({"messages": [USER, {"role": "assistant"}]}, "empty_assistant", 1),
     ({"messages": [USER, {"role": "assistant", "content": {"a": 1}}]}, "content_not_text", 1),
-    (
-        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-        "content_not_text",
-        0,
-    ),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "content_not_text", 0),
     (
         {"messages": [USER, {"role": "assistant", "content": "a", "weight": -1}]},
         "weight_invalid",

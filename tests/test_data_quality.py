@@ -66,11 +66,7 @@ def test_duplicates_and_contradictions_are_told_with_both_places() -> None:
     rows += [talk(*(m.content for m in rows[2].messages), line=61)]
     rows += [talk(rows[3].messages[0].content, near, 62), talk(user, "Quite another answer.", 63)]
     findings = {finding.code: finding for finding in inspect(rows)}
-    assert set(findings) == {
-        "duplicate_exact",
-        "duplicate_near",
-        "same_prompt_different_answer",
-    }
+    assert set(findings) == {"duplicate_exact", "duplicate_near", "same_prompt_different_answer"}
     assert findings["duplicate_exact"].line == 61
     assert "f.jsonl:3" in findings["duplicate_exact"].message
     assert findings["duplicate_near"].line == 62

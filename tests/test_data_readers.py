@@ -154,11 +154,7 @@ SHAPES: list[tuple[str, dict[str, Any], list[tuple[str, str]]]] = [
         {"chosen": HH, "rejected": HH},
         flat([("Hi", "Hello."), ("Why?", "Because.")]),
     ),
-    (
-        "HH-RLHF (chosen)",
-        {"prompt": "u", "chosen": "a", "rejected": "b"},
-        flat([("u", "a")]),
-    ),
+    ("HH-RLHF (chosen)", {"prompt": "u", "chosen": "a", "rejected": "b"}, flat([("u", "a")])),
     ("InstructGPT demonstrations", {"prompt": "u", "demonstration": "a"}, flat([("u", "a")])),
     ("question/answer", {"question": "u", "answer": "a"}, flat([("u", "a")])),
     ("prompt/response", {"Prompt": "u", " Response ": "a"}, flat([("u", "a")])),
@@ -231,9 +227,7 @@ TREE = {
                 "best",
                 "assistant",
                 0,
-                replies=[
-                    node("why", "prompter", replies=[node("so", "assistant", 0, replies=[])]),
-                ],
+                replies=[node("why", "prompter", replies=[node("so", "assistant", 0, replies=[])])],
             ),
         ],
     ),

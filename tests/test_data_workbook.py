@@ -137,10 +137,7 @@ def test_the_old_form_and_damaged_workbooks_are_refused(tmp_path: Path) -> None:
 def test_a_workbook_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     path, bomb = tmp_path / "data.xlsx", tmp_path / "bomb.xlsx"
     book_of(ROWS, path)
-    with (
-        zipfile.ZipFile(path) as old,
-        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as new,
-    ):
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as new:
         for part in old.namelist():
             data = old.read(part)
             if part.endswith("sheet1.xml"):

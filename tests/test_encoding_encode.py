@@ -8,15 +8,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from biddable import (
-    BiddableError,
-    Conversation,
-    Example,
-    Message,
-    Template,
-    encode,
-    encode_prompt,
-)
+from biddable import BiddableError, Conversation, Example, Message, Template, encode, encode_prompt
 from biddable.encoding.encode import LossOn, check_stop, encode_many, make_encoder, stop_token_ids
 from encoding_tokenizers import byte_level, sentencepiece, smollm2, tokenizers, wrapped
 
@@ -344,10 +336,7 @@ def test_pieces_of_a_vocabulary_that_look_like_control_tokens_are_not_used() -> 
 
 @pytest.mark.parametrize(
     ("loss_on", "wanted"),
-    [
-        ("assistant", ["First.<|im_end|>", "Second.<|im_end|>"]),
-        ("last", ["Second.<|im_end|>"]),
-    ],
+    [("assistant", ["First.<|im_end|>", "Second.<|im_end|>"]), ("last", ["Second.<|im_end|>"])],
 )
 def test_the_loss_is_on_what_was_asked_for(
     tokenizer: Any, loss_on: LossOn, wanted: list[str]

@@ -9,15 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from biddable import (
-    BiddableError,
-    Conversation,
-    Example,
-    Message,
-    Template,
-    encode,
-    encode_prompt,
-)
+from biddable import BiddableError, Conversation, Example, Message, Template, encode, encode_prompt
 from biddable.encoding.encode import make_encoder, stop_token_ids
 from encoding_tokenizers import SPECIALS, tokenizers
 
@@ -62,10 +54,7 @@ CONVERSATION = st.builds(
     conversation_of, CONTENT, st.lists(st.tuples(CONTENT, ANSWER), min_size=1, max_size=3)
 )
 LAW = settings(
-    max_examples=20,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow],
+    max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 CASES = [
     (template, kind)

@@ -190,11 +190,7 @@ def test_answers_are_what_generation_markers_give_but_for_explained_differences(
 
 
 def marker_difference(
-    name: str,
-    text: str,
-    tokenizer: PreTrainedTokenizerFast,
-    conversation: Conversation,
-    turn: Turn,
+    name: str, text: str, tokenizer: PreTrainedTokenizerFast, conversation: Conversation, turn: Turn
 ) -> tuple[str, str]:
     """What the markers have more than our answer, before it and after it."""
     messages: Any = [m.as_dict() for m in conversation.messages[: turn.message + 1]]

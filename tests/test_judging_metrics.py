@@ -6,14 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biddable.judging.metrics import (
-    copier,
-    label_in,
-    normalised,
-    repeats,
-    similarity,
-    words,
-)
+from biddable.judging.metrics import copier, label_in, normalised, repeats, similarity, words
 
 TEXTS = st.text("ab c.\n", max_size=30)
 

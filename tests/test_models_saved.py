@@ -222,10 +222,7 @@ def test_what_others_would_misread_is_refused() -> None:
 
 
 def test_a_run_that_could_not_be_saved_ends_before_step_1(
-    place: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Nowhere to try the files out.
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))

@@ -271,7 +271,7 @@ def test_an_unexpected_error_is_one_line_and_a_file(
         (MemoryError(), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "out_of_memory"),
         (RecursionError("deep"), "internal_error"),
-        (BiddableError("wrong", code="mine"), "error: wrong [mine]"),
+        (BiddableError("mine", "wrong", ""), "error: wrong [mine]"),
     ],
 )
 def test_how_errors_end(

@@ -32,13 +32,13 @@ from biddable.training.run_folder import Lock, RunFolder, cut_log
 from folders import base_folder, rows, write_jsonl
 from test_training_checkpoint import save, trained_state
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "helpers"
 PYTHONPATH = os.pathsep.join([str(Path(biddable.__file__).parent.parent), str(HERE)])
 ENV = {**os.environ, "PYTHONPATH": PYTHONPATH}
 
 
 def test_a_run_that_is_killed_anywhere_ends_as_if_it_had_not_been() -> None:
-    """The short form of `make crash`; tests/crash.py says what it does."""
+    """The short form of `make crash`; tests/helpers/crash.py says what it does."""
     command = [sys.executable, str(HERE / "crash.py"), "--every", "29", "--trials", "2"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=ENV)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ from biddable.storage import is_sound
 from folders import base_folder, rows, write_jsonl
 from tiny import CONFIGS, Row
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "helpers"
 PYTHONPATH = os.pathsep.join([str(Path(biddable.__file__).parent.parent), str(HERE)])
 
 

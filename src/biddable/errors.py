@@ -87,10 +87,10 @@ class BiddableError(ValueError):
 
     def __init__(
         self,
+        code: str,
         message: str,
-        *,
         fix: str = "",
-        code: str = "invalid_input",
+        *,
         file: str = "",
         line: int = 0,
         turn: int | None = None,
@@ -99,16 +99,12 @@ class BiddableError(ValueError):
         super().__init__(str(self.finding))
 
     @classmethod
-    def of(cls, found: Finding) -> BiddableError:
+    def of(cls, finding: Finding) -> BiddableError:
         """The error for a finding."""
-        return cls(
-            found.message,
-            fix=found.fix,
-            code=found.code,
-            file=found.file,
-            line=found.line,
-            turn=found.turn,
-        )
+        error = cls(finding.code, finding.message, finding.fix)
+        error.finding = finding
+        error.args = (str(finding),)
+        return error
 
 
 def place(file: str, line: int, turn: int | None = None) -> str:
@@ -127,7 +123,7 @@ def refuse_no_text(text: str, name: str) -> None:
     """
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise BiddableError(
+            "not_text",
             f"{name} is not valid text: {text!r}",
-            code="not_text",
-            fix="type it, or rename the file, in UTF-8; PYTHONUTF8=1 makes Python read UTF-8",
+            "type it, or rename the file, in UTF-8; PYTHONUTF8=1 makes Python read UTF-8",
         )

@@ -160,9 +160,9 @@ def with_values(settings: Given, values: Mapping[str, Any]) -> Given:
     unknown = [name for name in values if name not in {f.name for f in fields(settings)}]
     if unknown:
         raise BiddableError(
+            "option",
             f"there is no option {unknown[0]}",
-            code="option",
-            fix=f"the options are {', '.join(f.name for f in fields(settings))}",
+            f"the options are {', '.join(f.name for f in fields(settings))}",
         )
     changed = replace(settings, **values)
     for f in fields(settings):
@@ -207,12 +207,12 @@ def _typed(path: str, name: str, value: Any, kind: type) -> Any:
 
 def _bad_config(path: str, why: str) -> BiddableError:
     return BiddableError(
+        "config",
         f"the config {path} cannot be used: {why}",
-        code="config",
-        fix="compare it with the config.toml of a run folder",
+        "compare it with the config.toml of a run folder",
     )
 
 
 def _bad_value(name: str, value: Any, wanted: str) -> BiddableError:
     option = "--" + name.replace("_", "-")
-    return BiddableError(f"{option} is {value!r}", code="option", fix=f"it has to be {wanted}")
+    return BiddableError("option", f"{option} is {value!r}", f"it has to be {wanted}")

@@ -200,9 +200,9 @@ def refuse_existing_run(out: str) -> None:
     """Raises `output_exists` where a new run would have to overwrite something."""
     if out and os.path.lexists(out):
         raise BiddableError(
+            "output_exists",
             f"the output folder {out!r} exists already",
-            code="output_exists",
-            fix="give another --out, or go on with --resume",
+            "give another --out, or go on with --resume",
         )
 
 
@@ -233,9 +233,9 @@ def no_space(folder: Path, needed: int | None = None) -> BiddableError:
     free = shutil.disk_usage(_existing(folder)).free
     wanted = "" if needed is None else f"{needed:,} bytes are needed, "
     return BiddableError(
+        "no_space",
         f"no room to write {folder}: {wanted}{free:,} bytes are free",
-        code="no_space",
-        fix="make room or lower --keep; a run goes on from its last checkpoint with --resume",
+        "make room or lower --keep; a run goes on from its last checkpoint with --resume",
     )
 
 

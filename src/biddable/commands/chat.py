@@ -276,4 +276,4 @@ def _check(options: Sampling) -> None:
     refuse_out_of_range("max_new_tokens", options["max_new_tokens"], (1, MOST))
     refuse_out_of_range("seed", options["seed"], (0, MOST_SEED))
     if not all(options["stop"]):
-        raise BiddableError("--stop is empty", code="option", fix="give text, or leave it out")
+        raise BiddableError("option", "--stop is empty", "give text, or leave it out")

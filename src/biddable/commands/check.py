@@ -103,7 +103,7 @@ def _write(path: str, lines: Iterable[str]) -> None:
             file.writelines(lines)
     except OSError as error:
         raise BiddableError(
+            "output_exists" if isinstance(error, FileExistsError) else "output_not_writable",
             f"{path} cannot be written: {error.strerror}",
-            code="output_exists" if isinstance(error, FileExistsError) else "output_not_writable",
-            fix="give another file; nothing is overwritten",
+            "give another file; nothing is overwritten",
         ) from error

@@ -253,9 +253,9 @@ def _write_page(
         Path(asked.html).write_text(page(report, redact=asked.redact), encoding="utf-8")
     except OSError as error:
         raise BiddableError(
+            "output_not_writable",
             f"the report {asked.html} cannot be written: {error.strerror}",
-            code="output_not_writable",
-            fix="give a path in a folder where you may write",
+            "give a path in a folder where you may write",
         ) from error
 
 

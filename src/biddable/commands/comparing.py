@@ -62,14 +62,14 @@ def read_options(given: Mapping[str, Any]) -> Options:
     """
     unknown = sorted(set(given) - {f.name for f in fields(Options)})
     if unknown:
-        raise BiddableError(f"compare has no option {unknown[0]}", code="option")
+        raise BiddableError("option", f"compare has no option {unknown[0]}", "")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     asked = replace(Options(), **values)
     for name in ("few_shot", "answers", "max_new_tokens"):
         refuse_out_of_range(name, getattr(asked, name), (0, MOST), whole=True)
     if asked.precision not in ("auto", "fp32", "bf16"):
         raise BiddableError(
-            f"--precision is '{asked.precision}'", code="option", fix="give fp32, bf16 or auto"
+            "option", f"--precision is '{asked.precision}'", "give fp32, bf16 or auto"
         )
     return asked
 
@@ -89,9 +89,9 @@ def read_limit(text: str) -> tuple[str, float]:
         return name, float(value)
     except ValueError as error:
         raise BiddableError(
+            "option",
             f"--fail-under {text!r} is not METRIC=NUMBER",
-            code="option",
-            fix=f"the metrics are {', '.join(NAMES)}",
+            f"the metrics are {', '.join(NAMES)}",
         ) from error
 
 
@@ -112,9 +112,9 @@ def check_tokenizers(base: Any, tuned: Any, name: str) -> None:
     """Refuses models whose losses cannot be compared token by token."""
     if base.get_vocab() != tuned.get_vocab():
         raise BiddableError(
+            "tokenizers_differ",
             f"{name} has another tokenizer than the tuned model",
-            code="tokenizers_differ",
-            fix="compare a model with the base that it was tuned from",
+            "compare a model with the base that it was tuned from",
         )
 
 

@@ -51,9 +51,9 @@ def judged_rows(asked: Options, tuned: str, out: Console) -> JudgedRows:
     if not asked.data:
         if not own:
             raise BiddableError(
+                "no_data",
                 "no held-out rows are given",
-                code="no_data",
-                fix=f"give --data FILE, or a run folder with its {EVAL_FILE}",
+                f"give --data FILE, or a run folder with its {EVAL_FILE}",
             )
         held_out = _good(read([str(run.eval_rows)]))
         leaked = bool(run.read_json("data.json").get("leaked"))

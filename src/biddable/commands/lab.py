@@ -28,9 +28,7 @@ def lab(base: str = "smollm2", *, weights: bool = False, port: int = 8765) -> No
     """
     if not all(importlib.util.find_spec(name) for name in NEEDED):
         raise BiddableError(
-            f"the lab needs {' and '.join(NEEDED)}",
-            code="missing_extra",
-            fix="pip install 'biddable[lab]'",
+            "missing_extra", f"the lab needs {' and '.join(NEEDED)}", "pip install 'biddable[lab]'"
         )
     found = resolve_base(base)
     model = load_model(found, choose_device("cpu")) if weights else None
@@ -47,7 +45,7 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server((ADDRESS, port))
     except (OSError, OverflowError) as error:
         raise BiddableError(
+            "option",
             f"port {port} of {ADDRESS} cannot be used: {error}",
-            code="option",
-            fix="give another --port; 0 takes a free one",
+            "give another --port; 0 takes a free one",
         ) from error

@@ -37,11 +37,7 @@ from biddable.models.save import save_model
 from biddable.settings import Settings, write_config
 from biddable.storage import need_space, write_whole
 from biddable.terminal import console, line
-from biddable.training.checkpoint import (
-    Progress,
-    clear_best,
-    weight_bytes,
-)
+from biddable.training.checkpoint import Progress, clear_best, weight_bytes
 from biddable.training.evaluate import mean_loss
 from biddable.training.fit_in_memory import hold, tokens_per_pass
 from biddable.training.interrupt import Interrupt

@@ -31,9 +31,9 @@ def check_encoding(name: str) -> None:
         b"".decode(name)
     except (LookupError, ValueError):
         raise BiddableError(
+            "option",
             f"--encoding {name!r} is no known text encoding.",
-            fix=suggestion(name, USUAL, f"Name one such as {', '.join(USUAL)}."),
-            code="option",
+            suggestion(name, USUAL, f"Name one such as {', '.join(USUAL)}."),
         ) from None
 
 
@@ -55,9 +55,9 @@ def as_utf8(
     wanted = codecs.lookup(given).name if given else ""
     if wanted and marked and not wanted.startswith(marked):
         raise BiddableError(
+            "invalid_encoding",
             f"The file begins with the byte order mark of {marked}, not of {given}.",
-            fix="Leave --encoding out.",
-            code="invalid_encoding",
+            "Leave --encoding out.",
             file=name,
         )
     encoding = wanted or marked or _plain_utf16(head) or "utf-8"
@@ -98,9 +98,9 @@ def _copy(stream: io.BufferedIOBase, target: IO[bytes], encoding: str, name: str
         except UnicodeDecodeError as error:
             before = error.object[: error.start]
             raise BiddableError(
+                "invalid_encoding",
                 f"Byte {error.object[error.start]:#04x} is not {encoding}.",
-                fix="Name the encoding that the file was saved in with --encoding.",
-                code="invalid_encoding",
+                "Name the encoding that the file was saved in with --encoding.",
                 file=name,
                 line=lines + before.count(b"\n"),
             ) from None
@@ -127,7 +127,7 @@ def not_utf8(data: bytes, start: int) -> BiddableError:
     near = data[max(0, start - 15) : start + 15].decode("cp1252", "replace").strip()
     reads = "" if guess == "utf-16" else f", with which it reads {near!r}"
     return BiddableError(
+        "invalid_utf8",
         f"Byte {data[start]:#04x} at column {column} is not UTF-8.",
-        fix=f"Save the file as UTF-8, or name its encoding: --encoding {guess}{reads}.",
-        code="invalid_utf8",
+        f"Save the file as UTF-8, or name its encoding: --encoding {guess}{reads}.",
     )

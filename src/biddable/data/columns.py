@@ -43,9 +43,9 @@ def parse_map(text: str) -> dict[str, str]:
         match = PART.match(text, at)
         if not match or match.group(1) in mapping:
             raise BiddableError(
+                "invalid_map",
                 f"--map cannot be read at {text[at : at + 30]!r}.",
-                fix='Write it as user=COLUMN,assistant=json:COLUMN,COLUMN,system="constant text".',
-                code="invalid_map",
+                'Write it as user=COLUMN,assistant=json:COLUMN,COLUMN,system="constant text".',
             )
         mapping[match.group(1)] = match.group(2).strip()
         at = match.end()
@@ -58,27 +58,27 @@ def check_map(mapping: Mapping[str, str]) -> None:
     for field in mapping:
         if field not in FIELDS:
             raise BiddableError(
+                "invalid_map",
                 f"--map knows no field {field!r}.",
-                fix=suggestion(field, FIELDS, f"Use {', '.join(FIELDS)}."),
-                code="invalid_map",
+                suggestion(field, FIELDS, f"Use {', '.join(FIELDS)}."),
             )
         if mapping[field] == JSON:
             raise BiddableError(
+                "invalid_map",
                 f"--map {field}=json: names no column.",
-                fix=f"Name those of the object: {field}=json:COLUMN,COLUMN, or * for all others.",
-                code="invalid_map",
+                f"Name those of the object: {field}=json:COLUMN,COLUMN, or * for all others.",
             )
         if mapping[field].startswith(JSON) and field not in TEXTS:
             raise BiddableError(
+                "invalid_map",
                 f"--map {field}=json: is no text.",
-                fix=f"json: fits {', '.join(TEXTS)}; give {field} a column.",
-                code="invalid_map",
+                f"json: fits {', '.join(TEXTS)}; give {field} a column.",
             )
     if "messages" not in mapping and "assistant" not in mapping:
         raise BiddableError(
+            "invalid_map",
             "--map names no column for the assistant.",
-            fix="Add assistant=COLUMN (and user=COLUMN), or messages=COLUMN.",
-            code="invalid_map",
+            "Add assistant=COLUMN (and user=COLUMN), or messages=COLUMN.",
         )
 
 
@@ -172,9 +172,9 @@ def _check_json(text: str, escaped: str) -> None:
     broken = parsed(text) is text
     if broken or (parsed(escaped) is not escaped and parsed(escaped) != parsed(text)):
         raise BiddableError(
+            "invalid_map",
             f"The cells of this row {'break' if broken else 'change'} the JSON of --map.",
-            fix="Let the JSON be built, with all that it needs escaped: --map assistant=json:A,B.",
-            code="invalid_map",
+            "Let the JSON be built, with all that it needs escaped: --map assistant=json:A,B.",
         )
 
 
@@ -183,9 +183,9 @@ def _object(row: Fields, source: str, mapping: Mapping[str, str]) -> str:
     cells = {name: None if _is_empty(row[name]) else row[name] for name in columns}
     if all(cell is None for cell in cells.values()):
         raise BiddableError(
+            "empty_cell",
             f"All cells for the JSON object are empty: {', '.join(columns[:12])}.",
-            fix="Fill them, or remove the row.",
-            code="empty_cell",
+            "Fill them, or remove the row.",
         )
     return json.dumps(cells, ensure_ascii=False, default=_plain)
 
@@ -222,7 +222,7 @@ def _text(value: Any) -> Any:
 def _plain(value: object) -> str:
     """Dates and decimal numbers of Parquet as their text."""
     if isinstance(value, bytes):
-        raise BiddableError("A cell holds bytes, which JSON has no form for.", code="data_type")
+        raise BiddableError("data_type", "A cell holds bytes, which JSON has no form for.", "")
     return str(value)
 
 
@@ -230,7 +230,7 @@ def missing_column(name: str, columns: Iterable[str]) -> BiddableError:
     """The error for a column that the data does not have."""
     names = [str(column) for column in columns]
     return BiddableError(
+        "missing_column",
         f"There is no column {name!r}; the columns are {', '.join(names[:12]) or 'none'}.",
-        fix=suggestion(name, names, "Name one of them; put a text in quotes."),
-        code="missing_column",
+        suggestion(name, names, "Name one of them; put a text in quotes."),
     )

@@ -33,9 +33,9 @@ def message_list(key: str, row: Fields) -> Drafts:
     if isinstance(value, list):
         return [[message for item in value for message in _said_by_key(item)]]
     raise BiddableError(
+        "missing_messages_list",
         f"{key!r} is {kind(value)}, not a list of messages.",
-        fix='Write it as [{"role": "user", "content": ...}, ...].',
-        code="missing_messages_list",
+        'Write it as [{"role": "user", "content": ...}, ...].',
     )
 
 
@@ -66,9 +66,9 @@ def _one(key: str, value: Any) -> Any:
     """The one answer, also where it stands in a list or an object of its own."""
     if isinstance(value, list) and len(value) > 1:
         raise BiddableError(
+            "data_type",
             f"{key!r} holds {len(value)} values, not one answer.",
-            fix="Keep the one that the model is to give.",
-            code="data_type",
+            "Keep the one that the model is to give.",
         )
     single = value[0] if isinstance(value, list) and value else value
     if isinstance(single, dict) and single.keys() == {"text"}:
@@ -104,9 +104,9 @@ def _history(value: object) -> list[Fields]:
     if isinstance(value, list) and all(map(written_role, value)):
         return value
     raise BiddableError(
+        "data_type",
         "'history' is not a list of [question, answer] pairs.",
-        fix='Write it as [["question", "answer"], ...].',
-        code="data_type",
+        'Write it as [["question", "answer"], ...].',
     )
 
 
@@ -135,9 +135,9 @@ def chosen_side(row: Fields) -> Drafts:
     before = message_list(key, row)[0] if key == "conversations" else row.get(key)
     if not isinstance(chosen, list) or (alone and before is None):
         raise BiddableError(
+            "data_type",
             "'chosen' is no transcript of Human and Assistant turns, and there is no 'prompt'.",
-            fix='Begin it with "\\n\\nHuman: ", or add the prompt.',
-            code="data_type",
+            'Begin it with "\\n\\nHuman: ", or add the prompt.',
         )
     messages = chosen
     if isinstance(before, list):
@@ -164,9 +164,9 @@ def self_instruct(row: Fields) -> Drafts:
     instances = row.pop("instances")
     if not isinstance(instances, list) or not all(isinstance(i, dict) for i in instances):
         raise BiddableError(
+            "data_type",
             "'instances' is not a list of objects.",
-            fix='Write it as [{"input": ..., "output": ...}, ...].',
-            code="data_type",
+            'Write it as [{"input": ..., "output": ...}, ...].',
         )
     asked = row.pop("instruction")
     drafts = []
@@ -192,9 +192,9 @@ def speakers(row: Fields) -> Drafts:
     if row:
         raise unknown_keys(frozenset(("text", *row)))
     raise BiddableError(
+        "text_only",
         "A row with nothing but 'text' does not say which part is the answer.",
-        fix="Give question and answer their own columns, or train on plain text: pretrain.",
-        code="text_only",
+        "Give question and answer their own columns, or train on plain text: pretrain.",
     )
 
 
@@ -203,13 +203,13 @@ def unknown_keys(keys: frozenset[str]) -> BiddableError:
     names = ", ".join(sorted(keys)[:12]) or "none"
     if keys & set(QUESTIONS):
         return BiddableError(
+            "example_missing_assistant_message",
             f"The row has no assistant text; its keys are {names}.",
-            fix='Add "assistant" with the answer, or say where it is: --map assistant=COLUMN.',
-            code="example_missing_assistant_message",
+            'Add "assistant" with the answer, or say where it is: --map assistant=COLUMN.',
         )
     return BiddableError(
+        "unknown_format",
         f"The keys of the row fit no known format: {names}.",
-        fix="Use user and assistant, or messages, or name the columns: "
+        "Use user and assistant, or messages, or name the columns: "
         "--map user=COLUMN,assistant=COLUMN.",
-        code="unknown_format",
     )

@@ -38,9 +38,7 @@ def with_system(own: str, messages: list[Message], default: str | None) -> list[
 
 
 def _two_prompts(what: str) -> BiddableError:
-    return BiddableError(
-        f"The row has {what}.", fix="Keep one of the two.", code="two_system_prompts"
-    )
+    return BiddableError("two_system_prompts", f"The row has {what}.", "Keep one of the two.")
 
 
 def take_weight(fields: Fields) -> float | None:

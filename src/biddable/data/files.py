@@ -46,7 +46,7 @@ STRANGERS = {
 def expanded(sources: Sequence[str], findings: list[Finding]) -> Iterator[str]:
     """Folders as their data files; a folder with a `train` file gives only that."""
     if not sources:
-        raise BiddableError("No data was given.", fix="Name a file.", code="missing_file")
+        raise BiddableError("missing_file", "No data was given.", "Name a file.")
     for source in sources:
         if source == "-" or source.startswith("hf:") or not Path(source).is_dir():
             yield source
@@ -62,9 +62,9 @@ def expanded(sources: Sequence[str], findings: list[Finding]) -> Iterator[str]:
         left = [path.name for path in paths if path not in training]
         if not paths:
             raise BiddableError(
+                "empty_file",
                 "The folder holds no data file.",
-                fix=f"Put files there that end in {', '.join(SUFFIXES)}.",
-                code="empty_file",
+                f"Put files there that end in {', '.join(SUFFIXES)}.",
                 file=source,
             )
         for path in training or paths:
@@ -82,9 +82,9 @@ def _splits(folder: Path, findings: list[Finding]) -> Iterator[str]:
     others = [str(folder / name) for name in splits if name != "train"]
     if "train" not in splits:
         raise BiddableError(
+            "empty_file",
             "The folder holds saved data sets, none of which is named train.",
-            fix=f"Name the one to read: {', '.join(others[:12]) or 'it holds none'}.",
-            code="empty_file",
+            f"Name the one to read: {', '.join(others[:12]) or 'it holds none'}.",
             file=str(folder),
         )
     if others:
@@ -122,13 +122,13 @@ def file_rows(
         head = _head(stored, 4096)
         if not head:
             raise BiddableError(
+                "empty_file",
                 "Standard input is empty." if name == "-" else "The file is empty.",
-                fix="Give a file with one JSON object a line.",
-                code="empty_file",
+                "Give a file with one JSON object a line.",
             )
         for magic, (what, fix) in STRANGERS.items():
             if head.startswith(magic):
-                raise BiddableError(f"The file is {what}.", fix=fix, code="unreadable_file")
+                raise BiddableError("unreadable_file", f"The file is {what}.", fix)
         packed = head.startswith(PACKED)
         stream = gzip.GzipFile(fileobj=stored) if packed else stored
         lower = name.lower()
@@ -142,7 +142,7 @@ def file_rows(
         except (EOFError, zlib.error, OSError) as error:
             fix = "The file is damaged or cut short; fetch or write it again."
             what = f"Reading broke off: {error}."
-            yield Row(0, BiddableError(what, fix=fix, code="unreadable_file"))
+            yield Row(0, BiddableError("unreadable_file", what, fix))
 
 
 def refuse_existing(path: str) -> None:
@@ -154,16 +154,16 @@ def refuse_existing(path: str) -> None:
     target = Path(path)
     if os.path.lexists(target):
         raise BiddableError(
+            "output_exists",
             "The file exists already.",
-            fix="Name a new file; nothing is ever overwritten.",
-            code="output_exists",
+            "Name a new file; nothing is ever overwritten.",
             file=path,
         )
     if not target.parent.is_dir():
         raise BiddableError(
+            "output_not_writable",
             "The file cannot be written: its folder is not there.",
-            fix=f"Make it: mkdir -p {shlex.quote(str(target.parent))}",
-            code="output_not_writable",
+            f"Make it: mkdir -p {shlex.quote(str(target.parent))}",
             file=path,
         )
 
@@ -189,9 +189,9 @@ def open_source(name: str, hashes: dict[str, str]) -> Iterator[io.BufferedIOBase
             raise missing_file(name) from None
         except (OSError, ValueError) as error:
             raise BiddableError(
+                "unreadable_file",
                 f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",
-                fix="Check that it is a file and that you may read it.",
-                code="unreadable_file",
+                "Check that it is a file and that you may read it.",
                 file=name,
             ) from None
         yield stored
@@ -214,7 +214,7 @@ def missing_file(name: str) -> BiddableError:
     near = difflib.get_close_matches(path.name, beside, 1)
     if near:
         fix = f"Did you mean {path.with_name(near[0])}?"
-    return BiddableError("There is no such file.", fix=fix, code="missing_file", file=name)
+    return BiddableError("missing_file", "There is no such file.", fix, file=name)
 
 
 def _records(
@@ -233,7 +233,7 @@ def _text_rows(stream: io.BufferedIOBase, suffix: str) -> Iterator[Row]:
     head = _head(stream, MOST_BLANK)
     if len(head) == MOST_BLANK and not head.strip():
         what, fix = f"The file begins with {MOST_BLANK:,} blank bytes.", "Write the file again."
-        return iter([Row(0, BiddableError(what, fix=fix, code="unreadable_file"))])
+        return iter([Row(0, BiddableError("unreadable_file", what, fix))])
     if suffix in (".csv", ".tsv"):
         return table_rows(stream, suffix)
     return array_rows(stream) if is_one_value(head) else line_rows(stream)

@@ -51,9 +51,9 @@ def write_fixed(conversations: Iterable[Conversation], path: str) -> dict[str, i
         part.rename(target)
     except OSError as error:
         raise BiddableError(
+            "output_not_writable",
             f"The file cannot be written: {error.strerror}.",
-            fix="Check that the folder exists and that you may write there.",
-            code="output_not_writable",
+            "Check that the folder exists and that you may write there.",
             file=path,
         ) from None
     return dict(counts)

@@ -104,8 +104,8 @@ def detect(keys: frozenset[str]) -> Format:
     for other in fits[1:]:
         if not other.needs <= first.needs | first.uses:
             raise BiddableError(
+                "ambiguous_format",
                 f"The row fits two formats: {first.name} and {other.name}.",
-                fix="Remove the keys of one, or name the columns: --map user=...,assistant=...",
-                code="ambiguous_format",
+                "Remove the keys of one, or name the columns: --map user=...,assistant=...",
             )
     return first

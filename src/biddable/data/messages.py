@@ -64,15 +64,15 @@ def to_messages(raw: Sequence[object], unread: list[str], first: int = 0) -> lis
             messages.append(message)
     if not messages:
         raise BiddableError(
+            "missing_messages_list",
             "The list of messages is empty.",
-            fix="Give at least a user and an assistant message.",
-            code="missing_messages_list",
+            "Give at least a user and an assistant message.",
         )
     if not any(message.role == "assistant" for message in messages):
         raise BiddableError(
+            "example_missing_assistant_message",
             "The row has no assistant message, so there is nothing to learn.",
-            fix="Add the answer, or remove the row.",
-            code="example_missing_assistant_message",
+            "Add the answer, or remove the row.",
         )
     return messages
 
@@ -93,9 +93,9 @@ def _goes_on(item: object, before: Message, message: Message) -> bool:
 def _message(item: object, unread: list[str]) -> Message:
     if not isinstance(item, dict):
         raise BiddableError(
+            "data_type",
             f"The message is {kind(item)}, not an object.",
-            fix='Write it as {"role": ..., "content": ...}.',
-            code="data_type",
+            'Write it as {"role": ..., "content": ...}.',
         )
     fields = _renamed(item)
     role = _role(fields.pop("role", None))
@@ -111,9 +111,9 @@ def _message(item: object, unread: list[str]) -> Message:
     weight = _trained(fields, _weight(fields.pop("weight", None), role), role)
     if role == "assistant" and not content.strip() and not calls and weight != 0:
         raise BiddableError(
+            "empty_assistant",
             "The assistant message is empty.",
-            fix="Write the answer, remove the row, or give the message weight 0.",
-            code="empty_assistant",
+            "Write the answer, remove the row, or give the message weight 0.",
         )
     unread += (k for k, v in fields.items() if k not in EXTRA_KEYS and not is_nothing(v))
     extra = {**fields, "tool_calls": calls} if calls else fields
@@ -130,9 +130,9 @@ def _renamed(item: Fields) -> Fields:
         if value is None or fields.setdefault(name, value) in (value,):
             continue
         raise BiddableError(
+            "data_type",
             f"The message has two values for its {name}.",
-            fix=f"Keep one of {name!r} and {key!r}.",
-            code="data_type",
+            f"Keep one of {name!r} and {key!r}.",
         )
     return fields
 
@@ -140,17 +140,17 @@ def _renamed(item: Fields) -> Fields:
 def _role(written: object) -> str:
     if written is None:
         raise BiddableError(
+            "message_missing_key",
             "The message has no role.",
-            fix='Give each message a "role": system, user, assistant or tool.',
-            code="message_missing_key",
+            'Give each message a "role": system, user, assistant or tool.',
         )
     name = written.strip().casefold() if isinstance(written, str) else ""
     if name in ROLES:
         return ROLES[name]
     raise BiddableError(
+        "unrecognized_role",
         f"The role {shown(written)} is not known.",
-        fix=suggestion(name, ROLES, "Use system, user, assistant or tool."),
-        code="unrecognized_role",
+        suggestion(name, ROLES, "Use system, user, assistant or tool."),
     )
 
 
@@ -161,9 +161,9 @@ def _content(value: object, role: str, calls: bool, unread: list[str]) -> str:
         return ""
     if value is None:
         raise BiddableError(
+            "empty_assistant" if role == "assistant" else "missing_content",
             f"The {role} message has no content.",
-            fix="Write its text, or remove the row.",
-            code="empty_assistant" if role == "assistant" else "missing_content",
+            "Write its text, or remove the row.",
         )
     return checked_text(value, "The content")
 
@@ -181,9 +181,9 @@ def _part(part: object, unread: list[str]) -> str:
             return str(part[key])
         what = shown(part["type"]) if part.get("type") and not key else what
     raise BiddableError(
+        "content_not_text",
         f"A part of the content is {what}, not text.",
-        fix="Only text can be trained on; remove the part or the row.",
-        code="content_not_text",
+        "Only text can be trained on; remove the part or the row.",
     )
 
 
@@ -192,9 +192,9 @@ def _weight(value: object, role: str) -> float | None:
     if role == "assistant" or not number:
         return number if role == "assistant" else None
     raise BiddableError(
+        "weight_invalid",
         f"A {role} message has weight {number:g}.",
-        fix="Weights belong on assistant messages; remove it.",
-        code="weight_invalid",
+        "Weights belong on assistant messages; remove it.",
     )
 
 
@@ -226,9 +226,9 @@ def _trained(fields: Fields, weight: float | None, role: str) -> float | None:
     if not what:
         return weight
     raise BiddableError(
+        "weight_invalid",
         what,
-        fix='Only whole answers are trained or not; give those that are not "weight": 0.',
-        code="weight_invalid",
+        'Only whole answers are trained or not; give those that are not "weight": 0.',
     )
 
 
@@ -241,9 +241,9 @@ def weight_of(value: object, turn: int | None = None) -> float:
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number) or number < 0:
         raise BiddableError(
+            "weight_invalid",
             f"The weight {shown(value)} is not a number of 0 or more.",
-            fix="Use 0 for context, 1 for an ordinary answer. Negative weights are not supported.",
-            code="weight_invalid",
+            "Use 0 for context, 1 for an ordinary answer. Negative weights are not supported.",
             turn=turn,
         )
     return number

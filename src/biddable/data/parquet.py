@@ -54,7 +54,7 @@ def _table_rows(batches: Callable[[], Iterator[Any]]) -> Iterator[Row]:
     except (arrow.ArrowException, OSError) as error:
         what = f"Reading broke off: {first_line(error)}"
         fix = "The file is damaged or cut short; fetch or write it again."
-        yield Row(number, BiddableError(what, fix=fix, code="unreadable_file"))
+        yield Row(number, BiddableError("unreadable_file", what, fix))
 
 
 def hub_rows(name: str) -> Iterator[Row]:
@@ -70,9 +70,9 @@ def hub_rows(name: str) -> Iterator[Row]:
         loaded = datasets.load_dataset(repository, config or None, split=split or "train")
     except Exception as error:  # Whatever the package raises is about this name or the network.
         raise BiddableError(
+            "unreadable_file",
             f"The data set cannot be loaded: {first_line(error)}",
-            fix="Check the name, configuration and split (hf:NAME@CONFIG:SPLIT) and the network.",
-            code="unreadable_file",
+            "Check the name, configuration and split (hf:NAME@CONFIG:SPLIT) and the network.",
         ) from error
     for number, value in enumerate(loaded, start=1):
         yield Row(number, without_padding(value, keep=True))
@@ -108,7 +108,7 @@ def extra_module(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise BiddableError(
+            "missing_extra",
             f"Reading this needs the package {module.partition('.')[0]}.",
-            fix=f'Install it: pip install "biddable[{extra}]".',
-            code="missing_extra",
+            f'Install it: pip install "biddable[{extra}]".',
         ) from None

@@ -39,9 +39,9 @@ def plain_text(value: object, key: str) -> str:
     if isinstance(value, str):
         return checked_text(value)
     raise BiddableError(
+        "data_type",
         f"{key!r} holds {kind(value)}, not text.",
-        fix=f'Write it as text, or name the parts of the prompt: --map user="...{{{key}}}".',
-        code="data_type",
+        f'Write it as text, or name the parts of the prompt: --map user="...{{{key}}}".',
     )
 
 
@@ -49,17 +49,17 @@ def checked_text(value: object, what: str = "The text") -> str:
     """A value that is a text which a tokenizer can encode; all else is refused."""
     if not isinstance(value, str):
         raise BiddableError(
+            "content_not_text",
             f"{what} is {kind(value)}, not text.",
-            fix="Put it in quotes, as a JSON string.",
-            code="content_not_text",
+            "Put it in quotes, as a JSON string.",
         )
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise BiddableError(
+            "invalid_text",
             f"The text holds half of a surrogate pair at character {error.start + 1}.",
-            fix="An emoji was cut in two or the file is not UTF-8; correct the text.",
-            code="invalid_text",
+            "An emoji was cut in two or the file is not UTF-8; correct the text.",
         ) from None
     return value
 
@@ -71,9 +71,9 @@ def check_value(value: object) -> None:
         item, depth = todo.pop()
         if depth > MOST_DEPTH:
             raise BiddableError(
+                "invalid_json",
                 f"A field of the message is nested over {MOST_DEPTH} levels deep.",
-                fix="Flatten it, or remove the row.",
-                code="invalid_json",
+                "Flatten it, or remove the row.",
             )
         if isinstance(item, str):
             checked_text(item)

@@ -129,9 +129,7 @@ def _take_all(reading: _Reading, rows: Iterator[Row]) -> None:
             break
     if reading.result.rows == before:
         raise BiddableError(
-            "The file holds no rows.",
-            fix="Give a file with one JSON object a line.",
-            code="empty_file",
+            "empty_file", "The file holds no rows.", "Give a file with one JSON object a line."
         )
     left_out = len(flat)
     for row, path in flat_paths(flat):
@@ -195,9 +193,9 @@ def _fields(reading: _Reading, value: Any) -> Fields:
         value = {"messages": value}
     if not isinstance(value, dict):
         raise BiddableError(
+            "data_type",
             f"The row is {kind(value)}, not an object.",
-            fix='Write each row as an object, as in {"user": "...", "assistant": "..."}.',
-            code="data_type",
+            'Write each row as an object, as in {"user": "...", "assistant": "..."}.',
         )
     if reading.group_by is not None and reading.group_by not in value:
         raise missing_column(reading.group_by, value)
@@ -244,12 +242,7 @@ def _common(reading: _Reading, row: Row, fields: Fields, form: Format) -> tuple[
         fields.pop(reading.group_by, None)
     if form.group and is_nothing(group):
         group = fields.pop(form.group, None)
-    return (
-        take_system(fields),
-        take_weight(fields),
-        group_of(group),
-        take_tools(fields),
-    )
+    return (take_system(fields), take_weight(fields), group_of(group), take_tools(fields))
 
 
 def _conversation(

@@ -55,7 +55,7 @@ def table_rows(stream: io.BufferedIOBase, suffix: str) -> Iterator[Row]:
     except csv.Error as error:
         fix = "Put cells with quotes or line breaks in quotes and double the quotes inside."
         what = f"Not a table row: {str(error).partition(' - ')[0]}."
-        yield Row(line + 1, BiddableError(what, fix=fix, code="invalid_csv"))
+        yield Row(line + 1, BiddableError("invalid_csv", what, fix))
 
 
 def named_rows(records: Iterable[tuple[int, Sequence[str]]]) -> Iterator[Row]:
@@ -123,14 +123,14 @@ def _header_problem(header: list[str]) -> BiddableError | None:
     if not twice:
         return None
     what = f"Columns of the header have the same name: {', '.join(twice[:12])}."
-    return BiddableError(what, fix="Name each column once.", code="invalid_header")
+    return BiddableError("invalid_header", what, "Name each column once.")
 
 
 def _by_column(header: list[str], cells: Sequence[str]) -> dict[str, str] | BiddableError:
     names = header + [""] * (len(cells) - len(header))
     if len(cells) < len(header) and any(header[len(cells) :]):
         what = f"The row has {len(cells)} cells, the header {len(header)}."
-        return BiddableError(what, fix="Write all cells, also empty ones.", code="column_count")
+        return BiddableError("column_count", what, "Write all cells, also empty ones.")
     if problem := _byte_problem(cells):
         return problem
     row: dict[str, str] = {}
@@ -139,14 +139,14 @@ def _by_column(header: list[str], cells: Sequence[str]) -> dict[str, str] | Bidd
             row[name] = cell
         elif cell.strip() and place >= len(header):
             return BiddableError(
+                "column_count",
                 f"The row has {len(cells)} cells, the header {len(header)}.",
-                fix="Put a cell that holds the delimiter in double quotes.",
-                code="column_count",
+                "Put a cell that holds the delimiter in double quotes.",
             )
         elif cell.strip():
             what = f"Column {place + 1} has no name, but holds {shortened(cell)!r}."
             fix = "Name the column in the first row, or empty it."
-            return BiddableError(what, fix=fix, code="invalid_header")
+            return BiddableError("invalid_header", what, fix)
     return row
 
 

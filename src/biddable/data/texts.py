@@ -75,4 +75,4 @@ def _packaged_plays() -> list[Path]:
 
 def _refused(file: str, code: str, message: str, fix: str = "") -> BiddableError:
     fix = fix or "Give text files in UTF-8, or folders of them."
-    return BiddableError(message, code=code, file=file, fix=fix)
+    return BiddableError(code, message, fix, file=file)

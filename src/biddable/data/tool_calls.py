@@ -24,16 +24,16 @@ def take_calls(fields: Fields) -> list[Fields]:
         return [] if is_nothing(old) else written_calls(old)
     if not is_nothing(old):
         raise BiddableError(
+            "tool_calls_invalid",
             "The message has both tool_calls and function_call.",
-            fix="Keep tool_calls; function_call is its older form.",
-            code="tool_calls_invalid",
+            "Keep tool_calls; function_call is its older form.",
         )
     if isinstance(calls, list) and all(isinstance(call, dict) for call in calls):
         return [_tool_call(call) for call in calls]
     raise BiddableError(
+        "tool_calls_invalid",
         f"tool_calls is {kind(calls)}, not a list of objects.",
-        fix='Write it as [{"type": "function", "function": {"name": ..., "arguments": ...}}].',
-        code="tool_calls_invalid",
+        'Write it as [{"type": "function", "function": {"name": ..., "arguments": ...}}].',
     )
 
 
@@ -45,9 +45,9 @@ def written_calls(value: object) -> list[Fields]:
     if calls and all(isinstance(c, dict) and isinstance(c.get("name"), str) for c in calls):
         return [_tool_call(c) for c in calls]
     raise BiddableError(
+        "tool_calls_invalid",
         "The function call is not JSON with a name and arguments.",
-        fix='Write its value as {"name": ..., "arguments": {...}}.',
-        code="tool_calls_invalid",
+        'Write its value as {"name": ..., "arguments": {...}}.',
     )
 
 
@@ -58,18 +58,18 @@ def _tool_call(call: Fields) -> Fields:
     function = call.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BiddableError(
+            "tool_calls_invalid",
             "A tool call names no function.",
-            fix='Give it "function": {"name": ..., "arguments": ...}.',
-            code="tool_calls_invalid",
+            'Give it "function": {"name": ..., "arguments": ...}.',
         )
     arguments = function.get("arguments", {})
     if isinstance(arguments, str):
         arguments = parsed(arguments or "{}")
     if not isinstance(arguments, dict):
         raise BiddableError(
+            "tool_calls_invalid",
             f"The arguments of {function['name'][:40]!r} are not a JSON object.",
-            fix='Write them as {"name": value, ...}, or as the JSON text of that.',
-            code="tool_calls_invalid",
+            'Write them as {"name": value, ...}, or as the JSON text of that.',
         )
     return {**call, "function": {**function, "arguments": arguments}}
 
@@ -93,9 +93,9 @@ def _listed(key: str, value: object) -> list[Fields]:
     if (not tools or isinstance(value, list)) and all(isinstance(tool, dict) for tool in tools):
         return tools
     raise BiddableError(
+        "tools_invalid",
         f"{key!r} is {kind(value)}, not a list of objects.",
-        fix='Write it as [{"type": "function", "function": {...}}].',
-        code="tools_invalid",
+        'Write it as [{"type": "function", "function": {...}}].',
     )
 
 

@@ -31,9 +31,9 @@ def tree_path(row: Fields) -> list[list[Fields]]:
     root = row.pop("prompt")
     if not isinstance(root, dict):
         raise BiddableError(
+            "data_type",
             f"'prompt' is {kind(root)}, not the first message of a tree.",
-            fix="Keep message_tree_id for trees, or add the answer.",
-            code="data_type",
+            "Keep message_tree_id for trees, or add the answer.",
         )
     drafts = _path(root, {})
     texts = [message["content"] for draft in drafts for message in draft]

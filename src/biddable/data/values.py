@@ -88,9 +88,9 @@ def array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
     data = stream.read(MOST_ARRAY_BYTES + 1)
     if len(data) > MOST_ARRAY_BYTES:
         error = BiddableError(
+            "file_too_large",
             f"A JSON array is read as a whole, and this one is over {MOST_ARRAY_BYTES:,} bytes.",
-            fix="Write one JSON object a line (JSONL); such a file may have any size.",
-            code="file_too_large",
+            "Write one JSON object a line (JSONL); such a file may have any size.",
         )
         yield Row(0, error)
         return
@@ -130,9 +130,9 @@ def _elements(text: str) -> Iterator[Row]:
         at = _next(text, end)
     if inside:
         error = BiddableError(
+            "invalid_json",
             "The file ends within a JSON array.",
-            fix="It was cut short; write it again.",
-            code="invalid_json",
+            "It was cut short; write it again.",
         )
         yield Row(line, error)
 
@@ -196,7 +196,7 @@ def _invalid(error: Exception) -> BiddableError:
         elif error.doc[: error.pos + 1].rstrip("}] \t\r\n").endswith(","):
             what = f"a comma stands before a closing bracket at column {error.colno}"
             fix = f"{COMMA}."
-    return BiddableError(f"The row is not valid JSON: {what}.", fix=fix, code="invalid_json")
+    return BiddableError("invalid_json", f"The row is not valid JSON: {what}.", fix)
 
 
 def _extra_data(rest: str, column: int) -> tuple[str, str]:
@@ -211,7 +211,7 @@ def _extra_data(rest: str, column: int) -> tuple[str, str]:
 
 def _too_large() -> BiddableError:
     return BiddableError(
+        "row_too_large",
         f"The row is over {MOST_ROW_BYTES:,} bytes.",
-        fix="Cut it into conversations; is a line break missing between rows?",
-        code="row_too_large",
+        "Cut it into conversations; is a line break missing between rows?",
     )

@@ -74,7 +74,7 @@ def workbook_rows(stream: io.BufferedIOBase, name: str, findings: list[Finding])
     except Exception as error:  # Damaged parts make openpyxl raise whatever they lead to.
         what = f"The workbook is damaged: {first_line(error)}"
         fix = "Open it in Excel and save it again, or save it as CSV."
-        damaged = BiddableError(what, fix=fix, code="unreadable_file")
+        damaged = BiddableError("unreadable_file", what, fix)
         if not number:
             raise damaged from error
         yield Row(number, damaged)
@@ -85,7 +85,7 @@ def _check_archive(archive: zipfile.ZipFile) -> None:
     if "xl/workbook.xml" not in parts:
         unpack = ("a ZIP archive", "Unpack it.")
         what, fix = next((OTHERS[part] for part in OTHERS if part in parts), unpack)
-        raise BiddableError(f"The file is {what}.", fix=fix, code="unreadable_file")
+        raise BiddableError("unreadable_file", f"The file is {what}.", fix)
     tags = 0
     for part in (part for part in parts if part.endswith((".xml", ".rels"))):
         with archive.open(part) as stream:
@@ -97,9 +97,7 @@ def _check_archive(archive: zipfile.ZipFile) -> None:
 
 def _too_large() -> BiddableError:
     return BiddableError(
-        "The workbook is too large.",
-        fix="Save it as CSV, which is read row by row.",
-        code="file_too_large",
+        "file_too_large", "The workbook is too large.", "Save it as CSV, which is read row by row."
     )
 
 

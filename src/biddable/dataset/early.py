@@ -31,7 +31,7 @@ def refuse_early(settings: Settings, outputs: Sequence[str] = ()) -> None:
         refuse_existing(path)
         if list(outputs).count(path) > 1:
             what, fix = "Two outputs have the same name.", "Give each its own."
-            raise BiddableError(what, fix=fix, code="option", file=path)
+            raise BiddableError("option", what, fix, file=path)
     if settings.map:
         parse_map(settings.map)
     if settings.encoding:
@@ -48,7 +48,7 @@ def refuse_device(device: str) -> None:
     if device == "cuda" and without_cuda:
         what = "CUDA is not available: the torch installed here is built for the processor alone."
         fix = "Leave --device out, or install torch with CUDA: https://pytorch.org/get-started."
-        raise BiddableError(what, fix=fix, code="no_device")
+        raise BiddableError("no_device", what, fix)
     if device == "mps" and sys.platform != "darwin":
         what, fix = "Apple's GPU (mps) is not available on this system.", "Leave --device out."
-        raise BiddableError(what, fix=fix, code="no_device")
+        raise BiddableError("no_device", what, fix)

@@ -133,9 +133,9 @@ def template_arguments(given: Sequence[str]) -> dict[str, Any]:
         name, sign, value = text.partition("=")
         if not sign or not name.isidentifier():
             raise BiddableError(
+                "option",
                 f"--template-arg {text!r} is not NAME=VALUE",
-                code="option",
-                fix="write for example --template-arg enable_thinking=false",
+                "write for example --template-arg enable_thinking=false",
             )
         made[name] = words.get(value.lower(), int(value) if value.isdigit() else value)
     return made
@@ -165,9 +165,9 @@ def _text_or_file(given: str) -> str | None:
         return Path(given[1:]).read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise BiddableError(
+            "option",
             f"the system prompt {given[1:]} cannot be read: {error}",
-            code="option",
-            fix="give --system TEXT, or --system @FILE with a text file in UTF-8",
+            "give --system TEXT, or --system @FILE with a text file in UTF-8",
         ) from error
 
 
@@ -177,9 +177,9 @@ def _longest(base: Base, asked: int) -> int:
     context = int(getattr(config, "max_position_embeddings", 0) or asked or 2048)
     if asked > context:
         raise BiddableError(
+            "option",
             f"--max-length {asked} is longer than the {context} positions of {base.name}",
-            code="option",
-            fix=f"give at most {context}",
+            f"give at most {context}",
         )
     return asked or context
 

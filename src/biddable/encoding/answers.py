@@ -94,11 +94,11 @@ def opened_answer(prompt: Located, found: Located, message: Mapping[str, Any], i
             blank = opened[len(opened.rstrip()) :]
             return Piece(rest.removeprefix(blank) if rest.startswith(blank) else rest.lstrip())
     raise BiddableError(
+        "template_refused",
         "The generation prompt is not how the chat template begins this answer in a finished"
         " conversation.",
-        fix="Give answers with their thinking, set template arguments (--template-arg), or train"
+        "Give answers with their thinking, set template arguments (--template-arg), or train"
         " with the header of finished conversations (--header history).",
-        code="template_refused",
         turn=index,
     )
 
@@ -106,28 +106,28 @@ def opened_answer(prompt: Located, found: Located, message: Mapping[str, Any], i
 def text_lost(leaf: Leaf, what: str = "drops or rewrites it") -> BiddableError:
     shown = leaf.text if len(leaf.text) <= 40 else leaf.text[:40] + "..."
     return BiddableError(
+        "message_text_lost",
         f"The {KINDS.get(leaf.kind, 'text')} {shown!r} does not come back whole from the chat"
         f" template, which {what}.",
-        fix="Use a template that prints it (--template), or change the message.",
-        code="message_text_lost",
+        "Use a template that prints it (--template), or change the message.",
         turn=leaf.message,
     )
 
 
 def empty_answer(index: int) -> BiddableError:
     return BiddableError(
+        "empty_assistant",
         "The assistant's message is empty, so there is nothing to learn but to stop.",
-        fix="Write an answer, or take the row out.",
-        code="empty_assistant",
+        "Write an answer, or take the row out.",
         turn=index,
     )
 
 
 def nested_too_deep() -> BiddableError:
     return BiddableError(
+        "template_refused",
         "A field of a message is nested too deep to render.",
-        fix="Flatten the arguments of its tool calls.",
-        code="template_refused",
+        "Flatten the arguments of its tool calls.",
     )
 
 

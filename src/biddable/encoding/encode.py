@@ -225,9 +225,9 @@ def trained(conversation: Conversation, loss_on: LossOn) -> list[tuple[int, floa
     found = [(index, weight) for index, weight in found if weight > 0]
     if not found:
         raise BiddableError(
+            "all_masked",
             "Nothing in this conversation is trained: it has no assistant message with weight.",
-            fix="Add an answer, or give one a weight above 0.",
-            code="all_masked",
+            "Add an answer, or give one a weight above 0.",
         )
     return found
 
@@ -266,17 +266,17 @@ def check_stop(encoder: Encoder, answer: Sequence[int], turn: int) -> None:
     stops = [place for place, token in enumerate(answer) if token in encoder.stops]
     if not stops:
         raise BiddableError(
+            "stop_token_untrained",
             "No token that stops the sampler is trained at the end of this answer.",
-            fix="Use a template whose end of turn is a special token of this tokenizer, or the"
+            "Use a template whose end of turn is a special token of this tokenizer, or the"
             " plain frame (--template plain).",
-            code="stop_token_untrained",
             turn=turn,
         )
     if stops[0] != len(answer) - 1:
         raise BiddableError(
+            "stop_token_inside",
             "The sampler would stop inside this answer: it holds the end of turn before its end.",
-            fix="Take that text out of the answer, or use a template that ends turns otherwise.",
-            code="stop_token_inside",
+            "Take that text out of the answer, or use a template that ends turns otherwise.",
             turn=turn,
         )
 
@@ -285,7 +285,7 @@ def check_bos(encoder: Encoder, whole: Sequence[int]) -> None:
     """One BOS at the start; two are what a template and a tokenizer together would write."""
     if encoder.bos is not None and list(whole[:2]) == [encoder.bos] * 2:
         raise BiddableError(
+            "two_bos",
             "The text begins with two BOS tokens.",
-            fix="Take one of them out of the chat template.",
-            code="two_bos",
+            "Take one of them out of the chat template.",
         )

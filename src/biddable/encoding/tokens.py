@@ -137,9 +137,9 @@ def free_base(pieces: Sequence[Piece]) -> int:
         if not any(base <= ord(c) < base + SPAN_OF_BASE for c in high):
             return base
     raise BiddableError(
+        "template_refused",
         "The texts hold private-use characters from every range there is.",
-        fix="Take characters above U+F0000 out of the data.",
-        code="template_refused",
+        "Take characters above U+F0000 out of the data.",
     )
 
 

@@ -200,10 +200,10 @@ async def end_of_turn(
         if last_token(tail) in rules.ends:
             return tail, ""
     raise BiddableError(
+        "stop_token_untrained",
         "The chat template writes no end of turn after this answer, so a model trained on it would"
         " not learn to stop.",
-        fix="Use a template that ends answers with one of the tokenizer's special tokens.",
-        code="stop_token_untrained",
+        "Use a template that ends answers with one of the tokenizer's special tokens.",
         turn=len(chat) - 1,
     )
 

@@ -168,9 +168,9 @@ def refuse_too_much(needs: Needs, peak: int, batch_tokens: int, device: torch.de
     else:
         fix = "take a smaller --base, shorter rows (--max-length), or a machine with more memory"
     raise BiddableError(
+        "out_of_memory",
         f"training would need {_gib(peak)} of memory at its peak, and {_gib(free)} are free",
-        code="out_of_memory",
-        fix=fix,
+        fix,
     )
 
 

@@ -87,9 +87,7 @@ def choose_device(name: str) -> torch.device:
     if not there.get(name):
         known = {"cuda": "CUDA is not available", "mps": "Apple's GPU is not available"}
         raise BiddableError(
-            known.get(name, f"there is no device '{name}'"),
-            code="no_device",
-            fix="--device auto or cpu",
+            "no_device", known.get(name, f"there is no device '{name}'"), "--device auto or cpu"
         )
     return torch.device(name)
 

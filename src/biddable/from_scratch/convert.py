@@ -41,12 +41,7 @@ class Converted:
 
 
 def convert(
-    checkpoint: str,
-    *,
-    out: str,
-    heads: int = 0,
-    tokenizer: str = "gpt2",
-    activation: str = "gelu",
+    checkpoint: str, *, out: str, heads: int = 0, tokenizer: str = "gpt2", activation: str = "gelu"
 ) -> Converted:
     """Writes a Hugging Face folder whose logits are those of the checkpoint's model.
 
@@ -86,12 +81,10 @@ def _check(activation: str, out: Path) -> None:
     """
     if activation not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
-        raise BiddableError(f"no activation {activation}", code="option", fix=f"one of {known}")
+        raise BiddableError("option", f"no activation {activation}", f"one of {known}")
     if out.exists():
         raise BiddableError(
-            f"the output folder '{out}' exists already",
-            code="output_exists",
-            fix="give another --out",
+            "output_exists", f"the output folder '{out}' exists already", "give another --out"
         )
 
 
@@ -99,7 +92,7 @@ def _load(checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, and the plain values beside them, read by a process of its own."""
     if not Path(checkpoint).is_file():
         raise BiddableError(
-            "There is no such file.", code="missing_file", fix="Check the path.", file=checkpoint
+            "missing_file", "There is no such file.", "Check the path.", file=checkpoint
         )
     seconds = _START_SECONDS + Path(checkpoint).stat().st_size // _BYTES_A_SECOND
     with tempfile.TemporaryDirectory() as folder:
@@ -122,9 +115,9 @@ def _tokenizer(name: str, embedded: int) -> Any:
     words = open_tokenizer(name)
     if len(words) > embedded:
         raise BiddableError(
+            "tokenizer_refused",
             f"the tokenizer {name} has {len(words):,} tokens, the checkpoint embeds {embedded:,}",
-            code="tokenizer_refused",
-            fix="give the tokenizer of the checkpoint with --tokenizer",
+            "give the tokenizer of the checkpoint with --tokenizer",
         )
     return words
 
@@ -135,12 +128,12 @@ def _heads(asked: int, facts: dict[str, Any]) -> int:
     known = next((facts[n] for n in names if isinstance(facts.get(n), int)), 0)
     if asked and known and asked != known:
         raise BiddableError(
-            f"--heads is {asked}, the checkpoint says {known}", code="option", fix="leave it out"
+            "option", f"--heads is {asked}, the checkpoint says {known}", "leave it out"
         )
     if not (asked or known):
         raise BiddableError(
+            "option",
             "the checkpoint does not say how many attention heads it has",
-            code="option",
-            fix="give --heads N, the n_head that the model was made with",
+            "give --heads N, the n_head that the model was made with",
         )
     return asked or known

@@ -93,9 +93,9 @@ def encode_corpus(texts: Sequence[str], tokenizer: Any, context: int) -> Corpus:
     stream = [end] + [i for ids in starts for i in (*ids, end)]
     if len(stream) <= context:
         raise BiddableError(
+            "text_too_short",
             f"the text has {len(stream)} tokens, less than one row of {context}",
-            code="text_too_short",
-            fix="give more text, or a smaller --context",
+            "give more text, or a smaller --context",
         )
     # The end-of-text token before each held-out end stands for what went before it.
     held_out = [w for ids in ends for w in Windows([end, *ids], context, "held-out text")]

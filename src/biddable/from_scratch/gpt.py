@@ -154,7 +154,7 @@ def _turn_to_conv1d(named: dict[str, Tensor], width: int) -> None:
 def refused(why: str) -> BiddableError:
     """The error that says why a checkpoint is not taken."""
     return BiddableError(
+        "checkpoint_refused",
         f"the checkpoint is no GPT that can be converted: {why}",
-        code="checkpoint_refused",
-        fix="give the state dict of a GPT with learned positions, as nanoGPT saves it",
+        "give the state dict of a GPT with learned positions, as nanoGPT saves it",
     )

@@ -79,10 +79,10 @@ def _check(shape: Shape) -> None:
     """
     if min(shape.width, shape.layers, shape.heads) < 1 or shape.width % (2 * shape.heads):
         raise BiddableError(
+            "option",
             f"a model of width {shape.width} with {shape.heads} heads and {shape.layers} layers "
             "cannot be made",
-            code="option",
-            fix="give a --width that is an even multiple of --heads, and 1 layer or more",
+            "give a --width that is an even multiple of --heads, and 1 layer or more",
         )
     if shape.context < 2:
-        raise BiddableError(f"--context is {shape.context}", code="option", fix="give 2 or more")
+        raise BiddableError("option", f"--context is {shape.context}", "give 2 or more")

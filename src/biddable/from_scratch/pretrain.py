@@ -32,12 +32,7 @@ from biddable.training.interrupt import Interrupt
 from biddable.training.log import Screen, each, json_log
 from biddable.training.loop import Parts, best_weights, finished, fit, make_optimizer
 from biddable.training.resume import refuse_changes, resume_progress
-from biddable.training.run_folder import (
-    Lock,
-    RunFolder,
-    new_run_folder,
-    open_run_folder,
-)
+from biddable.training.run_folder import Lock, RunFolder, new_run_folder, open_run_folder
 from biddable.training.schedule import total_steps
 from biddable.training.weights import Replicas
 
@@ -65,9 +60,9 @@ def pretrain(data: str | Sequence[str] = (), *, resume: str = "", **options: Any
     out = console()
     if bool(resume) == bool(data) or (resume and options):
         raise BiddableError(
+            "option",
             "give either texts and options, or --resume alone",
-            code="option",
-            fix="biddable pretrain TEXT... --out DIR, or biddable pretrain --resume DIR",
+            "biddable pretrain TEXT... --out DIR, or biddable pretrain --resume DIR",
         )
     folder: RunFolder | None = None
     if resume:

@@ -27,7 +27,7 @@ def train_tokenizer(texts: Sequence[str], size: int) -> Any:
 
     if size < SMALLEST:
         raise BiddableError(
-            f"--vocab {size} has no room for all bytes", code="option", fix="give 257 or more"
+            "option", f"--vocab {size} has no room for all bytes", "give 257 or more"
         )
     trainer = trainers.BpeTrainer(
         vocab_size=size,
@@ -146,7 +146,7 @@ def _halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
 
 def _refused(name: str, why: str) -> BiddableError:
     return BiddableError(
+        "tokenizer_refused",
         f"the tokenizer {name} {why}",
-        code="tokenizer_refused",
-        fix="give a hub id, a folder with tokenizer.json, a .tiktoken file, or GPT-2's vocab.bpe",
+        "give a hub id, a folder with tokenizer.json, a .tiktoken file, or GPT-2's vocab.bpe",
     )

@@ -136,10 +136,10 @@ def rooms(model: Any, prompts: Sequence[Sequence[int]]) -> list[int]:
     for prompt in prompts:
         if len(prompt) >= context:
             raise BiddableError(
+                "prompt_too_long",
                 f"a prompt of {len(prompt)} tokens leaves no room in the model's context of "
                 f"{context}: {len(prompt) - context + 1} too many",
-                code="prompt_too_long",
-                fix="shorten the prompt",
+                "shorten the prompt",
             )
     return [context - len(prompt) for prompt in prompts]
 

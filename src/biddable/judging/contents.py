@@ -224,9 +224,9 @@ def metric_value(metric: UserMetric, question: Question, answer: str) -> float:
             raise ValueError(f"it gave {value}")
     except Exception as error:
         raise BiddableError(
+            "metric",
             f"the metric failed on this row: {type(error).__name__}: {error}",
-            code="metric",
-            fix="the function takes (reference, answer), both texts, and returns a finite number",
+            "the function takes (reference, answer), both texts, and returns a finite number",
             file=question.file,
             line=question.line,
         ) from error

@@ -92,9 +92,9 @@ def given_format(text: str) -> Format:
         return _regex_format(text.removeprefix("regex:"))
     except (re.error, OSError, ValueError) as error:
         raise BiddableError(
+            "format",
             f"--format {text!r} cannot be used: {error}",
-            code="format",
-            fix="give a regular expression, labels:a,b,c, keys:a,b or schema:FILE",
+            "give a regular expression, labels:a,b,c, keys:a,b or schema:FILE",
         ) from error
 
 

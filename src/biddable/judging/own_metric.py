@@ -83,4 +83,4 @@ def _loaded(path: Path) -> ModuleType:
 
 
 def _bad(what: str) -> BiddableError:
-    return BiddableError(what, code="metric", fix=_FIX)
+    return BiddableError("metric", what, _FIX)

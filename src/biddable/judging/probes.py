@@ -61,9 +61,9 @@ def with_shots(
         return []
     if len(train) < count:
         raise BiddableError(
+            "few_shot",
             f"--few-shot {count} needs as many training rows, {len(train)} are known",
-            code="few_shot",
-            fix="give --train FILE, or a run folder as TUNED",
+            "give --train FILE, or a run folder as TUNED",
         )
     # Spread over the file: rows that stand together are often about one thing.
     picked = [train[i * len(train) // count] for i in range(count)]

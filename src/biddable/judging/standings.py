@@ -77,9 +77,7 @@ def with_standings(tests: Sequence[Examined]) -> list[Metric]:
     falls = [*falls[:1], *holm(falls[1:])]
     return [
         replace(
-            test.metric,
-            p_content=gain,
-            standing=_standing(test, gain, fall, ALPHA / len(tests)),
+            test.metric, p_content=gain, standing=_standing(test, gain, fall, ALPHA / len(tests))
         )
         for test, gain, fall in zip(tests, gains, falls, strict=True)
     ]

@@ -109,7 +109,7 @@ _FIELDS = ("role", "content")
 
 
 def _refused(what: str) -> BiddableError:
-    return BiddableError(what, code="lab_request", fix="change the example")
+    return BiddableError("lab_request", what, "change the example")
 
 
 def _render(encoder: Encoder, messages: list[Message]) -> list[dict[str, str]]:

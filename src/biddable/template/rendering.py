@@ -243,13 +243,13 @@ def run(plan: Plan[T]) -> T:
 
 def refusal(said: str) -> BiddableError:
     return BiddableError(
+        "template_refused",
         f"The chat template does not render this conversation: {said}",
-        fix="Change the conversation, or choose another template with --template.",
-        code="template_refused",
+        "Change the conversation, or choose another template with --template.",
     )
 
 
 def unusable(why: str, code: str) -> BiddableError:
     return BiddableError(
-        f"The chat template {why}.", fix="Choose another template with --template.", code=code
+        code, f"The chat template {why}.", "Choose another template with --template."
     )

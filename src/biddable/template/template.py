@@ -69,9 +69,9 @@ class Template:
         """
         if name not in FRAMES:
             raise BiddableError(
+                "template_refused",
                 f"There is no built-in frame named {name!r}.",
-                fix=f"Use one of {', '.join(FRAMES)}, or the path of a Jinja file.",
-                code="template_refused",
+                f"Use one of {', '.join(FRAMES)}, or the path of a Jinja file.",
             )
         return cls(FRAMES[name], built_in=True)
 
@@ -173,9 +173,9 @@ def read(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise BiddableError(
+            "template_refused",
             f"The chat template {path} cannot be read: {error}.",
-            fix=f"Give a Jinja file in UTF-8, or one of the frames {', '.join(FRAMES)}.",
-            code="template_refused",
+            f"Give a Jinja file in UTF-8, or one of the frames {', '.join(FRAMES)}.",
         ) from None
 
 
@@ -208,8 +208,8 @@ def history_header(template: Template) -> str:
             found.add(whole[len(start) : place])
     if len(found) != 1:
         raise BiddableError(
+            "template_refused",
             "The chat template has no one header that it writes before every answer.",
-            fix="Leave --header at prompt, or use another template.",
-            code="template_refused",
+            "Leave --header at prompt, or use another template.",
         )
     return found.pop()

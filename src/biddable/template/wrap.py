@@ -29,9 +29,9 @@ def with_arguments(text: str, args: Mapping[str, Any]) -> str:
     for name, value in args.items():
         if not name.isidentifier():
             raise BiddableError(
+                "template_refused",
                 f"{name!r} is no name for a template argument.",
-                fix="Use letters, digits and underscores, as in enable_thinking=false.",
-                code="template_refused",
+                "Use letters, digits and underscores, as in enable_thinking=false.",
             )
         lines.append(f"{{%- set {name} = {literal(value)} %}}\n")
     return "".join(lines) + text
@@ -43,9 +43,9 @@ def literal(value: Any) -> str:
         return repr(json.loads(json.dumps(value, allow_nan=False)))
     except (TypeError, ValueError):
         raise BiddableError(
+            "template_refused",
             f"A template argument cannot be a {type(value).__name__} that JSON does not know.",
-            fix="Give a text, a number, true, false or JSON.",
-            code="template_refused",
+            "Give a text, a number, true, false or JSON.",
         ) from None
 
 

@@ -113,9 +113,9 @@ def read_best(folder: Path, step: int) -> dict[str, Tensor]:
     path = _best(folder, step)
     if not is_sound(path):
         raise BiddableError(
+            "best_damaged",
             f"the best weights {path} are damaged",
-            code="best_damaged",
-            fix="`biddable train --resume RUN` goes on from a checkpoint before them",
+            "`biddable train --resume RUN` goes on from a checkpoint before them",
         )
     found: dict[str, Tensor] = load_file(path / "weights.safetensors")
     return found
@@ -149,9 +149,9 @@ def load_checkpoint(
         return progress, damaged
     told = f" (damaged: {', '.join(damaged)})" if damaged else ""
     raise BiddableError(
+        "no_checkpoint",
         f"{folder} holds no sound checkpoint{told}",
-        code="no_checkpoint",
-        fix="start the run again into another folder",
+        "start the run again into another folder",
     )
 
 

@@ -34,11 +34,7 @@ _MOST_HELD = 0.6
 
 
 def tokens_per_pass(
-    settings: Settings,
-    weights: Held,
-    prepared: Prepared,
-    device: torch.device,
-    out: Console,
+    settings: Settings, weights: Held, prepared: Prepared, device: torch.device, out: Console
 ) -> int:
     """Tokens per micro-batch, as told or chosen; the predicted peak is shown.
 

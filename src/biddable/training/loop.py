@@ -266,7 +266,7 @@ def best_weights(parts: Parts, progress: Progress) -> dict[str, Tensor]:
 def _not_finite(step: int, loss: float, norm: float, examples: Sequence[Any]) -> BiddableError:
     places = ", ".join(sorted({place(e.file, e.line) for e in examples}))
     return BiddableError(
+        "loss_not_finite",
         f"step {step}: the loss is {loss} and the gradient norm {norm}; its rows: {places}",
-        code="loss_not_finite",
-        fix="look at these rows; a smaller --lr or --precision fp32 may help",
+        "look at these rows; a smaller --lr or --precision fp32 may help",
     )

@@ -132,8 +132,8 @@ def all_there() -> Iterator[None]:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
             raise
         raise BiddableError(
+            "rank_lost",
             f"another rank has gone, or could not follow: {str(error).split('. ')[0]}",
-            code="rank_lost",
-            fix="see what it said; `--resume auto` goes on from the last checkpoint, and torchrun "
+            "see what it said; `--resume auto` goes on from the last checkpoint, and torchrun "
             "--max-restarts does so by itself",
         ) from error

@@ -47,9 +47,9 @@ def start(
     if resume and resume != AUTO:
         if data or options:
             raise BiddableError(
+                "option",
                 "--resume RUN goes on with the settings of the run and takes no others",
-                code="option",
-                fix="leave the other options out, or say --resume auto, or start a new run",
+                "leave the other options out, or say --resume auto, or start a new run",
             )
         folder = open_run_folder(resume)
         folder.refuse_finished()
@@ -58,7 +58,7 @@ def start(
     given = {"data": files, **options} if files else options
     settings = with_values(Settings(), given)
     if not settings.data:
-        raise BiddableError("no data is given", code="option", fix="biddable train data.jsonl")
+        raise BiddableError("option", "no data is given", "biddable train data.jsonl")
     if resume != AUTO:
         refuse_early(settings)
         return settings, None
@@ -159,10 +159,10 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: Ru
     changed = changed or [name for name in before if before[name] != now.get(name)]
     if changed:
         raise BiddableError(
+            "run_changed",
             f"the run {folder.path} cannot go on, for these changed since it began: "
             + "; ".join(changed),
-            code="run_changed",
-            fix="put them back as they were, or start a new run",
+            "put them back as they were, or start a new run",
         )
 
 

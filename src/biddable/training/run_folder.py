@@ -65,9 +65,9 @@ class RunFolder:
         """
         if self.finished:
             raise BiddableError(
+                "run_finished",
                 f"the run {self.path} is finished",
-                code="run_finished",
-                fix=f"`biddable chat {self.path}` talks to it; for a new run give another --out",
+                f"`biddable chat {self.path}` talks to it; for a new run give another --out",
             )
 
     def write_json(self, name: str, value: Any) -> None:
@@ -94,9 +94,9 @@ def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
         return RunFolder(_next_free(Path("runs"), f"{_stem(data)}-{date.today().isoformat()}"))
     except OSError as error:
         raise BiddableError(
+            "output_not_writable",
             f"the output folder {out or 'runs'!r} cannot be made: {error.strerror}",
-            code="output_not_writable",
-            fix="give an --out where you may write",
+            "give an --out where you may write",
         ) from error
 
 
@@ -125,9 +125,9 @@ def open_run_folder(path: str) -> RunFolder:
     folder = RunFolder(Path(path))
     if not folder.config.is_file():
         raise BiddableError(
+            "no_run",
             f"'{path}' is no run folder: it has no config.toml",
-            code="no_run",
-            fix="give the folder that `biddable train` printed",
+            "give the folder that `biddable train` printed",
         )
     return folder
 
@@ -183,9 +183,9 @@ class Lock:
             holder = self._file.read().strip()
             self._file.close()
             raise BiddableError(
+                "run_locked",
                 f"the run folder {self._path.parent} is being written by process {holder}",
-                code="run_locked",
-                fix="wait for it, or stop it with Ctrl-C",
+                "wait for it, or stop it with Ctrl-C",
             ) from error
         self._file.truncate(0)
         self._file.write(str(os.getpid()))

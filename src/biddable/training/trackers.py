@@ -38,9 +38,9 @@ def tracker_package(name: str) -> Any:
         return import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError as error:
         raise BiddableError(
+            "missing_extra",
             f"--report-to {name} needs a package that cannot be loaded: {error}",
-            code="missing_extra",
-            fix=f"pip install 'biddable[{name}]'",
+            f"pip install 'biddable[{name}]'",
         ) from error
 
 
@@ -66,9 +66,9 @@ def tracker(
             send, close = _OPEN[name](package, folder, config)
     except Exception as error:  # Each tracker has errors of its own.
         raise BiddableError(
+            "tracker",
             f"{name} does not start: {error}",
-            code="tracker",
-            fix=f"set {name} up as its own documentation says, or leave --report-to out",
+            f"set {name} up as its own documentation says, or leave --report-to out",
         ) from error
     attempt = _until_it_fails(name, out)
 

@@ -1,4 +1,4 @@
-"""`python tests/saved_write.py OUT`: a tiny tuned folder of every architecture, and its answers.
+"""`python tests/helpers/saved_write.py OUT`: a tiny tuned folder of every architecture, and its answers.
 
 Each folder is written by the product's own code and stands beside EXPECTED, a JSON of ids, rendered
 prompt, stop tokens, logits and greedy answer as the model in memory gives them; saved_check.py
@@ -71,7 +71,7 @@ def plain_rope(theta: float, **more: float) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": theta, **more}
 
 
-# Name: architecture, template, and what differs from tests/tiny.py.
+# Name: architecture, template, and what differs from tests/helpers/tiny.py.
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("llama", CHATML, {"rope_parameters": plain_rope(77.0)}),
     "llama-llama3": ("llama", WITH_EOS, {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),

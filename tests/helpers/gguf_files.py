@@ -25,7 +25,7 @@ _OUTER = {
 
 
 def write_gguf(base: Path, path: Path) -> None:
-    """Writes the tiny Llama of tests/folders.py as a GGUF file."""
+    """Writes the tiny Llama of tests/helpers/folders.py as a GGUF file."""
     settings = json.loads((base / "config.json").read_text())
     described = json.loads((base / "tokenizer.json").read_text())
     writer = GGUFWriter(path, "llama")

@@ -1,4 +1,4 @@
-"""Trains a tiny model on some numbers of ranks: `python tests/rank_fit.py FOLDER 1 2 3`.
+"""Trains a tiny model on some numbers of ranks: `python tests/helpers/rank_fit.py FOLDER 1 2 3`.
 
 Writes FOLDER/N with the log, the checkpoints and the weights that N gloo ranks came to in 10 steps.
 The ranks are forks of this process, which has imported everything and computed nothing. A+B means

@@ -169,12 +169,7 @@ def set_number(state: dict[str, Tensor], value: float) -> None:
 
 def split_by(pattern: str) -> Callable[[dict[str, Any]], None]:
     """Lets the pre-tokenizer cut by a pattern."""
-    step = {
-        "type": "Split",
-        "pattern": {"Regex": pattern},
-        "behavior": "Isolated",
-        "invert": False,
-    }
+    step = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return lambda described: described.update(pre_tokenizer=step)
 
 

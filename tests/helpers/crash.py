@@ -1,4 +1,4 @@
-"""The kill sweep: `python tests/crash.py` kills a tiny run everywhere, and has it resume.
+"""The kill sweep: `python tests/helpers/crash.py` kills a tiny run everywhere, and has it resume.
 
 The run is the whole verb, `biddable train --resume auto`, with a save every 3 steps. It is ended
 at every write, flush, rename and removal of what it leaves on disk, and by SIGKILL at random
