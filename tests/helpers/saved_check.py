@@ -1,4 +1,4 @@
-"""`python tests/helpers/saved_check.py OUT`: the folders of saved_write.py in whichever transformers runs.
+"""`saved_check.py OUT`: the folders of saved_write.py in whichever transformers runs.
 
 Needs no biddable: run with the Python of another environment (`make compat`).
 """

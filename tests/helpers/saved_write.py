@@ -1,4 +1,4 @@
-"""`python tests/helpers/saved_write.py OUT`: a tiny tuned folder of every architecture, and its answers.
+"""`saved_write.py OUT`: a tiny tuned folder of every architecture, and its answers.
 
 Each folder is written by the product's own code and stands beside EXPECTED, a JSON of ids, rendered
 prompt, stop tokens, logits and greedy answer as the model in memory gives them; saved_check.py

