@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from biddable.data.charset import check_encoding
 from biddable.data.columns import parse_map
@@ -12,6 +14,11 @@ from biddable.data.files import refuse_existing, refuse_missing
 from biddable.errors import BiddableError
 from biddable.settings import Settings
 from biddable.storage import refuse_existing_run
+from biddable.template.frames import FRAMES
+from biddable.template.rendering import attempt, literal_texts
+from biddable.template.template import ANSWER, QUESTION, Template, read, render_dicts
+
+SYSTEM = {"role": "system", "content": "S."}
 
 
 def refuse_early(settings: Settings, outputs: Sequence[str] = ()) -> None:
@@ -37,6 +44,35 @@ def refuse_early(settings: Settings, outputs: Sequence[str] = ()) -> None:
     if settings.encoding:
         check_encoding(settings.encoding)
     refuse_device(settings.device)
+    refuse_template(settings)
+
+
+def refuse_template(settings: Settings) -> None:
+    """Raises an error where a template needs no more than a greeting to take too much.
+
+    It costs a tenth of a second here, and many seconds behind the libraries that load a base.
+
+    Raises:
+        BiddableError: the file cannot be read, is no Jinja, or takes too much.
+    """
+    text = "" if settings.template in FRAMES else template_text(settings.template, settings.base)
+    if not text:
+        return
+    template = Template(text)
+    literal_texts(template.text)
+    for chat in ([QUESTION], [QUESTION, ANSWER], [SYSTEM, QUESTION, ANSWER, QUESTION]):
+        attempt(partial(render_dicts, template, chat, chat[-1] is QUESTION))
+
+
+def template_text(name_or_path: str, base: str) -> str:
+    """The text of a template file, or of the template in a base's folder; empty if there is none.
+
+    What is wrong with such a folder is said by who loads it.
+    """
+    if name_or_path:
+        return read(name_or_path)
+    file = Path(base).expanduser() / "chat_template.jinja"
+    return read(str(file)) if file.is_file() else ""
 
 
 def refuse_device(device: str) -> None:
