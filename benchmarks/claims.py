@@ -46,7 +46,7 @@ from biddable.template.template import Template
 from biddable.training.checkpoint import Progress
 from biddable.training.evaluate import held_out_loss
 from biddable.training.interrupt import Interrupt
-from biddable.training.loop import Parts, best_weights, fit, make_optimizer
+from biddable.training.loop import TrainerParts, best_weights, fit, make_optimizer
 from biddable.training.weights import Replicas
 
 BUDGET = 2048
@@ -107,7 +107,7 @@ def train(bench: Bench, examples: Sequence[Example], lr: float = 0.0) -> Run:
             losses.append(event["loss"])
 
     with tempfile.TemporaryDirectory() as folder:
-        parts = Parts(
+        parts = TrainerParts(
             weights=weights,
             optimizer=make_optimizer(weights, settings),
             examples=examples,
@@ -115,10 +115,10 @@ def train(bench: Bench, examples: Sequence[Example], lr: float = 0.0) -> Run:
             answer=lambda: "",
             log=log,
             folder=Path(folder),
-            batch_tokens=BUDGET,
+            settings=settings,
             every=bench.every,
         )
-        progress = fit(parts, settings, Progress(), Interrupt())
+        progress = fit(parts, Progress(), Interrupt())
         weights.load(best_weights(parts, progress))
     return Run(curve, losses, weights.model)
 

@@ -24,7 +24,7 @@ from biddable.models.base import resolve_base
 from biddable.settings import Settings
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
-from biddable.training.loop import Parts, fit, make_optimizer
+from biddable.training.loop import TrainerParts, fit, make_optimizer
 from biddable.training.weights import Replicas
 
 
@@ -85,7 +85,7 @@ def main() -> None:
     steps = [[rows[i] for i in step] for step in work["order"]]
     trained = [sum(sum(w > 0 for w in r.weights) for r in step) for step in steps]
     predicted = peak_of(needs, [plan_step(step, budget) for step in steps], trained)
-    settings = Settings(batch_size=len(work["order"][0]), steps=len(work["order"]))
+    settings = Settings(batch_size=len(steps[0]), steps=len(steps), batch_tokens=budget)
 
     def tell(event: Any) -> None:
         if event["event"] == "step":
@@ -94,7 +94,7 @@ def main() -> None:
             print(json.dumps({**line, "flops": done}), flush=True)
 
     with tempfile.TemporaryDirectory() as folder, Interrupt() as interrupt:
-        parts = Parts(
+        parts = TrainerParts(
             weights=weights,
             optimizer=make_optimizer(weights, settings),
             examples=rows,  # type: ignore[arg-type]
@@ -102,9 +102,9 @@ def main() -> None:
             answer=lambda: "",
             log=tell,
             folder=Path(folder),
-            batch_tokens=budget,
+            settings=settings,
         )
-        fit(parts, settings, Progress(), interrupt)
+        fit(parts, Progress(), interrupt)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from biddable.cli.main import main
-from biddable.dataset.prepared import Counts, Prepared, Side
+from biddable.dataset.prepared import Counts, Prepared, SplitPart
 from biddable.display.model_card import hub_id, model_card
 from biddable.engine.precision import load_model
 from biddable.errors import BiddableError
@@ -235,7 +235,7 @@ METRIC = Metric(1.0123456789012345, 0.3333333333333333, 10, -0.1, 0.2, "number",
 
 
 def a_card(base: Base, system: bool = False) -> str:
-    side = Side([], [])
+    side = SplitPart([], [])
     prepared = Prepared(
         base, None, Template(CHATML), 64, "pairs", 9, {}, side, side, False, Counts(0, 0, ""), 0,
         (), True,

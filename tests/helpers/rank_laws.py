@@ -23,9 +23,9 @@ from biddable.engine.plan import plan_step
 from biddable.engine.precision import Weights
 from biddable.engine.step import backward_step
 from biddable.training.evaluate import held_out_loss, mean_loss
-from biddable.training.ranks import Ranks, add_up, joined_ranks
+from biddable.training.ranks import Ranks, all_sum, joined_ranks
 from biddable.training.shards import Shards
-from biddable.training.weights import Held, Replicas
+from biddable.training.weights import Replicas, WeightStore
 from rank_fit import examples, on_ranks
 from tiny import CONFIGS, tiny
 
@@ -36,17 +36,19 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CASES = [*((kind, "fp32") for kind in CONFIGS), ("llama", "bf16"), ("gpt2", "bf16")]
 
 
-def gradients(held: Held, mine: Sequence[int], ranks: Ranks) -> tuple[float, list[torch.Tensor]]:
+def gradients(
+    held: WeightStore, mine: Sequence[int], ranks: Ranks
+) -> tuple[float, list[torch.Tensor]]:
     """Loss, and the gradient of each parameter, of the rows of all ranks."""
     rows = examples()
     some = [rows[i] for i in mine]
-    plan = held.agree(plan_step(some, BUDGET))
+    plan = held.match_passes(plan_step(some, BUDGET))
     loss, _, _ = backward_step(held.model, some, plan, held.run)
-    held.collect()
+    held.reduce_gradients()
     grads = [p.grad for p in held.pieces]
-    whole = [held.whole(i, g) for i, g in enumerate(grads) if g is not None]
+    whole = [held.full_tensor(i, g) for i, g in enumerate(grads) if g is not None]
     assert len(whole) == len(held.names)
-    return add_up(ranks, loss)[0], whole
+    return all_sum(ranks, loss)[0], whole
 
 
 def compare(out: Path) -> None:

@@ -58,7 +58,7 @@ def joined_ranks() -> Iterator[Ranks]:
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    with all_there():
+    with rank_errors():
         dist.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
         yield Ranks(dist.get_rank(), count)
@@ -66,7 +66,7 @@ def joined_ranks() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def add_up(ranks: Ranks, *values: float) -> list[float]:
+def all_sum(ranks: Ranks, *values: float) -> list[float]:
     """Each value summed over the ranks, in fp64.
 
     Raises:
@@ -75,12 +75,12 @@ def add_up(ranks: Ranks, *values: float) -> list[float]:
     if ranks.count == 1:
         return list(values)
     total = torch.tensor(values, dtype=torch.float64)
-    with all_there():
+    with rank_errors():
         dist.all_reduce(total)
     return total.tolist()
 
 
-def highest(ranks: Ranks, *values: int) -> list[int]:
+def all_max(ranks: Ranks, *values: int) -> list[int]:
     """Of each value the highest that any rank gave.
 
     Raises:
@@ -89,12 +89,12 @@ def highest(ranks: Ranks, *values: int) -> list[int]:
     if ranks.count == 1:
         return list(values)
     found = torch.tensor(values)
-    with all_there():
+    with rank_errors():
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
     return found.tolist()
 
 
-def told(ranks: Ranks, value: Callable[[], Any]) -> Any:
+def broadcast_from_first(ranks: Ranks, value: Callable[[], Any]) -> Any:
     """What the first rank's `value` gives, as JSON has it; the others do not call theirs.
 
     Raises:
@@ -103,7 +103,7 @@ def told(ranks: Ranks, value: Callable[[], Any]) -> Any:
     if ranks.count == 1:
         return value()
     text = list(json.dumps(value()).encode()) if ranks.first else []
-    with all_there():
+    with rank_errors():
         size = torch.tensor([len(text)])
         dist.broadcast(size, 0)
         sent = torch.tensor(text or [0] * int(size), dtype=torch.uint8)
@@ -118,12 +118,12 @@ def first_before_others(ranks: Ranks, work: Callable[[], T]) -> T:
         BiddableError: `rank_lost`.
     """
     made = [work()] if ranks.first else []
-    told(ranks, lambda: None)
+    broadcast_from_first(ranks, lambda: None)
     return made[0] if made else work()
 
 
 @contextmanager
-def all_there() -> Iterator[None]:
+def rank_errors() -> Iterator[None]:
     """Turns the backend's error, when another rank has gone, into one that says so."""
     try:
         yield

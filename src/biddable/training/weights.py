@@ -17,10 +17,10 @@ from torch.nn.functional import pad
 from biddable.engine.plan import StepPlan
 from biddable.engine.precision import Weights
 from biddable.engine.step import T, directly
-from biddable.training.ranks import ALONE, Ranks, all_there
+from biddable.training.ranks import ALONE, Ranks, rank_errors
 
 
-class Held(Protocol):
+class WeightStore(Protocol):
     """Weights, one object on each rank. Methods marked with * are collectives: all ranks call them.
 
     Raises:
@@ -40,23 +40,23 @@ class Held(Protocol):
         """Calls a pass of the model (* with shards)."""
         ...
 
-    def agree(self, plan: StepPlan) -> StepPlan:
+    def match_passes(self, plan: StepPlan) -> StepPlan:
         """The plan with the passes that all ranks make (*)."""
         ...
 
-    def collect(self) -> None:
+    def reduce_gradients(self) -> None:
         """Gives the pieces their gradients, summed over the ranks (*)."""
         ...
 
-    def spread(self) -> None:
+    def publish(self) -> None:
         """Has the model compute with the pieces as the optimizer left them (*)."""
         ...
 
-    def whole(self, index: int, value: Tensor) -> Tensor:
+    def full_tensor(self, index: int, value: Tensor) -> Tensor:
         """All ranks' parts of what belongs to a parameter, in its shape (*)."""
         ...
 
-    def mine(self, index: int, value: Tensor) -> Tensor:
+    def local_part(self, index: int, value: Tensor) -> Tensor:
         """This rank's part of what belongs to a parameter, in the shape of its piece."""
         ...
 
@@ -68,7 +68,7 @@ class Held(Protocol):
         """Overwrites the weights by name, on each rank for itself."""
         ...
 
-    def alone(self, fresh: Callable[[], Any], tensors: Mapping[str, Tensor]) -> Any:
+    def standalone_model(self, fresh: Callable[[], Any], tensors: Mapping[str, Tensor]) -> Any:
         """A model with these weights, by name, that this rank can use without the others.
 
         Args:
@@ -92,19 +92,19 @@ class Replicas:
         if ranks.count > 1:
             # Flat, and in the memory of the masters.
             self.pieces = [
-                nn.Parameter(self.mine(i, m.data)) for i, m in enumerate(weights.masters)
+                nn.Parameter(self.local_part(i, m.data)) for i, m in enumerate(weights.masters)
             ]
 
     def run(self, work: Callable[[], T]) -> T:
         return directly(work)
 
-    def agree(self, plan: StepPlan) -> StepPlan:
+    def match_passes(self, plan: StepPlan) -> StepPlan:
         return plan
 
-    def collect(self) -> None:
+    def reduce_gradients(self) -> None:
         if self._ranks.count == 1:
             return
-        with all_there():
+        with rank_errors():
             for master, piece in zip(self._weights.masters, self.pieces, strict=True):
                 # A rank without rows takes part with zeros.
                 grad = torch.zeros_like(master) if master.grad is None else master.grad
@@ -114,25 +114,25 @@ class Replicas:
                 dist.reduce_scatter(mine, list(whole.view(-1, size).unbind()))
                 piece.grad, master.grad = mine[: piece.numel()], None
 
-    def spread(self) -> None:
+    def publish(self) -> None:
         if self._ranks.count > 1:
             for i, (master, piece) in enumerate(
                 zip(self._weights.masters, self.pieces, strict=True)
             ):
-                master.data.copy_(self.whole(i, piece.data))
+                master.data.copy_(self.full_tensor(i, piece.data))
         self._weights.push()
 
-    def whole(self, index: int, value: Tensor) -> Tensor:
+    def full_tensor(self, index: int, value: Tensor) -> Tensor:
         master = self._weights.masters[index]
         if self._ranks.count == 1:
             return value
         size = self._part(master)
         found = value.new_empty(size * self._ranks.count)
-        with all_there():
+        with rank_errors():
             dist.all_gather(list(found.view(-1, size).unbind()), pad(value, (0, size - len(value))))
         return found[: master.numel()].view(master.shape)
 
-    def mine(self, index: int, value: Tensor) -> Tensor:
+    def local_part(self, index: int, value: Tensor) -> Tensor:
         if self._ranks.count == 1:
             return value
         size = self._part(value)
@@ -144,7 +144,7 @@ class Replicas:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         self._weights.load(tensors)
 
-    def alone(self, fresh: Callable[[], Any], tensors: Mapping[str, Tensor]) -> Any:
+    def standalone_model(self, fresh: Callable[[], Any], tensors: Mapping[str, Tensor]) -> Any:
         if tensors:
             self._weights.load(tensors)
         return self.model
