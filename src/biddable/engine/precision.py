@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from biddable.engine.attention import NAME, register
 from biddable.models.base import Base, load_config
 from biddable.models.vetting import damaged
-from biddable.models.whole import first_line, quiet, refuse_not_finite, refuse_unlike
+from biddable.models.whole import first_line, load_pretrained, refuse_not_finite, refuse_unlike
 
 Precision = Literal["auto", "fp32", "bf16"]
 # As torch names them: of Intel's and AMD's servers. An Arm processor's bf16 is not among them, for
@@ -34,23 +34,10 @@ def load_model(base: Base, device: torch.device, dtype: torch.dtype = torch.floa
         BiddableError: `base_damaged`, tensors are missing, left over, of another shape or not
             finite.
     """
-    from transformers import AutoModelForCausalLM
-
     register()
     config = load_config(base)
     try:
-        with quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(
-                base.folder,
-                config=config,
-                dtype=dtype,
-                attn_implementation=NAME,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                local_files_only=True,
-                trust_remote_code=False,
-            )
+        model, report = load_pretrained(base.folder, config, attention=NAME, dtype=dtype)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(base.name, f"its weights cannot be loaded: {first_line(error)}") from error
     refuse_unlike(report, base.name)
