@@ -14,7 +14,7 @@ from typing import Any
 
 from biddable.dataset.prepare import prepare
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of
-from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
+from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.settings import Settings
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
@@ -29,7 +29,7 @@ def main() -> None:
     keep_freed_memory()
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
-    weights = Replicas(Weights(load_model(prepared.base, device), dtype))
+    weights = Replicas(load_model(prepared.base, device), dtype)
     needs = needs_of(weights.model, weights.pieces, weights.working_bytes)
     settings = replace(settings, batch_tokens=choose_batch_tokens(needs, device))
 

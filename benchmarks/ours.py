@@ -19,7 +19,7 @@ import torch
 
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of, peak_of
 from biddable.engine.plan import plan_step
-from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
+from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.models.base import resolve_base
 from biddable.settings import Settings
 from biddable.training.checkpoint import Progress
@@ -79,7 +79,7 @@ def main() -> None:
     rows = [Row(r["input_ids"], [float(i != -100) for i in r["labels"]]) for r in work["rows"]]
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
-    weights = Replicas(Weights(load(work["base"], device), dtype))
+    weights = Replicas(load(work["base"], device), dtype)
     needs = needs_of(weights.model, weights.pieces, weights.working_bytes)
     budget = choose_batch_tokens(needs, device)
     steps = [[rows[i] for i in step] for step in work["order"]]

@@ -27,7 +27,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from biddable.engine.attention import NAME, register
 from biddable.engine.memory import give_back_freed_memory, keep_freed_memory, needs_of, peak_of
 from biddable.engine.plan import StepPlan, plan_step
-from biddable.engine.precision import Weights
 from biddable.engine.step import backward_step
 from biddable.settings import Settings
 from biddable.training.loop import make_optimizer
@@ -75,7 +74,7 @@ def held(way: str, ranks: Ranks) -> WeightStore:
         give_back_freed_memory()
         return Shards(random_model(), CPU, torch.float32, ranks)
     keep_freed_memory()
-    return Replicas(Weights(random_model(), torch.float32), ranks)
+    return Replicas(random_model(), torch.float32, ranks)
 
 
 def step(

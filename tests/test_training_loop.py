@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from biddable.encoding.encode import Example
-from biddable.engine.precision import Weights
 from biddable.settings import Settings
 from biddable.terminal import console
 from biddable.training.checkpoint import Progress
@@ -31,7 +30,7 @@ def run(
     folder: Path, losses: list[float], settings: Settings = SETTINGS
 ) -> tuple[Progress, list[Mapping[str, Any]], str]:
     """Trains with an evaluation at each step; returns the progress, the events and the screen."""
-    weights = Replicas(Weights(tiny("llama", ours=True, dtype=torch.float32), torch.float32))
+    weights = Replicas(tiny("llama", ours=True, dtype=torch.float32), torch.float32)
     scripted, answers = iter(losses), iter(f"answer\n{i} \x1b[31m" for i in range(1, 99))
     events: list[Mapping[str, Any]] = []
     shown = StringIO()

@@ -24,7 +24,6 @@ import torch
 from transformers import LlamaForCausalLM  # noqa: F401
 
 from biddable.encoding.encode import Example
-from biddable.engine.precision import Weights
 from biddable.settings import Settings
 from biddable.storage import write_tensors
 from biddable.training.checkpoint import Progress, has_checkpoint, load_checkpoint
@@ -61,7 +60,7 @@ def held(ranks: Ranks, *, sharded: bool) -> WeightStore:
     model = tiny("llama", ours=True, dtype=torch.float32)
     if sharded:
         return Shards(model, torch.device("cpu"), torch.float32, ranks)
-    return Replicas(Weights(model, torch.float32), ranks)
+    return Replicas(model, torch.float32, ranks)
 
 
 def train(folder: Path, *, sharded: bool, signalled: bool) -> None:

@@ -20,7 +20,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from biddable.engine.plan import plan_step
-from biddable.engine.precision import Weights
 from biddable.engine.step import backward_step
 from biddable.training.evaluate import held_out_loss, mean_loss
 from biddable.training.ranks import Ranks, all_sum, joined_ranks
@@ -56,7 +55,7 @@ def compare(out: Path) -> None:
     with joined_ranks() as ranks, out.open("a") as file:
         for kind, name in CASES:
             dtype = DTYPES[name]
-            alone = Replicas(Weights(tiny(kind, ours=True, dtype=torch.float32), dtype))
+            alone = Replicas(tiny(kind, ours=True, dtype=torch.float32), dtype)
             loss, wanted = gradients(alone, range(11), Ranks())
             judged = held_out_loss(alone.model, examples(), BUDGET)
             for way, shares in SHARES.items():

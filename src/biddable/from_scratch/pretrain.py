@@ -15,7 +15,7 @@ from rich.console import Console
 from biddable.data.texts import PlainText, read_texts
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of
 from biddable.engine.plan import plan_step
-from biddable.engine.precision import Weights, choose_device, choose_dtype, new_model
+from biddable.engine.precision import choose_device, choose_dtype, new_model
 from biddable.engine.step import backward_step
 from biddable.errors import BiddableError
 from biddable.from_scratch.corpus import Corpus, cut_ends, encode_corpus
@@ -119,7 +119,7 @@ def _build(
     config = new_config(shape, len(tokenizer), tokenizer.eos_token_id)
     keep_freed_memory()
     dtype = choose_dtype(s.precision, device)  # type: ignore[arg-type]
-    weights = Replicas(Weights(new_model(config, device, s.seed), dtype))
+    weights = Replicas(new_model(config, device, s.seed), dtype)
     return weights, s.batch_tokens or choose_batch_tokens(
         needs_of(weights.model, weights.pieces, weights.working_bytes), device
     )

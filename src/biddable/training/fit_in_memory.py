@@ -17,7 +17,7 @@ from biddable.engine.memory import (
 )
 from biddable.engine.memory import refuse_too_much as refuse
 from biddable.engine.plan import plan_step
-from biddable.engine.precision import Weights, load_model
+from biddable.engine.precision import load_model
 from biddable.models.base import Base
 from biddable.models.whole import parameter_count
 from biddable.settings import Settings
@@ -68,7 +68,7 @@ def open_weights(
             most of the memory of some rank.
     """
     if ranks.count == 1:
-        return Replicas(Weights(load_model(base, device), dtype))
+        return Replicas(load_model(base, device), dtype)
     count = parameter_count(base.folder, base.name)
     whole = count * (8 + 8 / ranks.count + (2 if dtype != torch.float32 else 0))
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
@@ -76,4 +76,4 @@ def open_weights(
     if shard == "on" or (shard == "auto" and tight):
         give_back_freed_memory()
         return Shards(load_model(base, torch.device("cpu")), device, dtype, ranks)
-    return Replicas(Weights(load_model(base, device), dtype), ranks)
+    return Replicas(load_model(base, device), dtype, ranks)
