@@ -89,9 +89,9 @@ def test_content_is_on_disk_before_its_name(
 
 def test_best_weights_stay_while_a_checkpoint_names_them(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
-    save_best(tmp_path, 2, weights.gather(first=True))
+    save_best(tmp_path, 2, weights.gather())
     save(tmp_path, Progress(3, best_step=2), weights, optimizer, 1)
-    save_best(tmp_path, 4, weights.gather(first=True))
+    save_best(tmp_path, 4, weights.gather())
     assert {p.name for p in tmp_path.glob("best-*")} == {"best-000002", "best-000004"}
     save(tmp_path, Progress(6, best_step=4), weights, optimizer, 1)
     assert {p.name for p in tmp_path.iterdir()} == {"best-000004", "step-000006"}
@@ -100,7 +100,7 @@ def test_best_weights_stay_while_a_checkpoint_names_them(tmp_path: Path) -> None
 def test_a_checkpoint_whose_best_weights_are_damaged_is_passed_over(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
     save(tmp_path, Progress(3), weights, optimizer, 2)
-    save_best(tmp_path, 5, weights.gather(first=True))
+    save_best(tmp_path, 5, weights.gather())
     save(tmp_path, Progress(6, best_step=5), weights, optimizer, 2)
     file = tmp_path / "best-000005" / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
@@ -135,7 +135,7 @@ def files_up_to(size: int) -> Iterator[None]:
 
 def test_a_full_disk_harms_no_checkpoint_and_says_what_is_free(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
-    save_best(tmp_path, 3, weights.gather(first=True))
+    save_best(tmp_path, 3, weights.gather())
     save(tmp_path, Progress(3, best_step=3), weights, optimizer, 1)
     largest = max(p.stat().st_size for p in tmp_path.rglob("*"))
     # The weights fit; the moments, written after them, do not.
@@ -143,7 +143,7 @@ def test_a_full_disk_harms_no_checkpoint_and_says_what_is_free(tmp_path: Path) -
         with files_up_to(size), pytest.raises(BiddableError, match=r"bytes are free.*no_space"):
             save(tmp_path, Progress(6), weights, optimizer, 1)
     with files_up_to(100), pytest.raises(BiddableError, match="no_space"):
-        save_best(tmp_path, 6, weights.gather(first=True))
+        save_best(tmp_path, 6, weights.gather())
     assert {p.name for p in tmp_path.iterdir()} == {"best-000003", "step-000003"}
     assert load_checkpoint(tmp_path, *trained_state(2))[0].step == 3
 

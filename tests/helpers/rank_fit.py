@@ -72,12 +72,11 @@ def train(folder: Path, *, sharded: bool, signalled: bool) -> None:
             weights=weights,
             optimizer=make_optimizer(weights, SETTINGS),
             examples=rows[:8],
-            evaluate=lambda: mean_loss(weights, rows, 99, ranks),
+            evaluate=lambda: mean_loss(weights, rows, 99),
             answer=lambda: "",
             log=json_log(folder / "log.jsonl") if ranks.first else silent,
             folder=folder / "checkpoints",
             settings=SETTINGS,
-            ranks=ranks,
         )
         progress, interrupt = Progress(), Interrupt()
         if has_checkpoint(parts.folder):
@@ -94,7 +93,7 @@ def train(folder: Path, *, sharded: bool, signalled: bool) -> None:
         total = sum(shape.numel() for shape in weights.shapes)
         rows_of_shards = sum(shape[1:].numel() for shape in weights.shapes)
         assert moments <= total / ranks.count + rows_of_shards
-        tensors = weights.gather(first=ranks.first)
+        tensors = weights.gather()
         if ranks.first and not signalled:
             write_tensors(tensors, folder / "weights.safetensors")
 

@@ -63,7 +63,7 @@ def compare(out: Path) -> None:
                 shards = Shards(model, torch.device("cpu"), dtype, ranks)
                 for _ in range(2):  # what the first pass left must not be in the second
                     found_loss, found = gradients(shards, shares[ranks.index], ranks)
-                    mean = mean_loss(shards, examples(), BUDGET, ranks)
+                    mean = mean_loss(shards, examples(), BUDGET)
                 apart = [
                     float((a - b).abs().max() / b.abs().max())
                     for a, b in zip(found, wanted, strict=True)

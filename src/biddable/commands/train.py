@@ -199,13 +199,12 @@ def _parts(task: Task, weights: WeightStore, log: Log) -> TrainerParts:
         weights=weights,
         optimizer=make_optimizer(weights, settings),
         examples=examples,
-        evaluate=lambda: mean_loss(weights, held_out, budget, task.ranks),
+        evaluate=lambda: mean_loss(weights, held_out, budget),
         answer=lambda: task.answer(weights.model) if watched else "",
         log=log if task.ranks.first else silent,
         folder=task.folder.checkpoints,
         settings=settings,
         every=evaluation_interval(len(examples), len(held_out), settings),
-        ranks=task.ranks,
     )
 
 

@@ -79,7 +79,7 @@ def save_pretrained(task: Task, result: Pretrained) -> None:
     folder, out = task.folder, task.out
     samples = samples_of(task, ["", *task.corpus.openings], SAMPLE_TOKENS)
     files = {**task.files, "README.md": _card(task, result)}
-    save_model(task.weights.model, task.weights.gather(first=True), files, folder.model)
+    save_model(task.weights.model, task.weights.gather(), files, folder.model)
     rows = [json.dumps(sample, ensure_ascii=False) for sample in samples]
     write_whole(folder.path / "samples.jsonl", "\n".join(rows) + "\n")
     # Comes last: it says that the run is finished.

@@ -74,7 +74,7 @@ def all_sum(ranks: Ranks, *values: float) -> list[float]:
 
 def all_max(ranks: Ranks, *values: int) -> list[int]:
     """Of each value the highest that any rank gave."""
-    return _all_reduce(ranks, torch.tensor(values), dist.ReduceOp.MAX)
+    return _all_reduce(ranks, torch.tensor(values, dtype=torch.int64), dist.ReduceOp.MAX)
 
 
 def _all_reduce(ranks: Ranks, values: torch.Tensor, operation: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Where a run begins or goes on: settings, folder, and the record of what it is made of.
+"""Where a run begins or goes on: settings, folder, and the record of its inputs.
 
 The record is written when it begins, so that nothing can change under it unseen.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,9 @@ def start(
             )
         folder = open_run_folder(resume)
         folder.refuse_finished()
-        return with_values(Settings(), read_config(str(folder.config))), folder
+        return _settings_of(folder), folder
     files = (data,) if isinstance(data, str) else tuple(data)
-    given = {"data": files, **options} if files else options
-    settings = with_values(Settings(), given)
+    settings = with_values(Settings(), {"data": files, **options} if files else options)
     if not settings.data:
         raise BiddableError("option", "no data is given", "biddable train data.jsonl")
     if resume != AUTO:
@@ -68,17 +68,19 @@ def start(
     folder = RunFolder(Path(path))
     folder.refuse_finished()
     if folder.begun:
-        before = with_values(Settings(), read_config(str(folder.config)))
-        settings = _as_before(settings, before)
+        before = _settings_of(folder)
+        # The compute dtype follows from the device and the tokens per pass from free memory,
+        # neither of which need come out the same twice.
+        left_open = {"precision": "auto", "device": "auto", "batch_tokens": 0}
+        chosen = {k: getattr(before, k) for k, v in left_open.items() if getattr(settings, k) == v}
+        settings = replace(settings, out=before.out, **chosen)
     return settings, folder
 
 
 def new_folder(settings: Settings, ranks: Ranks) -> RunFolder:
     """The folder of a new run, the same on all ranks."""
-    path = broadcast_from_first(
-        ranks, lambda: str(new_run_folder(settings.out, settings.data).path)
-    )
-    return RunFolder(Path(path))
+    new = partial(new_run_folder, settings.out, settings.data)
+    return RunFolder(Path(broadcast_from_first(ranks, lambda: str(new().path))))
 
 
 def day_of(folder: RunFolder | None, ranks: Ranks) -> date:
@@ -136,23 +138,16 @@ def with_absolute_paths(settings: Settings) -> Settings:
 
 def settings_record(settings: Settings) -> dict[str, Any]:
     """The settings that change what is learned."""
-    given = asdict(with_absolute_paths(settings)).items()
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in given if k not in _FREE}
+    values = asdict(with_absolute_paths(settings)).items()
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values if k not in _FREE}
 
 
-def _as_before(settings: Settings, before: Settings) -> Settings:
-    """The settings with what was left to be chosen as the run chose it when it began.
-
-    The compute dtype follows from a measurement and the tokens per pass from free memory, neither
-    of which need come out the same twice.
-    """
-    open_choices = {"precision": "auto", "device": "auto", "batch_tokens": 0}
-    chosen = {k: getattr(before, k) for k, v in open_choices.items() if getattr(settings, k) == v}
-    return replace(settings, out=before.out, **chosen)
+def _settings_of(folder: RunFolder) -> Settings:
+    return with_values(Settings(), read_config(str(folder.config)))
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: RunFolder) -> None:
-    """Refuses to go on with a run that is no longer made of what it was made of.
+    """Refuses to go on with a run whose inputs changed.
 
     Raises:
         BiddableError: `run_changed`, with everything that changed.
@@ -160,12 +155,9 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: Ru
     changed = [what for name in _CAUSES if name in before for what in _changes(name, before, now)]
     changed = changed or [name for name in before if before[name] != now.get(name)]
     if changed:
-        raise BiddableError(
-            "run_changed",
-            f"the run {folder.path} cannot go on, for these changed since it began: "
-            + "; ".join(changed),
-            "put them back as they were, or start a new run",
-        )
+        what = f"the run {folder.path} cannot go on, for these changed since it began"
+        fix = "put them back as they were, or start a new run"
+        raise BiddableError("run_changed", f"{what}: {'; '.join(changed)}", fix)
 
 
 def _changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -174,9 +166,7 @@ def _changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> It
         if old != new:
             yield name
         return
-    for key in sorted({*old, *new}):
-        if old.get(key) == new.get(key):
-            continue
+    for key in sorted(k for k in {*old, *new} if old.get(k) != new.get(k)):
         if name == "settings":
             option = "--" + key.replace("_", "-")
             yield f"{option} (was {old.get(key)!r}, is {new.get(key)!r})"
@@ -192,7 +182,7 @@ def resume_progress(folder: RunFolder, parts: TrainerParts, out: Console) -> Pro
         progress, damaged = load_checkpoint(parts.folder, parts.weights, parts.optimizer)
         for name in damaged:
             line(out, "damaged", f"checkpoint {name} is passed over")
-    if parts.ranks.first:
+    if parts.weights.ranks.first:
         cut_log(folder.log, progress.step or -1)
     line(out, "resume", f"from step {progress.step}")
     return progress

@@ -50,7 +50,7 @@ class Shards:
     """
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype, ranks: Ranks) -> None:
-        self._ranks = ranks
+        self.ranks = ranks
         self._mesh = init_device_mesh(device.type, (ranks.count,))
         self.names = [name for name, _ in model.named_parameters()]
         self.shapes = [p.shape for p in model.parameters()]
@@ -83,7 +83,7 @@ class Shards:
 
     def match_passes(self, plan: StepPlan) -> StepPlan:
         apart = bool(plan.prefixes) and not plan.joined
-        passes, any_apart = all_max(self._ranks, len(plan.micro_batches), int(apart))
+        passes, any_apart = all_max(self.ranks, len(plan.micro_batches), int(apart))
         return even_plan(plan, passes, apart=bool(any_apart))
 
     def reduce_gradients(self) -> None:
@@ -104,16 +104,16 @@ class Shards:
         return found
 
     def local_part(self, index: int, value: Tensor) -> Tensor:
-        size = -(-len(value) // self._ranks.count)
-        return value[self._ranks.index * size : (self._ranks.index + 1) * size]
+        size = -(-len(value) // self.ranks.count)
+        return value[self.ranks.index * size : (self.ranks.index + 1) * size]
 
-    def gather(self, *, first: bool) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+    def gather(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
         for i, (name, piece) in enumerate(zip(self.names, self.pieces, strict=True)):
-            whole = self.full_tensor(i, piece.data)
-            if first:
-                found[name] = whole.cpu()
-        return found
+            full = self.full_tensor(i, piece.data)
+            if self.ranks.first:
+                tensors[name] = full.cpu()
+        return tensors
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:

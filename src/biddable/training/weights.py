@@ -24,6 +24,7 @@ class WeightStore(Protocol):
     """Weights, one object on each rank. Methods marked with * are collectives: all ranks call them.
 
     Args:
+        ranks: those that share the weights, and this one's place among them.
         names: of the parameters, those of transformers; tied ones once.
         shapes: of the parameters, whole.
         pieces: fp32, one a parameter: what this rank's optimizer changes.
@@ -34,6 +35,7 @@ class WeightStore(Protocol):
         BiddableError: `rank_lost`, from a collective.
     """
 
+    ranks: Ranks
     names: list[str]
     shapes: list[torch.Size]
     pieces: list[nn.Parameter]
@@ -64,7 +66,7 @@ class WeightStore(Protocol):
         """This rank's part of what belongs to a parameter, in the shape of its piece."""
         ...
 
-    def gather(self, *, first: bool) -> dict[str, Tensor]:
+    def gather(self) -> dict[str, Tensor]:
         """The fp32 weights by name, on the first rank; the others get nothing (*)."""
         ...
 
@@ -96,7 +98,7 @@ class Replicas:
 
     def __init__(self, model: Any, dtype: torch.dtype, ranks: Ranks = ALONE) -> None:
         self.names = [name for name, _ in model.named_parameters()]
-        self.model, self._ranks = model, ranks
+        self.model, self.ranks = model, ranks
         self._masters: list[nn.Parameter] = list(model.parameters())
         self._computed: list[Tensor] = []
         if dtype != torch.float32:
@@ -123,44 +125,44 @@ class Replicas:
         return plan
 
     def reduce_gradients(self) -> None:
-        if self._ranks.count == 1:
+        if self.ranks.count == 1:
             return
         with rank_errors():
             for master, piece in zip(self._masters, self.pieces, strict=True):
                 # A rank without rows takes part with zeros.
                 grad = torch.zeros_like(master) if master.grad is None else master.grad
                 size = self._part_size(grad)
-                padded = pad(grad.reshape(-1), (0, size * self._ranks.count - grad.numel()))
+                padded = pad(grad.reshape(-1), (0, size * self.ranks.count - grad.numel()))
                 part = grad.new_empty(size)
                 dist.reduce_scatter(part, list(padded.view(-1, size).unbind()))
                 piece.grad, master.grad = part[: piece.numel()], None
 
     @torch.no_grad()
     def publish(self) -> None:
-        if self._ranks.count > 1:
+        if self.ranks.count > 1:
             for i, (master, piece) in enumerate(zip(self._masters, self.pieces, strict=True)):
                 master.copy_(self.full_tensor(i, piece.data))
         if self._computed:
             torch._foreach_copy_(self._computed, [m.data for m in self._masters])
 
     def full_tensor(self, index: int, value: Tensor) -> Tensor:
-        if self._ranks.count == 1:
+        if self.ranks.count == 1:
             return value
         master = self._masters[index]
         size = self._part_size(master)
-        parts = value.new_empty(size * self._ranks.count)
+        parts = value.new_empty(size * self.ranks.count)
         with rank_errors():
             dist.all_gather(list(parts.view(-1, size).unbind()), pad(value, (0, size - len(value))))
         return parts[: master.numel()].view(master.shape)
 
     def local_part(self, index: int, value: Tensor) -> Tensor:
-        if self._ranks.count == 1:
+        if self.ranks.count == 1:
             return value
         size = self._part_size(value)
-        return value.view(-1)[self._ranks.index * size : (self._ranks.index + 1) * size]
+        return value.view(-1)[self.ranks.index * size : (self.ranks.index + 1) * size]
 
-    def gather(self, *, first: bool) -> dict[str, Tensor]:
-        return dict(zip(self.names, self._masters, strict=True)) if first else {}
+    def gather(self) -> dict[str, Tensor]:
+        return dict(zip(self.names, self._masters, strict=True)) if self.ranks.first else {}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -176,7 +178,7 @@ class Replicas:
 
     def _part_size(self, parameter: Tensor) -> int:
         """Elements of a rank's part, rounded up: the last ranks may have fewer."""
-        return -(-parameter.numel() // self._ranks.count)
+        return -(-parameter.numel() // self.ranks.count)
 
 
 def _adder(master: nn.Parameter) -> Callable[[Tensor], None]:
