@@ -48,7 +48,7 @@ BAD_ROWS: list[tuple[Any, str, int | None]] = [
     ({"user": "u", "assistant": ""}, "empty_assistant", 1),
     ({"system": "s", "user": "u", "assistant": " \n"}, "empty_assistant", 2),
     ({"user": "u", "assistant": None}, "empty_assistant", 1),
-    ({"user": "u", "assistant": 7}, "content_not_text", 1),
+    ({"user": "u", "assistant": {"a": 7}}, "content_not_text", 1),
     ({"user": ["u"], "assistant": "a"}, "data_type", 0),
     ({"user": None, "assistant": "a"}, "missing_content", 0),
     ({"system": 1, "user": "u", "assistant": "a"}, "content_not_text", None),
@@ -83,7 +83,7 @@ BAD_ROWS: list[tuple[Any, str, int | None]] = [
         1,
     ),
     ({"messages": [USER, {"role": "assistant", "tool_calls": "x"}]}, "tool_calls_invalid", 1),
-    ({**GOOD, "tools": {"name": "f"}}, "tools_invalid", None),
+    ({**GOOD, "tools": {"f": "g"}}, "tools_invalid", None),
     ({"text": "Once upon a time."}, "text_only", None),
     ({**GOOD, "messages": [USER]}, "ambiguous_format", None),
     (

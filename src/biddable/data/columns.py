@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping
 from math import isnan
 from typing import Any
 
-from biddable.data.drafts import Drafts, Fields, message_list
-from biddable.data.formats import Format
-from biddable.data.plain_text import plain_text
-from biddable.data.rows import parsed, suggestion
+from biddable.data.formats import Drafts, Format, message_list
+from biddable.data.rows import Fields, parsed, plain_text, suggestion
 from biddable.errors import BiddableError
 
 TEXTS = ("system", "user", "assistant")
