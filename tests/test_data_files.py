@@ -143,7 +143,7 @@ def test_a_row_beyond_the_limit_is_refused_without_being_parsed(tmp_path: Path) 
     [
         ('[{"user": "u"\n', "invalid_json", 1),
         ('[\n{"user": "u", "assistant": "a"}\n', "invalid_json", 3),
-        ('[{"user": "u", "assistant": "a"},]', "invalid_json", 1),
+        ('[{"user": "u", "assistant": "a"},,]', "invalid_json", 1),
         ("[]]", "invalid_json", 1),
         ("[[1]]", "data_type", 1),
         ("[1, {}]", "data_type", 1),
@@ -153,6 +153,16 @@ def test_a_broken_array_is_told_at_its_line(
     tmp_path: Path, text: str, code: str, line: int
 ) -> None:
     assert codes(tmp_path / "data.json", text)[0][:2] == (code, line)
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"user": "u", "assistant": "a"},]', '[\n{"user": "u", "assistant": "a"},\n]\n']
+)
+def test_a_comma_before_the_closing_bracket_is_no_row(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(text)
+    result = read([str(path)])
+    assert (result.rows, len(result.conversations), result.findings) == (1, 1, [])
 
 
 @pytest.mark.parametrize(

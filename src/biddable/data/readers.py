@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import NamedTuple
 
 from biddable.data.charset import check_encoding
 from biddable.data.columns import (
     MAPPED,
+    MappedField,
     check_map,
     empty_columns,
     mapped_fields,
     missing_column,
-    unmapped,
 )
 from biddable.data.conversation import Conversation
 from biddable.data.fields import group_of, take_system, with_system
@@ -99,6 +99,22 @@ def read(
     return result
 
 
+class _Shape(NamedTuple):
+    """What rows with certain keys are.
+
+    Args:
+        form: their format.
+        names: the plain form of keys in other letter case, unless it is that of several.
+        mapped: how the fields of --map are made.
+        rest: the keys that --map does not use.
+    """
+
+    form: Format
+    names: Mapping[str, str]
+    mapped: Mapping[str, MappedField]
+    rest: Sequence[str]
+
+
 class _Reader:
     """The rows of one call of `read` on their way to conversations and findings."""
 
@@ -108,19 +124,19 @@ class _Reader:
         self.result = ReadResult()
         self._mapping, self._system, self._group_by = mapping, system, group_by
         self._formats: Counter[str] = Counter()
-        self._shapes: dict[tuple[str, ...], tuple[Format | BiddableError, dict[str, str]]] = {}
+        self._shapes: dict[tuple[str, ...], _Shape | BiddableError] = {}
         self._notes = KeyNotes()
-        # Of the source at hand.
+        # Of the source at hand; `_flat` holds its rows of one message each.
         self._file, self._errors = "", 0
+        self._flat: list[Row] = []
 
     def take_source(self, name: str, rows: Iterator[Row]) -> None:
         """Takes all rows of a source; those of one message each are put together at its end."""
-        self._file, self._errors = name, 0
-        before, flat = self.result.rows, []
+        self._file, self._errors, self._flat = name, 0, []
+        before = self.result.rows
         for row in rows:
             self.result.rows += 1
-            if self._take(row) is FLAT:
-                flat.append(row)
+            self._take(row)
             if self._errors >= MOST_ERRORS:
                 what = f"Reading stopped here after {MOST_ERRORS:,} faults."
                 fix = "Is this the right file? Correct the first ones, then check again."
@@ -129,7 +145,7 @@ class _Reader:
         if self.result.rows == before:
             fix = "Give a file with one JSON object a line."
             raise BiddableError("empty_file", "The file holds no rows.", fix)
-        self._take_trees(flat)
+        self._take_trees(self._flat)
 
     def conclude(self) -> None:
         """The format in words, and the findings about keys."""
@@ -159,45 +175,48 @@ class _Reader:
             fix = "Keep whole trees in one file."
             self._add(Finding("missing_parent", "warning", what, fix, "", row.line))
         if left_out:
-            of_all = f"{left_out:,} of {number_of(len(rows), 'message')} of trees"
-            what = f"{of_all} left out, because not on a best path."
+            what = f"Left out: {left_out:,} of {number_of(len(rows), 'message')} of trees, which"
+            what += " are not on a best path."
             self._add(Finding("not_on_best_path", "note", what, ""))
 
-    def _take(self, row: Row, tree: Drafts | None = None) -> Format | None:
+    def _take(self, row: Row, tree: Drafts | None = None) -> None:
         """Takes one row; whatever is wrong with it becomes a Finding at its place.
 
         Args:
             tree: the messages, where the row is the first one of a tree.
-
-        Returns:
-            What the row was taken for; None where something is wrong.
         """
         try:
-            fields = self._fields(row.value)
-            form = self._format(row, fields) if tree is None else FLAT
+            shape, fields = self._fields(row)
+            form = shape.form
+            self._formats[form.name] += tree is None
             # The documented form of a row names its system prompt itself: nothing to announce.
             own = "system" if form.name.startswith("system/") else ""
             reserved = {key: fields[key] for key in RESERVED if key in fields and key != own}
+            flat = form is FLAT and tree is None
+            plain_row = Row(row.line, dict(fields)) if flat else row
             drafts = form.build(fields) if tree is None else tree
             conversations = self._conversations(row, fields, form, drafts)
         except BiddableError as error:
             self._add(replace(error.finding, line=row.line))
-            return None
-        if tree is None:
-            reserved = reserved if self._mapping is None else {}
-            self._notes.add_row(fields, reserved, self._file, row.line)
-        if not drafts and (tree is not None or form is not FLAT):
+            return
+        if flat:
+            self._flat.append(plain_row)
+        elif not drafts:
             what = "The tree holds no answer that people kept; it is left out."
             self._add(Finding("no_answer", "note", what, "", "", row.line))
+        if tree is None:
+            rest = {key: row.value[key] for key in shape.rest if key != self._group_by}
+            announced = {} if shape.mapped else reserved
+            self._notes.add_row({**fields, **rest}, announced, self._file, row.line)
         for conversation in conversations:
             if any(m.weight != 0 for m in conversation.messages if m.role == "assistant"):
                 self.result.conversations.append(conversation)
             else:
                 self._notes.add("untrained", "", self._file, row.line)
-        return form
 
-    def _fields(self, value: Any) -> Fields:
-        """The row as an object, a copy; with --map by the names of its fields."""
+    def _fields(self, row: Row) -> tuple[_Shape, Fields]:
+        """What a row is, and its fields by their plain names."""
+        value = row.value
         if isinstance(value, BiddableError):
             raise value
         if isinstance(value, list) and value and all(map(written_role, value)):
@@ -208,37 +227,31 @@ class _Reader:
             raise BiddableError("data_type", what, fix)
         if self._group_by is not None and self._group_by not in value:
             raise missing_column(self._group_by, value)
-        if self._mapping is not None:
-            return {**unmapped(value, self._mapping), **mapped_fields(value, self._mapping)}
-        return dict(value)
-
-    def _format(self, row: Row, fields: Fields) -> Format:
-        """What a row is; its keys get their plain form."""
-        keys = tuple(fields)
+        keys = tuple(value)
         if keys not in self._shapes:
             self._shapes[keys] = self._shape(keys)
-        form, names = self._shapes[keys]
-        if isinstance(form, BiddableError):
-            raise form
-        for key, low in names.items():
-            fields[low] = fields.pop(key)
-        for name in empty_columns(row.value, self._mapping or {}):
+        shape = self._shapes[keys]
+        if isinstance(shape, BiddableError):
+            raise shape
+        if not shape.mapped:
+            return shape, {shape.names.get(key, key): cell for key, cell in value.items()}
+        fields = {name: field.value(value) for name, field in shape.mapped.items()}
+        for name in empty_columns(shape.mapped, value):
             self._notes.add("empty", name, self._file, row.line)
-        self._formats[form.name] += 1
-        return form
+        return shape, fields
 
-    def _shape(self, keys: Sequence[str]) -> tuple[Format | BiddableError, dict[str, str]]:
-        """What rows with these keys are: a format or the error to raise, and the plain form of
-        keys in other letter case, unless it is that of several."""
-        if self._mapping is not None:
-            return MAPPED, {}
+    def _shape(self, keys: Sequence[str]) -> _Shape | BiddableError:
+        """What rows with these keys are, or the error to raise for them."""
         low = [key.strip().casefold() for key in keys]
         names = {k: name for k, name in zip(keys, low, strict=True) if low.count(name) == 1}
-        names = {key: name for key, name in names.items() if key != name}
         try:
-            return detect(frozenset(names.get(key, key) for key in keys)), names
+            if self._mapping is None:
+                return _Shape(detect(frozenset(names.get(key, key) for key in keys)), names, {}, ())
+            mapped = mapped_fields(self._mapping, keys)
         except BiddableError as error:
-            return error, names
+            return error
+        used = {column for field in mapped.values() for column in field.columns}
+        return _Shape(MAPPED, {}, mapped, [key for key in keys if key not in used])
 
     def _conversations(
         self, row: Row, fields: Fields, form: Format, drafts: Drafts

@@ -80,7 +80,7 @@ def _schemas(key: str, value: object) -> list[Fields]:
         return []
     if isinstance(value, dict) and (value.get("name") or value.get("function")):
         value = [value]
-    tools = [_schema(tool) for tool in value] if isinstance(value, list) else [None]
+    tools: list[Any] = [_schema(tool) for tool in value] if isinstance(value, list) else [None]
     if all(isinstance(tool, dict) for tool in tools):
         return tools
     what = f"{key!r} is {kind(value)}, not a list of objects."
