@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from biddable.judging.format import Format
+from biddable.judging.format import AnswerFormat
 from biddable.judging.intervals import (
     Clusters,
     Floats,
@@ -17,10 +17,9 @@ from biddable.judging.intervals import (
     paired_rates,
     sign_flip,
 )
-from biddable.judging.json_values import JsonShape
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.metric import Metric
-from biddable.judging.text_measures import copier, label_in, normalized, repeats
+from biddable.judging.text_measures import copier, normalized, repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +79,14 @@ class Rows:
     Args:
         questions: the answered rows.
         example_clusters: a number for each held-out example; None where each stands alone.
-        form, shape: the format and what the answers have in common as JSON, where they have.
+        form, structure: the format rule, and the format that has the parts of answers.
         training_answers: for copies.
     """
 
     questions: Sequence[Question]
     example_clusters: Sequence[int] | None = None
-    form: Format | None = None
-    shape: JsonShape | None = None
+    form: AnswerFormat | None = None
+    structure: AnswerFormat | None = None
     training_answers: Sequence[str] = ()
 
     def answered(self) -> Clusters:
@@ -132,8 +131,10 @@ def _answer_figures(judgement: Judgement, rows: Rows) -> Figures:
     found: Figures = {"stops_by_itself": each(judgement.stopped, clusters)}
     if form:
         found["follows_format"] = each([form.follows(a.strip()) for a in answers], clusters)
-    if rows.shape:
-        found["json_valid"] = each([rows.shape.valid(a) for a in answers], clusters)
+    structure = rows.structure
+    if structure and structure.is_json and structure.read:
+        values = map(structure.read, answers)
+        found["json_valid"] = each([isinstance(v, dict | list) for v in values], clusters)
     elif form and form.labels:
         references = [q.reference for q in rows.questions]
         found["macro_f1"] = _macro_f1(answers, references, form.labels, clusters)
@@ -150,7 +151,7 @@ def _macro_f1(
 ) -> Series:
     """Mean F1 of the labels that occur among the references of a sample."""
     number = {label: i for i, label in enumerate(labels)}
-    given = np.array([number.get(label_in(a, labels) or "", -1) for a in answers])
+    given = np.array([number.get(normalized(a), -1) for a in answers])
     # A reference outside the set can never be met; it counts as a label of its own.
     wanted = np.array([number.setdefault(normalized(r), len(number)) for r in references])
     every = np.unique(wanted)

@@ -16,7 +16,7 @@ NAMES: Mapping[str, tuple[str, Better]] = {
     "json_valid": ("valid JSON", "higher"),
     "user_metric": ("your metric", "higher"),
     "json_match": ("whole object right", "higher"),
-    "choices_match": ("all slots right", "higher"),
+    "choices_match": ("all parts right", "higher"),
     "accuracy": ("label accuracy", "higher"),
     "macro_f1": ("macro F1", "higher"),
     "exact_match": ("exact match", "higher"),
