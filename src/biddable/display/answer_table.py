@@ -11,7 +11,7 @@ from rapidfuzz import fuzz, process
 
 from biddable.errors import place
 from biddable.judging.judge import Judgement, Question
-from biddable.judging.metrics import copier, normalised, similarity
+from biddable.judging.text_measures import copier, normalized, similarity
 
 # Characters of all texts in the table, so that 200 rows stay below half a megabyte.
 TABLE_CHARACTERS = 200_000
@@ -80,7 +80,7 @@ def _kinds(
     """What a row is: some of the names in `KINDS`."""
     fell = similarity(tuned.text, reference) < similarity(base.text, reference) - WORSE
     kinds = {
-        "changed": normalised(base.text) != normalised(tuned.text),
+        "changed": normalized(base.text) != normalized(tuned.text),
         "worse": fell or (base.stopped and not tuned.stopped),
         "copied": copied is not None
         and _share(copied(tuned.text)) - _share(copied(reference)) >= COPIED,

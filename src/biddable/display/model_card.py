@@ -7,7 +7,7 @@ from pathlib import Path
 
 from biddable.dataset.prepared import Prepared
 from biddable.display.scorecard_lines import difference, number
-from biddable.judging.metric_names import title
+from biddable.judging.metric import title
 from biddable.judging.scorecard import Scorecard
 from biddable.models.base import PACKAGED, SYSTEM_PROMPT_FILE, Base
 from biddable.settings import Settings

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from biddable.judging.figures import Metric
 from biddable.judging.intervals import wilson
-from biddable.judging.metric_names import title
+from biddable.judging.metric import Metric, title
 
 # Drawn in this color, which nothing else has, and then replaced by the page's own.
 _INK = "#010203"
