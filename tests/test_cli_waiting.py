@@ -2,7 +2,7 @@
 
 import pytest
 
-from biddable.cli.main import waiting
+from biddable.cli import waiting
 
 
 def test_what_the_environment_says_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biddable.commands.repair import fix_command, repair
+from biddable.commands.repair import fix_command, next_command, repair, repair_sentence
 from biddable.dataset.early import refuse_early
 from biddable.dataset.prepare import prepare
 from biddable.dataset.prepared import Prepared, summary
-from biddable.display.preparation import mask_page
+from biddable.display.preparation import chosen, mask_page, show_findings, show_masks, show_prepared
 from biddable.errors import BiddableError, as_record, capped
-from biddable.settings import Settings, with_values
-from biddable.terminal import console
+from biddable.options import with_values
+from biddable.settings import CheckPrinting, CheckSettings
+from biddable.terminal import console, line, write_json
 from biddable.training.log import counting
 
 
@@ -30,7 +31,7 @@ class Checked:
     """
 
     prepared: Prepared
-    settings: Settings
+    settings: CheckSettings
     fixed: dict[str, int]
 
     @property
@@ -57,30 +58,26 @@ class Checked:
         return {**told, "fixed": self.fixed} if self.fixed else told
 
 
-def check(
-    data: str | Sequence[str], *, dump: str = "", fix: str = "", html: str = "", **options: Any
-) -> Checked:
+def check(data: str | Sequence[str] = (), **options: Any) -> Checked:
     """Reads, checks, renders and encodes the data as `train` would.
 
     Args:
         data: files or folders with the rows.
-        dump: a file to write one JSON object per example to.
-        fix: a file to write the training rows to, repaired and in messages form.
-        html: a file to write the masks to, as a page.
-        options: fields of `biddable.settings.Settings`, by name.
+        options: fields of `biddable.settings.CheckSettings`, by name.
 
     Raises:
         BiddableError: the data, the base or the template cannot be used at all.
     """
-    files = (data,) if isinstance(data, str) else tuple(data)
-    settings = with_values(Settings(), {"data": files, **options})
-    refuse_early(settings, (dump, fix, html))
+    settings = with_values(CheckSettings(), {"data": data, **options})
+    if not settings.data:
+        raise BiddableError("option", "no data is given", "biddable check data.jsonl")
+    refuse_early(settings)
     prepared = prepare(settings, counting(console()))
-    if dump:
-        _write(dump, _dumped(prepared))
-    fixed = repair(prepared, settings, fix) if fix else {}
-    if html:
-        _write(html, [mask_page(prepared)])
+    if settings.dump:
+        _write(settings.dump, _dumped(prepared))
+    fixed = repair(prepared, settings, settings.fix) if settings.fix else {}
+    if settings.html:
+        _write(settings.html, [mask_page(prepared)])
     return Checked(prepared, settings, fixed)
 
 
@@ -107,3 +104,19 @@ def _write(path: str, lines: Iterable[str]) -> None:
             f"{path} cannot be written: {error.strerror}",
             "give another file; nothing is overwritten",
         ) from error
+
+
+def run(options: dict[str, Any], printing: CheckPrinting) -> int:
+    """Checks, prints, and returns 1 where there are errors."""
+    checked = check(**options)
+    out, prepared, fix = console(), checked.prepared, checked.settings.fix
+    show_prepared(prepared, out)
+    shown = chosen(prepared, printing.show, at_line=printing.line, worst=printing.worst)
+    show_masks(shown, prepared, out)
+    show_findings(prepared, out, "" if fix else checked.command)
+    if fix:
+        line(out, "fixed", f"{fix}: {repair_sentence(checked.fixed)}")
+        line(out, "next", next_command(checked.settings, fix))
+    if printing.json:
+        write_json(checked.as_json())
+    return 0 if checked.clean or (checked.ok and not printing.strict) else 1

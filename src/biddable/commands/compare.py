@@ -11,16 +11,15 @@ from typing import Any
 import torch
 
 from biddable.commands.comparing import (
-    Options,
     check_tokenizers,
     failures_of,
     read_limit,
-    read_options,
     tell_of_system_prompt,
 )
 from biddable.commands.judged_rows import JudgedRows, judged_rows
 from biddable.commands.task import clusters_at
 from biddable.data.conversation import Conversation
+from biddable.dataset.early import refuse_early
 from biddable.dataset.encode_all import encode_all
 from biddable.display.outcome import samples, show_outcome, show_smallest_difference
 from biddable.display.report import Report, page
@@ -36,8 +35,10 @@ from biddable.judging.probes import Probe, probes, with_shots
 from biddable.judging.scorecard import Scorecard, Terms, score
 from biddable.judging.verdict import Verdict
 from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
+from biddable.options import with_values
+from biddable.settings import CompareSettings, Printing
 from biddable.template.template import Template
-from biddable.terminal import console, line
+from biddable.terminal import console, line, write_json
 
 # Training rows whose loss is taken, to tell learning from memorizing.
 MOST_TRAIN_ROWS = 64
@@ -78,12 +79,14 @@ def compare(base: str, tuned: str, **options: Any) -> Comparison:
 
     Args:
         base, tuned: run folder, model folder, hub id, .gguf file or packaged base.
-        options: fields of `biddable.commands.comparing.Options`, by name.
+        options: fields of `biddable.settings.CompareSettings`, by name.
 
     Raises:
         BiddableError: a model, the data or an option cannot be used.
     """
-    asked = read_options(options)
+    asked = with_values(CompareSettings(), {"base": base, "tuned": tuned, **options})
+    base, tuned = asked.base, asked.tuned
+    refuse_early(asked)
     limits = [read_limit(text) for text in asked.fail_under]
     device = choose_device(asked.device)
     form = given_format(asked.format) if asked.format else None
@@ -125,7 +128,7 @@ class _Judging:
 
     def __init__(
         self,
-        asked: Options,
+        asked: CompareSettings,
         tokenizer: Any,
         template: Template,
         rows: JudgedRows,
@@ -270,3 +273,11 @@ def _show(
         line(out, probe.replace("_", " "), told)
     for failure in result.failures:
         line(out, "failed", failure)
+
+
+def run(options: dict[str, Any], printing: Printing) -> int:
+    """Compares; returns 1 where --fail-under found something."""
+    comparison = compare(**options)
+    if printing.json:
+        write_json(comparison.as_json())
+    return 1 if comparison.failures else 0

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from biddable.commands.comparing import Options
 from biddable.data.columns import parse_map
 from biddable.data.conversation import Conversation
 from biddable.data.readers import ReadResult, read
@@ -17,7 +16,8 @@ from biddable.data.split import cluster_numbers
 from biddable.dataset.prepare import read_rows, unknown
 from biddable.dataset.prepared import Side
 from biddable.errors import BiddableError, Finding
-from biddable.settings import Settings, read_config, with_values
+from biddable.options import read_config, with_values
+from biddable.settings import CompareSettings, Settings
 from biddable.terminal import line
 from biddable.training.run_folder import EVAL_FILE, RunFolder
 
@@ -39,7 +39,7 @@ class JudgedRows:
     leaked: bool
 
 
-def judged_rows(asked: Options, tuned: str, out: Console) -> JudgedRows:
+def judged_rows(asked: CompareSettings, tuned: str, out: Console) -> JudgedRows:
     """The rows of --data or of the run folder TUNED, without those that its training knows.
 
     Raises:
@@ -81,7 +81,7 @@ def _trained(run: RunFolder, out: Console) -> Sequence[Conversation]:
     return [c for c in rows.conversations if (c.file, c.line) not in held_out]
 
 
-def _read(asked: Options, name: str) -> Sequence[Conversation]:
+def _read(asked: CompareSettings, name: str) -> Sequence[Conversation]:
     mapping = parse_map(asked.map) if asked.map else None
     return _good(read([name], mapping=mapping, system=asked.system or None))
 

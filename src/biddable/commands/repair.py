@@ -11,7 +11,7 @@ from biddable.data.conversation import Conversation
 from biddable.data.fix import write_fixed
 from biddable.dataset.prepared import Prepared
 from biddable.errors import Finding
-from biddable.settings import Settings
+from biddable.settings import ReadSettings
 
 # Findings that --fix mends.
 MENDED = ("duplicate_exact", "ends_without_answer", "no_value", "cr_line_ends")
@@ -28,7 +28,7 @@ _DONE = {
 }
 
 
-def repair(prepared: Prepared, settings: Settings, path: str) -> dict[str, int]:
+def repair(prepared: Prepared, settings: ReadSettings, path: str) -> dict[str, int]:
     """Writes the training rows, repaired and in their order; rows of --eval are not among them.
 
     Returns:
@@ -59,14 +59,14 @@ def _number(count: int, text: str) -> str:
     return text.replace("#", f"{count:,}")
 
 
-def next_command(settings: Settings, path: str) -> str:
+def next_command(settings: ReadSettings, path: str) -> str:
     """The command that checks the repaired file."""
     reads_as_before = not any((settings.map, settings.system, settings.encoding))
     names = (*CHECKING, "eval") if reads_as_before else CHECKING
     return shlex.join(["biddable", "check", path, *_options(settings, names)])
 
 
-def fix_command(settings: Settings, findings: Sequence[Finding]) -> str:
+def fix_command(settings: ReadSettings, findings: Sequence[Finding]) -> str:
     """The command that mends what can be mended of the findings; empty where nothing can."""
     sources = [name for name in settings.data if name != "-" and not name.startswith("hf:")]
     if not sources or not any(finding.code in MENDED for finding in findings):
@@ -86,9 +86,9 @@ def _free_name(source: Path) -> str:
     return str(path)
 
 
-def _options(settings: Settings, names: Iterable[str]) -> list[str]:
+def _options(settings: ReadSettings, names: Iterable[str]) -> list[str]:
     """The settings of these names that are not the default, as on the command line."""
-    defaults = {f.name: f.default for f in fields(Settings)}
+    defaults = {f.name: f.default for f in fields(ReadSettings)}
     words: list[str] = []
     for name in names:
         value = getattr(settings, name)

@@ -27,6 +27,7 @@ from biddable.display.report import page
 from biddable.display.reporting import training_answers
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import choose_device, choose_dtype, load_model
+from biddable.errors import BiddableError
 from biddable.judging.judge import Judgement
 from biddable.judging.own_metric import load_metric
 from biddable.judging.scorecard import Scorecard, score
@@ -34,9 +35,10 @@ from biddable.judging.verdict import INTERRUPTED
 from biddable.models.base import SYSTEM_PROMPT_FILE
 from biddable.models.model_files import model_files, stop_ids_of
 from biddable.models.save import save_model
-from biddable.settings import Settings, write_config
+from biddable.options import write_config
+from biddable.settings import Printing, Settings
 from biddable.storage import need_space, write_whole
-from biddable.terminal import console, line
+from biddable.terminal import console, line, notices, write_json
 from biddable.training.checkpoint import Progress, clear_best, weight_bytes
 from biddable.training.evaluate import mean_loss
 from biddable.training.fit_in_memory import hold, tokens_per_pass
@@ -285,3 +287,18 @@ def _judge_and_save(
     line(task.out, "report", str(folder.path / "report.html"))
     line(task.out, "next", f"biddable chat {folder.path}")
     return Trained(folder.path, progress, card, tuned=tuned)
+
+
+def run(options: dict[str, Any], printing: Printing) -> int:
+    """Trains; returns 0, or 130 or 143 when it was interrupted and saved."""
+    try:
+        trained = train(**options)
+    except BiddableError as error:
+        # Whatever restarts what died must not take a run that is done for one that failed.
+        if options.get("resume") != "auto" or error.finding.code != "run_finished":
+            raise
+        notices().write(f"{error.finding.message}\n")
+        return 0
+    if printing.json and trained.rank == 0:
+        write_json(trained.as_json())
+    return trained.exit_code

@@ -9,8 +9,8 @@ from biddable.dataset.prepared import Prepared
 from biddable.display.scorecard_lines import difference, number
 from biddable.judging.metric_names import title
 from biddable.judging.scorecard import Scorecard
-from biddable.models.base import PACKAGED, SYSTEM_PROMPT_FILE, Base
-from biddable.settings import Settings
+from biddable.models.base import SYSTEM_PROMPT_FILE, Base
+from biddable.settings import PACKAGED, Settings
 from biddable.terminal import steers
 
 PACKAGED_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"

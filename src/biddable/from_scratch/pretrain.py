@@ -23,7 +23,8 @@ from biddable.from_scratch.new_model import Shape, new_config
 from biddable.from_scratch.pretrained import Pretrained, Task, samples_of, save_pretrained
 from biddable.from_scratch.tokenizer import open_tokenizer, train_tokenizer
 from biddable.models.model_files import model_files, own_template
-from biddable.settings import PretrainSettings, read_config, with_values, write_config
+from biddable.options import read_config, with_values, write_config
+from biddable.settings import PretrainSettings
 from biddable.storage import refuse_existing_run
 from biddable.terminal import console, line
 from biddable.training.checkpoint import Progress
@@ -71,8 +72,7 @@ def pretrain(data: str | Sequence[str] = (), *, resume: str = "", **options: Any
         config = read_config(str(folder.config), PretrainSettings)
         settings = with_values(PretrainSettings(), config)
     else:
-        files = (data,) if isinstance(data, str) else tuple(data)
-        settings = with_values(PretrainSettings(), {"data": files, **options})
+        settings = with_values(PretrainSettings(), {"data": data, **options})
         refuse_existing_run(settings.out)
     device = choose_device(settings.device)
     texts = read_texts(settings.data)
