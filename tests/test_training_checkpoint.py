@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from biddable.engine.precision import Weights
 from biddable.errors import BiddableError
 from biddable.settings import Settings
 from biddable.storage import Aside, is_sound
@@ -24,7 +23,7 @@ from tiny import tiny
 
 
 def trained_state(seed: int) -> tuple[Replicas, torch.optim.AdamW]:
-    weights = Replicas(Weights(tiny("llama", ours=True, dtype=torch.float32), torch.float32))
+    weights = Replicas(tiny("llama", ours=True, dtype=torch.float32), torch.float32)
     optimizer = make_optimizer(weights, Settings(lr=1e-2))
     torch.manual_seed(seed)
     for _ in range(3):

@@ -14,7 +14,7 @@ from biddable.data.conversation import Conversation
 from biddable.data.readers import ReadResult, read
 from biddable.data.split import cluster_numbers
 from biddable.dataset.prepare import read_rows, unknown
-from biddable.dataset.prepared import Side
+from biddable.dataset.prepared import SplitPart
 from biddable.errors import BiddableError, Finding
 from biddable.options import read_config, with_values
 from biddable.settings import CompareSettings, Settings
@@ -58,7 +58,7 @@ def judged_rows(asked: CompareSettings, tuned: str, out: Console) -> JudgedRows:
         held_out = _good(read([str(run.eval_rows)]))
         leaked = bool(run.read_json("data.json").get("leaked"))
         return JudgedRows(held_out, train, cluster_numbers(held_out), leaked)
-    side, leaked, findings = unknown(train, Side(_read(asked, asked.data), ()))
+    side, leaked, findings = unknown(train, SplitPart(_read(asked, asked.data), ()))
     for finding in findings:
         line(out, "known rows", finding.message)
     if not train:

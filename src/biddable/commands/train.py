@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from math import ceil, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +41,11 @@ from biddable.storage import need_space, write_whole
 from biddable.terminal import console, line, notices, write_json
 from biddable.training.checkpoint import Progress, clear_best, weight_bytes
 from biddable.training.evaluate import mean_loss
-from biddable.training.fit_in_memory import hold, tokens_per_pass
+from biddable.training.fit_in_memory import open_weights, tokens_per_pass
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log, Screen, counting, each, json_log, silent
-from biddable.training.loop import (
-    Parts,
-    best_weights,
-    evaluation_interval,
-    finished,
-    fit,
-    make_optimizer,
-)
-from biddable.training.ranks import first_before_others, highest, joined_ranks, told
+from biddable.training.loop import TrainerParts, best_weights, finished, fit, make_optimizer
+from biddable.training.ranks import all_max, broadcast_from_first, first_before_others, joined_ranks
 from biddable.training.resume import (
     data_record,
     day_of,
@@ -64,10 +57,10 @@ from biddable.training.resume import (
     with_absolute_paths,
 )
 from biddable.training.run_folder import Lock
-from biddable.training.schedule import total_steps
+from biddable.training.schedule import evaluation_interval, total_steps
 from biddable.training.shards import Shards
 from biddable.training.trackers import tracker, tracker_package
-from biddable.training.weights import Held
+from biddable.training.weights import WeightStore
 
 BASE_FILE = "base.json"
 # How rows are fed: one after another, with prefixes that several share once.
@@ -154,12 +147,12 @@ def train(data: str | Sequence[str] = (), *, resume: str = "", **options: Any) -
 
 def _run(task: Task, interrupt: Interrupt, sent: Log) -> Trained:
     folder, out = task.folder, task.out
-    resumed = told(task.ranks, lambda: folder.begun)
+    resumed = broadcast_from_first(task.ranks, lambda: folder.begun)
     if resumed:
         refuse_changes(folder.read_json("data.json"), task.record, folder)
     weights, settings, fresh = _load(task)
     rows = len(task.prepared.train.examples)
-    steps = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
+    steps = total_steps(rows, settings)
     passes = f"{settings.epochs:g} epochs = " if not settings.steps else ""
     line(out, "path", "flat, architecture on the list of those tested")
     plan = f"{passes}{steps} steps, batch size {settings.batch_size}"
@@ -174,7 +167,7 @@ def _run(task: Task, interrupt: Interrupt, sent: Log) -> Trained:
     with screen:
         if base and not progress.step:
             parts.log(task.first_event(base))
-        progress = fit(parts, settings, progress, interrupt)
+        progress = fit(parts, progress, interrupt)
     done = finished(progress, settings, rows)
     if not done:
         line(out, "interrupted", f"saved; go on with: biddable train --resume {folder.path}")
@@ -185,7 +178,7 @@ def _run(task: Task, interrupt: Interrupt, sent: Log) -> Trained:
     if base is None or not done:
         return Trained(folder.path, progress, None, interrupt.exit_code, task.ranks.index)
     parts.optimizer.state.clear()
-    return _judge_and_save(task, weights.alone(fresh, best), best, base, progress)
+    return _judge_and_save(task, weights.standalone_model(fresh, best), best, base, progress)
 
 
 def _files(task: Task, model: Any) -> dict[str, str]:
@@ -196,31 +189,29 @@ def _files(task: Task, model: Any) -> dict[str, str]:
     return model_files(model, tokenizer, chat_template=template.text, stop_ids=stop_ids)
 
 
-def _parts(task: Task, weights: Held, log: Log) -> Parts:
+def _parts(task: Task, weights: WeightStore, log: Log) -> TrainerParts:
     """What the loop works with; of several ranks only the first logs, and watches an answer.
 
     Shards watch none: as many passes as the answer has tokens, each with all ranks.
     """
-    budget, held_out = task.settings.batch_tokens, task.prepared.held_out.examples
-    rows, size = len(task.prepared.train.examples), task.settings.batch_size
-    steps = total_steps(rows, size, task.settings.epochs, task.settings.steps)
+    settings, examples = task.settings, task.prepared.train.examples
+    held_out, budget = task.prepared.held_out.examples, settings.batch_tokens
     watched = task.ranks.first and not isinstance(weights, Shards)
-
-    return Parts(
+    return TrainerParts(
         weights=weights,
-        optimizer=make_optimizer(weights, task.settings),
-        examples=task.prepared.train.examples,
+        optimizer=make_optimizer(weights, settings),
+        examples=examples,
         evaluate=lambda: mean_loss(weights, held_out, budget, task.ranks),
         answer=lambda: task.answer(weights.model) if watched else "",
         log=log if task.ranks.first else silent,
         folder=task.folder.checkpoints,
-        batch_tokens=budget,
-        every=evaluation_interval(steps, ceil(rows / size), size, len(held_out)),
+        settings=settings,
+        every=evaluation_interval(len(examples), len(held_out), settings),
         ranks=task.ranks,
     )
 
 
-def _load(task: Task) -> tuple[Held, Settings, Callable[[], Any]]:
+def _load(task: Task) -> tuple[WeightStore, Settings, Callable[[], Any]]:
     """The base's weights as they are trained, the settings with what was chosen for them, and what
     loads the base as it is computed with."""
     settings = task.settings
@@ -228,19 +219,21 @@ def _load(task: Task) -> tuple[Held, Settings, Callable[[], Any]]:
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.precision, device)  # type: ignore[arg-type]
     # Two ranks that measured for themselves might choose otherwise.
-    precision = told(task.ranks, lambda: "bf16" if dtype == torch.bfloat16 else "fp32")
+    precision = broadcast_from_first(
+        task.ranks, lambda: "bf16" if dtype == torch.bfloat16 else "fp32"
+    )
     dtype = choose_dtype(precision, device)
     base = task.prepared.base
-    weights = hold(base, settings.shard, device, dtype, task.ranks)
+    weights = open_weights(base, settings.shard, device, dtype, task.ranks)
     mine = tokens_per_pass(settings, weights, task.prepared, device, task.out)
-    budget = -highest(task.ranks, -mine)[0]
+    budget = -all_max(task.ranks, -mine)[0]
     sharded = ", sharded" if isinstance(weights, Shards) else ""
     line(task.out, "compute", f"{precision} on {device.type}{sharded}")
     chosen = replace(settings, device=device.type, precision=precision, batch_tokens=budget)
     return weights, chosen, partial(load_model, base, device, dtype)
 
 
-def _begin(task: Task, weights: Held) -> None:
+def _begin(task: Task, weights: WeightStore) -> None:
     """Writes what the run is made of; config.toml comes last, and says that it has begun."""
     settings, folder = task.settings, task.folder
     # Checkpoints while one more is written, the best weights and those before, the tuned model.
@@ -252,12 +245,12 @@ def _begin(task: Task, weights: Held) -> None:
     write_config(with_absolute_paths(settings), folder.config)
 
 
-def _base_judgement(task: Task, weights: Held, fresh: Callable[[], Any]) -> Judgement:
+def _base_judgement(task: Task, weights: WeightStore, fresh: Callable[[], Any]) -> Judgement:
     """The base's judgement: made before step 1, and kept for when the run is resumed."""
     if (task.folder.path / BASE_FILE).is_file():
         return Judgement.from_json(task.folder.read_json(BASE_FILE))
     line(task.out, "base", f"answers {len(task.questions)} held-out prompts")
-    base = task.judged(weights.alone(fresh, {}))
+    base = task.judged(weights.standalone_model(fresh, {}))
     task.folder.write_json(BASE_FILE, base.as_json())
     return base
 

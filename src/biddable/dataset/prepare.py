@@ -17,7 +17,7 @@ from biddable.data.readers import ReadResult, read
 from biddable.data.split import split, why_unsplit
 from biddable.dataset.cache import FEWEST, hashes_of, keep, opened, place_of
 from biddable.dataset.encode_all import Encoded, encode_all
-from biddable.dataset.prepared import Prepared, Side, counted
+from biddable.dataset.prepared import Prepared, SplitPart, counted
 from biddable.dataset.workers import setup_of
 from biddable.encoding.encode import Example, make_encoder
 from biddable.errors import BiddableError, Finding, capped
@@ -82,7 +82,7 @@ def _fresh(settings: ReadSettings, known: dict[str, Any], tell: Tell) -> Prepare
         looking = beside.submit(_look, rows.conversations)
         encoded = _encode(rows.conversations, tokenizer, template, settings, limit, tell)
     twins, looked = looking.result()
-    train, parts, leaked = Side(rows.conversations, encoded.examples), [encoded], False
+    train, parts, leaked = SplitPart(rows.conversations, encoded.examples), [encoded], False
     if rows.errors() and not rows.conversations:
         looked = []  # That there are too few rows follows from why none could be read.
     findings = [*rows.findings, *looked, *encoded.findings]
@@ -92,7 +92,7 @@ def _fresh(settings: ReadSettings, known: dict[str, Any], tell: Tell) -> Prepare
             findings.append(_none_held_out(rows.conversations, twins))
     else:
         parts.append(_encode(other.conversations, tokenizer, template, settings, limit))
-        held_out = Side(other.conversations, parts[1].examples)
+        held_out = SplitPart(other.conversations, parts[1].examples)
         held_out, leaked, leaks = unknown(train.conversations, held_out)
         findings = [*leaks, *findings, *other.findings, *parts[1].findings]
     findings += _none_to_judge(train, held_out, settings.eval)
@@ -215,7 +215,7 @@ def _encode(
     )
 
 
-def _split(rows: Side, seed: int, twins: Duplicates) -> tuple[Side, Side]:
+def _split(rows: SplitPart, seed: int, twins: Duplicates) -> tuple[SplitPart, SplitPart]:
     """Both sides; what came from one line of a file stays together."""
     share = min(0.1, MOST_HELD_OUT / max(1, len(rows.conversations)))
     _, chosen = split(rows.conversations, share=share, seed=seed, found=twins)
@@ -223,15 +223,17 @@ def _split(rows: Side, seed: int, twins: Duplicates) -> tuple[Side, Side]:
     return _at(rows, places, False), _at(rows, places, True)
 
 
-def _at(rows: Side, places: set[tuple[str, int]], wanted: bool) -> Side:
+def _at(rows: SplitPart, places: set[tuple[str, int]], wanted: bool) -> SplitPart:
     """The rows that stand at some places of the files, or the others."""
-    return Side(
+    return SplitPart(
         [c for c in rows.conversations if ((c.file, c.line) in places) is wanted],
         [e for e in rows.examples if ((e.file, e.line) in places) is wanted],
     )
 
 
-def unknown(train: Sequence[Conversation], held_out: Side) -> tuple[Side, bool, list[Finding]]:
+def unknown(
+    train: Sequence[Conversation], held_out: SplitPart
+) -> tuple[SplitPart, bool, list[Finding]]:
     """The held-out rows that training does not know, and what is said of the others.
 
     Where it knows all of them they stay as they are, and the second value is True: what is judged
@@ -250,7 +252,7 @@ def _none_held_out(rows: Sequence[Conversation], twins: Duplicates) -> Finding:
     return Finding("too_few_held_out", "error", f"No row can be held out: {why}.", fix)
 
 
-def _none_to_judge(train: Side, held_out: Side, eval_file: str) -> list[Finding]:
+def _none_to_judge(train: SplitPart, held_out: SplitPart, eval_file: str) -> list[Finding]:
     """An error where held-out rows were wanted and none can be used."""
     if held_out.examples or not train.examples or not (eval_file or held_out.conversations):
         return []

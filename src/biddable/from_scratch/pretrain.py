@@ -15,7 +15,7 @@ from rich.console import Console
 from biddable.data.texts import PlainText, read_texts
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of
 from biddable.engine.plan import plan_step
-from biddable.engine.precision import Weights, choose_device, choose_dtype, new_model
+from biddable.engine.precision import choose_device, choose_dtype, new_model
 from biddable.engine.step import backward_step
 from biddable.errors import BiddableError
 from biddable.from_scratch.corpus import Corpus, cut_ends, encode_corpus
@@ -31,7 +31,7 @@ from biddable.training.checkpoint import Progress
 from biddable.training.evaluate import held_out_loss
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Screen, each, json_log
-from biddable.training.loop import Parts, best_weights, finished, fit, make_optimizer
+from biddable.training.loop import TrainerParts, best_weights, finished, fit, make_optimizer
 from biddable.training.resume import refuse_changes, resume_progress
 from biddable.training.run_folder import Lock, RunFolder, new_run_folder, open_run_folder
 from biddable.training.schedule import total_steps
@@ -119,7 +119,7 @@ def _build(
     config = new_config(shape, len(tokenizer), tokenizer.eos_token_id)
     keep_freed_memory()
     dtype = choose_dtype(s.precision, device)  # type: ignore[arg-type]
-    weights = Replicas(Weights(new_model(config, device, s.seed), dtype))
+    weights = Replicas(new_model(config, device, s.seed), dtype)
     return weights, s.batch_tokens or choose_batch_tokens(
         needs_of(weights.model, weights.pieces, weights.working_bytes), device
     )
@@ -147,7 +147,7 @@ def _settled(
     model = weights.model
     steps = settings.steps
     if not steps and settings.epochs:
-        steps = total_steps(len(corpus.train), settings.batch_size, settings.epochs, 0)
+        steps = total_steps(len(corpus.train), settings)
     return replace(
         settings,
         steps=steps or _steps_in(settings, weights, corpus, budget),
@@ -175,7 +175,7 @@ def _run(task: Task, interrupt: Interrupt, resumed: bool) -> Pretrained:
     settings, weights, folder, out = task.settings, task.weights, task.folder, task.out
     parameters = sum(shape.numel() for shape in weights.shapes)
     screen = Screen(settings.steps, out)
-    parts = Parts(
+    parts = TrainerParts(
         weights=weights,
         optimizer=make_optimizer(weights, settings),
         examples=task.corpus.train,
@@ -183,13 +183,13 @@ def _run(task: Task, interrupt: Interrupt, resumed: bool) -> Pretrained:
         answer=lambda: samples_of(task, [""], WATCHED_TOKENS)[0]["text"],
         log=each(json_log(folder.log), screen),
         folder=folder.checkpoints,
-        batch_tokens=task.budget,
+        settings=settings,
         every=math.ceil(settings.steps / EVALUATIONS),
         floor=0.0,
     )
     progress = resume_progress(folder, parts, out) if resumed else Progress()
     with screen:
-        progress = fit(parts, settings, progress, interrupt)
+        progress = fit(parts, progress, interrupt)
     if not finished(progress, settings, len(parts.examples)):
         line(out, "interrupted", f"saved; go on with: biddable pretrain --resume {folder.path}")
         return Pretrained(folder.path, progress, parameters, None, interrupt.exit_code)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from biddable.errors import BiddableError
 from biddable.storage import Aside, is_sound, need_space, remove, write_tensors, write_text
-from biddable.training.weights import Held
+from biddable.training.weights import WeightStore
 
 # Of the JSON files and safetensors headers beside the tensors, generously.
 _SLACK = 2**20
@@ -48,7 +48,7 @@ class Progress:
 
 
 def moments_of(
-    weights: Held, optimizer: torch.optim.Optimizer, *, first: bool
+    weights: WeightStore, optimizer: torch.optim.Optimizer, *, first: bool
 ) -> dict[str, Tensor]:
     """AdamW's moments by name, whole; where several ranks hold parts all must call, and the first
     gets them, in the memory of the CPU.
@@ -62,7 +62,7 @@ def moments_of(
             if value.ndim == 0 and key == "step":
                 moments[f"{key}/{name}"] = value.reshape(-1)
                 continue
-            whole = weights.whole(i, value)
+            whole = weights.full_tensor(i, value)
             if first:
                 moments[f"{key}/{name}"] = whole.cpu()
     return moments
@@ -128,7 +128,7 @@ def clear_best(folder: Path) -> None:
 
 
 def load_checkpoint(
-    folder: Path, weights: Held, optimizer: torch.optim.Optimizer
+    folder: Path, weights: WeightStore, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, list[str]]:
     """Loads the newest sound checkpoint into weights and optimizer.
 
@@ -160,7 +160,7 @@ def has_checkpoint(folder: Path) -> bool:
     return bool(_newest_first(folder))
 
 
-def weight_bytes(weights: Held) -> int:
+def weight_bytes(weights: WeightStore) -> int:
     """Bytes of one fp32 copy of all parameters; a checkpoint holds three."""
     return sum(shape.numel() * 4 for shape in weights.shapes)
 
@@ -200,11 +200,11 @@ def _forget_best(folder: Path, step: int) -> None:
 
 
 def _load_moments(
-    moments: Mapping[str, Tensor], weights: Held, optimizer: torch.optim.Optimizer
+    moments: Mapping[str, Tensor], weights: WeightStore, optimizer: torch.optim.Optimizer
 ) -> None:
     for i, (name, piece) in enumerate(zip(weights.names, weights.pieces, strict=True)):
         state = optimizer.state[piece]
         state["step"] = moments[f"step/{name}"].reshape(())
         for key in ("exp_avg", "exp_avg_sq"):
             # A copy: the rest of what was read is let go.
-            state[key] = weights.mine(i, moments[f"{key}/{name}"]).to(piece.device, copy=True)
+            state[key] = weights.local_part(i, moments[f"{key}/{name}"]).to(piece.device, copy=True)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from biddable.engine.plan import Trainable, plan_step
 from biddable.engine.step import example_losses
-from biddable.training.ranks import Ranks, add_up
-from biddable.training.weights import Held
+from biddable.training.ranks import Ranks, all_sum
+from biddable.training.weights import WeightStore
 
 # Rows planned together, so that a prefix they share is fed once for all of them.
 ROWS = 64
@@ -34,7 +34,7 @@ def held_out_loss(model: Any, examples: Sequence[Trainable], batch_tokens: int) 
 
 
 def mean_loss(
-    weights: Held, examples: Sequence[Trainable], batch_tokens: int, ranks: Ranks
+    weights: WeightStore, examples: Sequence[Trainable], batch_tokens: int, ranks: Ranks
 ) -> float:
     """The same, each rank measuring some of the examples; all of them call it.
 
@@ -45,9 +45,9 @@ def mean_loss(
     size = ROWS * ranks.count
     for start in range(0, len(examples), size):
         some = examples[start + ranks.index : start + size : ranks.count]
-        plan = weights.agree(plan_step(some, batch_tokens))
+        plan = weights.match_passes(plan_step(some, batch_tokens))
         found += example_losses(weights.model, some, plan, weights.run)
-    total, weight = add_up(ranks, *_sums(found))
+    total, weight = all_sum(ranks, *_sums(found))
     return total / weight
 
 

@@ -25,9 +25,9 @@ from biddable.training import checkpoint
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log
-from biddable.training.ranks import ALONE, Ranks, add_up, all_there, highest
+from biddable.training.ranks import ALONE, Ranks, all_max, all_sum, rank_errors
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
-from biddable.training.weights import Held
+from biddable.training.weights import WeightStore
 
 # Evaluations in a row above the best one after which held-out loss is said to have turned up.
 RISING = 2
@@ -36,7 +36,7 @@ SECONDS_BETWEEN_SAVES = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class TrainerParts:
     """What the loop works with, all built before it starts.
 
     Args:
@@ -47,26 +47,26 @@ class Parts:
         answer: the model's answer to one fixed held-out prompt.
         log: takes each event.
         folder: where checkpoints and the best weights go.
-        batch_tokens: tokens per micro-batch.
+        settings: those of the run, with what was chosen for it.
         every: steps between evaluations; 0 evaluates at the end only.
         floor: share of the peak learning rate that is left at the last step.
         ranks: those that share the rows of each step; only the first of them saves.
     """
 
-    weights: Held
+    weights: WeightStore
     optimizer: torch.optim.Optimizer
     examples: Sequence[Example]
     evaluate: Callable[[], float]
     answer: Callable[[], str]
     log: Log
     folder: Path
-    batch_tokens: int
+    settings: FitSettings
     every: int = 0
     floor: float = 0.1
     ranks: Ranks = ALONE
 
 
-def make_optimizer(weights: Held, settings: FitSettings) -> torch.optim.AdamW:
+def make_optimizer(weights: WeightStore, settings: FitSettings) -> torch.optim.AdamW:
     """Fused AdamW over this rank's part of the fp32 masters; only matrices decay."""
     pairs = list(zip(weights.shapes, weights.pieces, strict=True))
     matrices = [piece for shape, piece in pairs if len(shape) >= 2]
@@ -79,7 +79,7 @@ def make_optimizer(weights: Held, settings: FitSettings) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
 
 
-def fit(parts: Parts, settings: FitSettings, progress: Progress, interrupt: Interrupt) -> Progress:
+def fit(parts: TrainerParts, progress: Progress, interrupt: Interrupt) -> Progress:
     """Trains from `progress` until it is finished, or to the step in which an interrupt came.
 
     After an evaluation with the lowest held-out loss so far, the weights are kept beside the
@@ -88,21 +88,21 @@ def fit(parts: Parts, settings: FitSettings, progress: Progress, interrupt: Inte
     Raises:
         BiddableError: `loss_not_finite`, with the rows of the step; `no_space`.
     """
-    rows = len(parts.examples)
-    total = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
+    settings, rows = parts.settings, len(parts.examples)
+    total = total_steps(rows, settings)
     every = parts.every or total
     saved = time.monotonic()
     while not finished(progress, settings, rows):
-        progress = _train_step(parts, settings, progress, total)
+        progress = _train_step(parts, progress, total)
         if progress.step % every == 0 or progress.step == total:
             progress = _evaluate(parts, progress)
         # Read once, so that a signal comes either before the save or in the next step; and one that
         # reached a single rank stops all of them in the same step. Their clocks differ too.
         mine = _save_is_due(progress.step, settings.save_every, saved)
-        asked, due = highest(parts.ranks, interrupt.exit_code, mine)
+        asked, due = all_max(parts.ranks, interrupt.exit_code, mine)
         done = finished(progress, settings, rows)
         if (asked and not done) or due:
-            _save(parts, settings, progress)
+            _save(parts, progress)
             saved = time.monotonic()
         if asked:
             interrupt.exit_code = asked
@@ -115,7 +115,7 @@ def finished(progress: Progress, settings: FitSettings, rows: int) -> bool:
 
     A function of what a checkpoint holds, so that a resumed run ends where the whole one does.
     """
-    total = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
+    total = total_steps(rows, settings)
     return progress.step >= total or 0 < settings.early_stop <= progress.since_best
 
 
@@ -124,7 +124,7 @@ def _save_is_due(step: int, every: int, saved: float) -> bool:
     return step % every == 0 if every else time.monotonic() - saved > SECONDS_BETWEEN_SAVES
 
 
-def _save(parts: Parts, settings: FitSettings, progress: Progress) -> None:
+def _save(parts: TrainerParts, progress: Progress) -> None:
     # Logged before too: that line has the log flushed, so that no checkpoint is ahead of it.
     parts.log({"event": "save", "step": progress.step})
     start = time.perf_counter()
@@ -133,28 +133,13 @@ def _save(parts: Parts, settings: FitSettings, progress: Progress) -> None:
     moments = checkpoint.moments_of(parts.weights, parts.optimizer, first=first)
     if not first:
         return
-    checkpoint.save_checkpoint(parts.folder, progress, tensors, moments, settings.keep)
+    checkpoint.save_checkpoint(parts.folder, progress, tensors, moments, parts.settings.keep)
     seconds = time.perf_counter() - start
     parts.log({"event": "saved", "step": progress.step, "seconds": seconds})
 
 
-def evaluation_interval(total: int, epoch: int, batch_size: int, held_out: int) -> int:
-    """Steps between evaluations: twice an epoch, at most 20 in a run.
-
-    Once an epoch where twice would take more than a sixth of the training time: a forward costs a
-    third of a step's share for a row.
-
-    Args:
-        total, epoch: steps of the run and of an epoch.
-        held_out: rows that an evaluation feeds.
-    """
-    half = math.ceil(epoch / 2)
-    often = held_out / 3 <= half * batch_size / 6
-    return max(1, half if often else epoch, math.ceil(total / 20))
-
-
-def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: int) -> Progress:
-    start = time.perf_counter()
+def _train_step(parts: TrainerParts, progress: Progress, total: int) -> Progress:
+    start, settings = time.perf_counter(), parts.settings
     step = progress.step + 1
     rows = rows_of_step(step, len(parts.examples), settings.batch_size, settings.seed)
     examples = [parts.examples[i] for i in rows]
@@ -168,7 +153,7 @@ def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: 
         group["lr"] = rate
     parts.optimizer.step()
     parts.optimizer.zero_grad(set_to_none=True)
-    parts.weights.spread()
+    parts.weights.publish()
     trained = sum(sum(w > 0 for w in e.weights) for e in examples)
     seconds = time.perf_counter() - start
     parts.log(
@@ -196,7 +181,7 @@ def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: 
     )
 
 
-def _gradient(parts: Parts, examples: Sequence[Example]) -> list[float]:
+def _gradient(parts: TrainerParts, examples: Sequence[Example]) -> list[float]:
     """Forms the gradient of a step's examples, summed over the ranks; each takes its share of them.
 
     Returns:
@@ -206,33 +191,33 @@ def _gradient(parts: Parts, examples: Sequence[Example]) -> list[float]:
     share = share_rows(examples, parts.ranks.count)[parts.ranks.index]
     mine = [examples[i] for i in share]
     weights = parts.weights
-    plan = weights.agree(plan_step(mine, parts.batch_tokens))
-    with all_there():
+    plan = weights.match_passes(plan_step(mine, parts.settings.batch_tokens))
+    with rank_errors():
         loss_sum, weight_sum, means = backward_step(weights.model, mine, plan, weights.run)
     losses = [0.0] * len(examples)
     for i, mean in zip(share, means, strict=True):
         losses[i] = mean
     sums = (loss_sum, weight_sum, plan.tokens, plan.padded_tokens, *losses)
-    found = add_up(parts.ranks, *sums)
-    weights.collect()
+    found = all_sum(parts.ranks, *sums)
+    weights.reduce_gradients()
     return list(found)
 
 
 @torch.no_grad()
-def _scale_and_clip(parts: Parts, weight_sum: float, clip: float) -> float:
+def _scale_and_clip(parts: TrainerParts, weight_sum: float, clip: float) -> float:
     """Turns summed gradients into those of the mean, clipped; the norm is that before clipping."""
     grads: list[Tensor] = [p.grad for p in parts.weights.pieces if p.grad is not None]
     norms = torch.stack([g.to(torch.float32) for g in torch._foreach_norm(grads)])
     norm = float(torch.linalg.vector_norm(norms))
     if parts.ranks.count > 1:
-        norm = math.sqrt(add_up(parts.ranks, norm**2)[0])
+        norm = math.sqrt(all_sum(parts.ranks, norm**2)[0])
     norm /= weight_sum
     factor = min(1.0, clip / (norm + 1e-6)) if clip > 0 else 1.0
     torch._foreach_mul_(grads, factor / weight_sum)
     return norm
 
 
-def _evaluate(parts: Parts, progress: Progress) -> Progress:
+def _evaluate(parts: TrainerParts, progress: Progress) -> Progress:
     start = time.perf_counter()
     loss = parts.evaluate()
     best = loss < progress.best_loss
@@ -252,7 +237,7 @@ def _evaluate(parts: Parts, progress: Progress) -> Progress:
     return progress
 
 
-def best_weights(parts: Parts, progress: Progress) -> dict[str, Tensor]:
+def best_weights(parts: TrainerParts, progress: Progress) -> dict[str, Tensor]:
     """The fp32 weights of the best evaluation by name, on the first rank; all ranks call it.
 
     Raises:

@@ -22,8 +22,8 @@ from biddable.storage import sha256
 from biddable.template.frames import FRAMES
 from biddable.terminal import line
 from biddable.training.checkpoint import Progress, has_checkpoint, load_checkpoint
-from biddable.training.loop import Parts
-from biddable.training.ranks import Ranks, told
+from biddable.training.loop import TrainerParts
+from biddable.training.ranks import Ranks, broadcast_from_first
 from biddable.training.run_folder import (
     RunFolder,
     cut_log,
@@ -61,7 +61,7 @@ def start(
     if resume != AUTO:
         refuse_early(settings)
         return settings, None
-    path = told(ranks, lambda: unfinished_run(settings.out, settings.data))
+    path = broadcast_from_first(ranks, lambda: unfinished_run(settings.out, settings.data))
     if not path:
         return settings, None
     folder = RunFolder(Path(path))
@@ -74,7 +74,9 @@ def start(
 
 def new_folder(settings: Settings, ranks: Ranks) -> RunFolder:
     """The folder of a new run, the same on all ranks."""
-    path = told(ranks, lambda: str(new_run_folder(settings.out, settings.data).path))
+    path = broadcast_from_first(
+        ranks, lambda: str(new_run_folder(settings.out, settings.data).path)
+    )
     return RunFolder(Path(path))
 
 
@@ -86,7 +88,7 @@ def day_of(folder: RunFolder | None, ranks: Ranks) -> date:
             return str(folder.read_json("data.json")["today"])
         return date.today().isoformat()
 
-    return date.fromisoformat(told(ranks, day))
+    return date.fromisoformat(broadcast_from_first(ranks, day))
 
 
 def data_record(prepared: Prepared, settings: Settings, today: date) -> dict[str, Any]:
@@ -182,7 +184,7 @@ def _changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> It
             yield f"{'data file' if name == 'sources' else name} {key}{gone}"
 
 
-def resume_progress(folder: RunFolder, parts: Parts, out: Console) -> Progress:
+def resume_progress(folder: RunFolder, parts: TrainerParts, out: Console) -> Progress:
     """The progress of the newest sound checkpoint, or of none; the log is cut back to it."""
     progress = Progress()
     if has_checkpoint(parts.folder):
