@@ -185,9 +185,9 @@ def test_train_and_compare_answer_as_many_prompts() -> None:
 
 
 def test_only_what_was_learned_is_green() -> None:
-    colors = {outcome: COLORS.get(outcome, "yellow") for outcome in get_args(Outcome)}
-    assert [name for name, color in colors.items() if color == "green"] == ["learned"]
-    assert {name for name, color in colors.items() if color == "red"} == {
+    colors = {outcome: COLORS.get(outcome, "caution") for outcome in get_args(Outcome)}
+    assert [name for name, color in colors.items() if color == "good"] == ["learned"]
+    assert {name for name, color in colors.items() if color == "bad"} == {
         "worse",
         "overfit",
         "leaked",

@@ -22,8 +22,7 @@ from biddable.data.conversation import Conversation
 from biddable.dataset.early import refuse_early
 from biddable.dataset.encode_all import encode_all
 from biddable.display.outcome import samples, show_outcome, show_smallest_difference
-from biddable.display.report import Report, page
-from biddable.display.reporting import shown_tokens, training_answers, versions
+from biddable.display.report import Report, page, shown_tokens, training_answers, versions
 from biddable.encoding.encode import Example
 from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.errors import BiddableError

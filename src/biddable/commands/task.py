@@ -13,8 +13,7 @@ from rich.console import Console
 from biddable.data.conversation import Conversation
 from biddable.data.split import cluster_numbers
 from biddable.dataset.prepared import Prepared
-from biddable.display.report import Report
-from biddable.display.reporting import shown_tokens, training_answers, versions
+from biddable.display.report import Report, shown_tokens, training_answers, versions
 from biddable.encoding.encode import Example
 from biddable.errors import place
 from biddable.generation.generate import generate

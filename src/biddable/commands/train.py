@@ -23,8 +23,7 @@ from biddable.dataset.prepared import shared_system_prompt
 from biddable.display.model_card import model_card
 from biddable.display.outcome import samples, show_outcome, show_smallest_difference, show_unusual
 from biddable.display.preparation import show_findings, show_masks, show_prepared
-from biddable.display.report import page
-from biddable.display.reporting import training_answers
+from biddable.display.report import page, training_answers
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.errors import BiddableError
