@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biddable.judging.metrics import copier, label_in, normalised, repeats, similarity, words
+from biddable.judging.text_measures import copier, label_in, normalized, repeats, similarity, words
 
 TEXTS = st.text("ab c.\n", max_size=30)
 
@@ -19,8 +19,8 @@ def test_words_are_words_marks_and_single_characters_of_spaceless_scripts() -> N
 @pytest.mark.parametrize(
     ("text", "plain"), [(" The\n Cat. ", "the cat"), ("YES!!", "yes"), ("3.5", "3.5"), ("", "")]
 )
-def test_normalised_forgets_case_space_and_a_final_mark(text: str, plain: str) -> None:
-    assert normalised(text) == plain
+def test_normalized_forgets_case_space_and_a_final_mark(text: str, plain: str) -> None:
+    assert normalized(text) == plain
 
 
 def test_similarity_is_rouge_l_f1() -> None:

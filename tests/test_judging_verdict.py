@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from biddable.judging.figures import Metric
+from biddable.judging.metric import Metric
 from biddable.judging.rules import RULES, table
 from biddable.judging.standings import Examined, with_standings
 from biddable.judging.verdict import INTERRUPTED, Verdict, decide

@@ -28,7 +28,7 @@ from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.errors import BiddableError
 from biddable.judging.format import given_format
 from biddable.judging.judge import Judgement, Question, ask, judge
-from biddable.judging.metric_names import title
+from biddable.judging.metric import title
 from biddable.judging.own_metric import load_metric, try_metric
 from biddable.judging.probes import Probe, probes, with_shots
 from biddable.judging.scorecard import Scorecard, Terms, score

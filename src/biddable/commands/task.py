@@ -18,9 +18,8 @@ from biddable.encoding.encode import Example
 from biddable.errors import place
 from biddable.generation.generate import generate
 from biddable.generation.stream import text_of
-from biddable.judging.contents import UserMetric
 from biddable.judging.judge import Judgement, Question, answer_limit, ask, judge
-from biddable.judging.own_metric import try_metric
+from biddable.judging.own_metric import UserMetric, try_metric
 from biddable.judging.scorecard import Scorecard, Terms
 from biddable.models.model_files import stop_ids_of
 from biddable.settings import Settings

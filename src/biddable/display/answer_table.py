@@ -11,7 +11,7 @@ from rapidfuzz import fuzz, process
 
 from biddable.errors import place
 from biddable.judging.judge import Judgement, Question
-from biddable.judging.metrics import copier, normalised, similarity
+from biddable.judging.text_measures import copier, normalized, similarity
 
 # Characters of all texts in the table, so that 200 rows stay below half a megabyte.
 TABLE_CHARACTERS = 200_000
@@ -74,7 +74,7 @@ def _kinds(
     """Those names in `KINDS` that row `i` has."""
     base, tuned = judgements["base"], judgements["tuned"]
     before, after = base.answers[i], tuned.answers[i]
-    if normalised(before) != normalised(after):
+    if normalized(before) != normalized(after):
         yield "changed"
     fell = similarity(after, reference) < similarity(before, reference) - WORSE
     if fell or (base.stopped[i] and not tuned.stopped[i]):

@@ -8,7 +8,7 @@ from pathlib import Path
 from biddable.dataset.prepared import Prepared
 from biddable.display.pages import render
 from biddable.display.scorecard_lines import difference, number
-from biddable.judging.metric_names import title
+from biddable.judging.metric import title
 from biddable.judging.scorecard import Scorecard
 from biddable.models.base import SYSTEM_PROMPT_FILE, Base
 from biddable.settings import PACKAGED, Settings

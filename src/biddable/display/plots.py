@@ -12,9 +12,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from biddable.judging.figures import Metric
 from biddable.judging.intervals import wilson
-from biddable.judging.metric_names import title
+from biddable.judging.metric import Metric, title
 
 # Drawn in these colors, which nothing else has, and then replaced by those of the page.
 _INK, _TUNED, _BASE = "#010203", "#010204", "#010205"

@@ -17,10 +17,9 @@ from biddable.display.plots import lengths, loss_curve, rates
 from biddable.display.scorecard_lines import difference, number
 from biddable.encoding.encode import Example, make_encoder
 from biddable.errors import place
-from biddable.judging.figures import Metric
 from biddable.judging.intervals import wilson
 from biddable.judging.judge import MOST_SHOWN, Judgement, Question
-from biddable.judging.metric_names import title
+from biddable.judging.metric import Metric, title
 from biddable.judging.outliers import ENDS, unusual
 from biddable.judging.scorecard import Scorecard
 from biddable.template.template import Template

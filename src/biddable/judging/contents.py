@@ -13,24 +13,22 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from math import isfinite
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from biddable.errors import BiddableError
 from biddable.judging.format import Format
 from biddable.judging.intervals import Clusters, Floats
 from biddable.judging.json_values import field_name, json_shape
 from biddable.judging.judge import Question
-from biddable.judging.metric_names import FIELD
-from biddable.judging.metrics import label_in, normalised, similarity, words
+from biddable.judging.metric import FIELD
+from biddable.judging.own_metric import UserMetric, metric_value
+from biddable.judging.text_measures import label_in, normalized, similarity, words
 
 Texts = Sequence[str]
 # From a text to what is compared; None is never right.
 Reader = Callable[[str], Hashable]
-UserMetric = Callable[[str, str], float]
 
 # References of at most this many tokens are compared as a whole.
 SHORT_ANSWER = 8
@@ -87,12 +85,12 @@ def contents(
     if form and form.labels:
         labels = form.labels
         listed.append(
-            _keyed("accuracy", lambda a: label_in(a, labels), references, known, normalised)
+            _keyed("accuracy", lambda a: label_in(a, labels), references, known, normalized)
         )
     elif form:
         listed += _slots(form, references, known)
     if median(q.reference_tokens for q in questions) <= SHORT_ANSWER:
-        return [*listed, _keyed("exact_match", lambda a: normalised(a) or None, references, known)]
+        return [*listed, _keyed("exact_match", lambda a: normalized(a) or None, references, known)]
     if _short_last_lines(references):
         listed.append(_keyed("last_line_match", _last, references, known))
     return [*listed, _prose("similarity", str, references)]
@@ -195,7 +193,7 @@ def _slot_value(text: str) -> Hashable:
     plain = text.rstrip(".")
     if WHOLE_NUMBER.fullmatch(plain):
         return "number", Decimal(plain.replace(",", ""))
-    return "text", normalised(text)
+    return "text", normalized(text)
 
 
 def _user(metric: UserMetric, questions: Sequence[Question], known: Texts) -> Content:
@@ -212,27 +210,6 @@ def _user(metric: UserMetric, questions: Sequence[Question], known: Texts) -> Co
     return Content("user_metric", "mean", values, lambda _: rival)
 
 
-def metric_value(metric: UserMetric, question: Question, answer: str) -> float:
-    """One value of a user's metric.
-
-    Raises:
-        BiddableError: `metric`, it failed, or gave no finite number.
-    """
-    try:
-        value = float(metric(question.reference, answer))
-        if not isfinite(value):
-            raise ValueError(f"it gave {value}")
-    except Exception as error:
-        raise BiddableError(
-            "metric",
-            f"the metric failed on this row: {type(error).__name__}: {error}",
-            "the function takes (reference, answer), both texts, and returns a finite number",
-            file=question.file,
-            line=question.line,
-        ) from error
-    return value
-
-
 def _short_last_lines(references: Texts) -> bool:
     """Whether the references end in a short line of their own that says something."""
     lasts = [_last(r) for r in references]
@@ -242,4 +219,4 @@ def _short_last_lines(references: Texts) -> bool:
 
 
 def _last(text: str) -> str:
-    return normalised(text.strip().rpartition("\n")[2])
+    return normalized(text.strip().rpartition("\n")[2])

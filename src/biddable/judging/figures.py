@@ -19,10 +19,8 @@ from biddable.judging.intervals import (
 )
 from biddable.judging.json_values import JsonShape
 from biddable.judging.judge import Judgement, Question
-from biddable.judging.metrics import copier, label_in, normalised, repeats
-
-# How a metric stands after its tests; see standings.py.
-UNTESTED = ""
+from biddable.judging.metric import Metric
+from biddable.judging.text_measures import copier, label_in, normalized, repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,49 +51,6 @@ class Series:
 
 
 Figures = dict[str, Series]
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One line of the scorecard.
-
-    Args:
-        base, tuned: the figure of each model.
-        n: rows that it was measured on, the same for both.
-        low, high: the 95 % interval of tuned - base over those rows; None where rows are too few.
-        kind: `rate`, `mean`, `ratio` or `macro_f1`.
-        baseline: the same figure of the best answer without a model, where it has one.
-        gained, lost: rows that only tuned and only base has right; of rates.
-        p: the exact two-sided p-value of tuned against base, of rates and means.
-        p_content: of content, the largest of the p-values against base, against the baseline and
-            of no relation to the references, corrected for the number of content metrics (Holm).
-        standing: of content, what the p-values and figures come to; see standings.py.
-        clusters: independent clusters of rows, where they are fewer than n.
-        few_shot: the figure of base with training examples in its prompt.
-        few_shot_low, few_shot_high: the interval of tuned - few_shot.
-    """
-
-    base: float
-    tuned: float
-    n: int
-    low: float | None = None
-    high: float | None = None
-    kind: str = "ratio"
-    baseline: float | None = None
-    gained: int | None = None
-    lost: int | None = None
-    p: float | None = None
-    p_content: float | None = None
-    standing: str = UNTESTED
-    clusters: int | None = None
-    few_shot: float | None = None
-    few_shot_low: float | None = None
-    few_shot_high: float | None = None
-
-    @property
-    def independent(self) -> int:
-        """Rows that are independent of each other."""
-        return self.n if self.clusters is None else self.clusters
 
 
 def compared(base: Series, tuned: Series) -> Metric:
@@ -197,7 +152,7 @@ def _macro_f1(
     number = {label: i for i, label in enumerate(labels)}
     given = np.array([number.get(label_in(a, labels) or "", -1) for a in answers])
     # A reference outside the set can never be met; it counts as a label of its own.
-    wanted = np.array([number.setdefault(normalised(r), len(number)) for r in references])
+    wanted = np.array([number.setdefault(normalized(r), len(number)) for r in references])
     every = np.unique(wanted)
     asked, named = wanted[:, None] == every, given[:, None] == every
     columns = np.concatenate([asked & named, asked, named], axis=1).astype(float)

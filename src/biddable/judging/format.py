@@ -17,7 +17,7 @@ from typing import Any
 
 from biddable.errors import BiddableError
 from biddable.judging.json_values import FENCE, MOST, is_fenced, read_json
-from biddable.judging.metrics import normalised
+from biddable.judging.text_measures import normalized
 
 # Fewer answers show no rule.
 FEWEST = 5
@@ -42,7 +42,7 @@ class Format:
     Args:
         kind: `labels`, `json` or `regex`.
         shown: the rule as text, which `given_format` reads back.
-        labels: normalised labels, for `labels`.
+        labels: normalized labels, for `labels`.
         follows: whether a text keeps the rule.
         parts: what stands in the capture groups of a regular expression, which in a learned rule
             are its choices and slots; None for a text that does not keep the rule.
@@ -99,12 +99,12 @@ def given_format(text: str) -> Format:
 
 
 def _label_format(labels: Sequence[str]) -> Format:
-    names = tuple(dict.fromkeys(normalised(label) for label in labels if label.strip()))
+    names = tuple(dict.fromkeys(normalized(label) for label in labels if label.strip()))
     if not names:
         raise ValueError("there are no labels")
     known = frozenset(names)
     shown = "labels:" + ",".join(names)
-    return Format("labels", shown, lambda text: normalised(text) in known, names)
+    return Format("labels", shown, lambda text: normalized(text) in known, names)
 
 
 def _key_format(keys: Sequence[str], fenced: bool = False) -> Format:
@@ -182,7 +182,7 @@ def _labels(texts: Sequence[str]) -> Format | None:
     """A closed set: short texts of one line that come again and again."""
     if any("\n" in t or len(t) > LONGEST_LABEL for t in texts):
         return None
-    names = sorted({normalised(t) for t in texts})
+    names = sorted({normalized(t) for t in texts})
     if len(names) < 2 or len(names) > min(MOST_LABELS, len(texts) / LABEL_USES):
         return None
     return _label_format(names) if all(names) and not any("," in n for n in names) else None

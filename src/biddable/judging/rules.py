@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
-from biddable.judging.figures import Metric
 from biddable.judging.intervals import ALPHA
-from biddable.judging.metric_names import FIELD
+from biddable.judging.metric import FIELD, Metric
 from biddable.judging.standings import (
     CHANCE,
     HELD,

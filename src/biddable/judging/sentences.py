@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from biddable.judging.figures import Metric
-from biddable.judging.metric_names import FIELD, figure, title
+from biddable.judging.metric import FIELD, Metric, figure, title
 from biddable.judging.rules import FORMS, Case, Outcome, broken, fell_surely, few, kept, loss_fell
 from biddable.judging.standings import CHANCE, CLOSED, LEARNED, LOST, RATE_CHANGE, UNSURE
 

@@ -26,10 +26,10 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """For comparing short answers: case, spaces and a final mark do not count.
 
-    >>> normalised("  The  Cat. ")
+    >>> normalized("  The  Cat. ")
     'the cat'
     """
     plain = " ".join(unicodedata.normalize("NFC", text).casefold().split())
@@ -101,9 +101,9 @@ def label_in(answer: str, labels: Sequence[str]) -> str | None:
     """The one label that an answer names; None where it names none or several.
 
     Args:
-        labels: normalised.
+        labels: normalized.
     """
-    text = normalised(answer)
+    text = normalized(answer)
     if text in labels:
         return text
     held = f" {' '.join(words(text))} "
