@@ -61,7 +61,10 @@ def main(argv: list[str]) -> int:
         parsed = True
         if "torch" not in sys.modules:
             os.environ.update(waiting())
-        code: int = import_module(f"biddable.commands.{name}").run(options, printing)
+        # Torch and transformers take seconds.
+        with console().status("loading torch and transformers"):
+            module = import_module(f"biddable.commands.{name}")
+        code: int = module.run(options, printing)
         flush_output()
         return code
     except KeyboardInterrupt:

@@ -98,6 +98,11 @@ def page(report: Report, *, redact: bool = False) -> str:
     )
 
 
+def card_table(card: Scorecard) -> str:
+    """The verdict and the scorecard as HTML, for a notebook."""
+    return render("display/scorecard.html", verdict=card.verdict, scorecard=_scorecard(card, False))
+
+
 def shown_tokens(
     examples: Sequence[Example], tokenizer: Any, template: Template
 ) -> list[list[Token]]:

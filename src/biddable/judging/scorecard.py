@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from biddable.judging.contents import Content, UserMetric, contents
+from biddable.judging.contents import Content, contents
 from biddable.judging.figures import Figures, Rows, Series, compared, copies, each, figures
 from biddable.judging.format import Format, learn_format
 from biddable.judging.intervals import Clusters, relation, sign_flip
 from biddable.judging.json_values import json_shape
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.metric import NAMES, Metric, place_of
+from biddable.judging.own_metric import UserMetric
 from biddable.judging.rules import deciding
 from biddable.judging.standings import Examined, with_standings
 from biddable.judging.verdict import Verdict, decide
