@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
-from biddable.cli.main import main
+from biddable.cli import main
 from biddable.errors import BiddableError
 from biddable.from_scratch.gpt import read_gpt
 from biddable.from_scratch.tokenizer import train_tokenizer

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from biddable.cli.main import main
+from biddable.cli import main
 from biddable.data.texts import read_texts
 from biddable.errors import BiddableError
 from biddable.from_scratch.corpus import Windows, encode_corpus
 from biddable.from_scratch.tokenizer import open_tokenizer, train_tokenizer
 from biddable.models.base import load_tokenizer, resolve_base
-from biddable.settings import PretrainSettings, read_config
+from biddable.options import read_config
+from biddable.settings import PretrainSettings
 from folders import rows, write_jsonl
 
 TEXT = "".join(

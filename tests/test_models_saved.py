@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from biddable.cli.main import main
+from biddable.cli import main
 from biddable.dataset.prepared import Counts, Prepared, SplitPart
 from biddable.display.model_card import hub_id, model_card
 from biddable.engine.precision import load_model

@@ -198,7 +198,7 @@ def open_source(name: str, hashes: dict[str, str]) -> Iterator[io.BufferedIOBase
             hashes[name] = hashlib.file_digest(stored, "sha256").hexdigest()
             stored.seek(0)
         except FileNotFoundError:
-            raise _missing_file(name) from None
+            raise missing_file(name) from None
         except (OSError, ValueError) as error:
             what = f"The file cannot be read: {getattr(error, 'strerror', None) or error}."
             fix = "Check that it is a file and that you may read it."
@@ -210,10 +210,10 @@ def refuse_missing(names: Iterable[str]) -> None:
     """Raises an error for the first of these files and folders that is not there."""
     for name in filter(None, names):
         if name != "-" and not name.startswith("hf:") and not Path(name).exists():
-            raise _missing_file(name)
+            raise missing_file(name)
 
 
-def _missing_file(name: str) -> BiddableError:
+def missing_file(name: str) -> BiddableError:
     """The error for a file that is not there, with the one of its folder that was likely meant."""
     path, fix = Path(name), f"Check the path; it is looked up from {Path.cwd()}."
     try:

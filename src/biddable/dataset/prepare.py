@@ -22,7 +22,7 @@ from biddable.dataset.workers import setup_of
 from biddable.encoding.encode import Example, make_encoder
 from biddable.errors import BiddableError, Finding, capped
 from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
-from biddable.settings import Settings
+from biddable.settings import ReadSettings
 from biddable.template.template import Template
 
 Tell = Callable[[int], None] | None
@@ -30,7 +30,7 @@ Tell = Callable[[int], None] | None
 MOST_HELD_OUT = 500
 
 
-def prepare(settings: Settings, tell: Tell = None, today: date | None = None) -> Prepared:
+def prepare(settings: ReadSettings, tell: Tell = None, today: date | None = None) -> Prepared:
     """Reads, checks, renders, encodes and splits; faults of single rows are findings.
 
     What came of many rows is kept, and found again by whoever works on the same with the same.
@@ -59,7 +59,9 @@ def prepare(settings: Settings, tell: Tell = None, today: date | None = None) ->
     return made if few or place is None or made.hashes != hashes else keep(place, made, known)
 
 
-def decides(settings: Settings, tokenizer: Any, template: Template, limit: int) -> dict[str, Any]:
+def decides(
+    settings: ReadSettings, tokenizer: Any, template: Template, limit: int
+) -> dict[str, Any]:
     """All beside the data files that decides what is made of them, as JSON values."""
     s = settings
     return {
@@ -70,7 +72,7 @@ def decides(settings: Settings, tokenizer: Any, template: Template, limit: int) 
     }
 
 
-def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
+def _fresh(settings: ReadSettings, known: dict[str, Any], tell: Tell) -> Prepared:
     """All made from the files."""
     tokenizer, template, limit = (known[n] for n in ("tokenizer", "template", "max_length"))
     rows = read_rows(settings, settings.data)
@@ -111,7 +113,7 @@ def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
     )
 
 
-def _template(settings: Settings, tokenizer: Any, today: date | None) -> Template:
+def _template(settings: ReadSettings, tokenizer: Any, today: date | None) -> Template:
     return Template.load(
         settings.template or None,
         tokenizer,
@@ -141,7 +143,7 @@ def template_arguments(given: Sequence[str]) -> dict[str, Any]:
     return made
 
 
-def read_rows(settings: Settings, sources: Sequence[str]) -> ReadResult:
+def read_rows(settings: ReadSettings, sources: Sequence[str]) -> ReadResult:
     """Some sources, read as the settings say."""
     mapping = parse_map(settings.map) if settings.map else None
     return read(
@@ -198,7 +200,7 @@ def _encode(
     conversations: Sequence[Conversation],
     tokenizer: Any,
     template: Template,
-    settings: Settings,
+    settings: ReadSettings,
     limit: int,
     tell: Tell = None,
 ) -> Encoded:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from biddable.dataset.early import refuse_early
 from biddable.display.model_card import plain
 from biddable.engine.precision import new_model
 from biddable.errors import BiddableError
@@ -22,8 +23,9 @@ from biddable.from_scratch.tokenizer import open_tokenizer
 from biddable.from_scratch.unpickle import FACTS, WEIGHTS
 from biddable.models.model_files import model_files, own_template
 from biddable.models.save import save_model
+from biddable.options import with_values
+from biddable.settings import ConvertSettings
 
-ACTIVATIONS = ("gelu", "gelu_new", "relu")
 # Time to read a checkpoint: to start, and for its bytes from a slow disk.
 _START_SECONDS, _BYTES_A_SECOND = 60, 10_000_000
 
@@ -40,52 +42,38 @@ class Converted:
     context: int
 
 
-def convert(
-    checkpoint: str, *, out: str, heads: int = 0, tokenizer: str = "gpt2", activation: str = "gelu"
-) -> Converted:
+def convert(checkpoint: str | Path, **options: Any) -> Converted:
     """Writes a Hugging Face folder whose logits are those of the checkpoint's model.
 
     Args:
         checkpoint: a .pt or .pth file with a state dict, plain or inside a checkpoint.
-        out: the folder to make.
-        heads: attention heads; 0 takes the number that the checkpoint holds (`n_head`).
-        tokenizer: hub id, folder or file, as for `pretrain`.
-        activation: of the MLP, which no checkpoint tells: gelu as in nanoGPT, gelu_new, relu.
+        options: fields of `biddable.settings.ConvertSettings`, by name; `out` has to be given.
 
     Raises:
         BiddableError: `missing_file`, `checkpoint_refused`, `tokenizer_refused`, `output_exists` or
             `option`.
     """
-    _check(activation, Path(out))
-    tensors, facts = _load(checkpoint)
-    gpt = read_gpt(tensors, _heads(heads, facts), activation)
-    words = _tokenizer(tokenizer, gpt.config.vocab_size)
+    settings = with_values(ConvertSettings(), {"checkpoint": checkpoint, **options})
+    if not settings.out:
+        raise BiddableError("option", "no folder is named", "give --out, the folder to make")
+    refuse_early(settings)
+    out = Path(settings.out)
+    tensors, facts = _load(settings.checkpoint)
+    gpt = read_gpt(tensors, _heads(settings.heads, facts), settings.activation)
+    words = _tokenizer(settings.tokenizer, gpt.config.vocab_size)
     gpt.config.bos_token_id = gpt.config.eos_token_id = words.eos_token_id
     model = new_model(gpt.config, torch.device("cpu"), seed=0)
     model.load_state_dict(gpt.tensors)
     files = model_files(
         model, words, chat_template=own_template(words), stop_ids=[words.eos_token_id]
     )
-    files["README.md"] = f"# Converted from {plain(Path(checkpoint).name)}\n\nBy biddable.\n"
-    save_model(model, dict(model.named_parameters()), files, Path(out))
+    files["README.md"] = (
+        f"# Converted from {plain(Path(settings.checkpoint).name)}\n\nBy biddable.\n"
+    )
+    save_model(model, dict(model.named_parameters()), files, out)
     parameters = sum(p.numel() for p in model.parameters())
     c = gpt.config
-    return Converted(Path(out), parameters, c.n_layer, c.n_head, c.n_embd, c.n_positions)
-
-
-def _check(activation: str, out: Path) -> None:
-    """Refuses an unknown activation and a folder that is there.
-
-    Raises:
-        BiddableError: `option` or `output_exists`.
-    """
-    if activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise BiddableError("option", f"no activation {activation}", f"one of {known}")
-    if out.exists():
-        raise BiddableError(
-            "output_exists", f"the output folder '{out}' exists already", "give another --out"
-        )
+    return Converted(out, parameters, c.n_layer, c.n_head, c.n_embd, c.n_positions)
 
 
 def _load(checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

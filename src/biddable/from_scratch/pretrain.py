@@ -20,10 +20,11 @@ from biddable.engine.step import backward_step
 from biddable.errors import BiddableError
 from biddable.from_scratch.corpus import Corpus, cut_ends, encode_corpus
 from biddable.from_scratch.new_model import Shape, new_config
-from biddable.from_scratch.pretrained import Pretrained, Task, samples_of, save_pretrained
+from biddable.from_scratch.pretrained import Pretrained, Pretraining, samples_of, save_pretrained
 from biddable.from_scratch.tokenizer import open_tokenizer, train_tokenizer
 from biddable.models.model_files import model_files, own_template
-from biddable.settings import PretrainSettings, read_config, with_values, write_config
+from biddable.options import read_config, with_values, write_config
+from biddable.settings import PretrainSettings
 from biddable.storage import refuse_existing_run
 from biddable.terminal import console, line
 from biddable.training.checkpoint import Progress
@@ -71,8 +72,7 @@ def pretrain(data: str | Sequence[str] = (), *, resume: str = "", **options: Any
         config = read_config(str(folder.config), PretrainSettings)
         settings = with_values(PretrainSettings(), config)
     else:
-        files = (data,) if isinstance(data, str) else tuple(data)
-        settings = with_values(PretrainSettings(), {"data": files, **options})
+        settings = with_values(PretrainSettings(), {"data": data, **options})
         refuse_existing_run(settings.out)
     device = choose_device(settings.device)
     texts = read_texts(settings.data)
@@ -97,7 +97,7 @@ def pretrain(data: str | Sequence[str] = (), *, resume: str = "", **options: Any
         tokenizer.backend_tokenizer.save(str(folder.path / TOKENIZER_FILE))
         # Comes last: it says that the run has begun.
         write_config(settings, folder.config)
-    task = Task(settings, folder, tokenizer, corpus, weights, budget, beside, out)
+    task = Pretraining(settings, folder, tokenizer, corpus, weights, beside, out)
     with Lock(folder), Interrupt() as interrupt:
         return _run(task, interrupt, bool(resume))
 
@@ -171,7 +171,7 @@ def _steps_in(settings: PretrainSettings, weights: Replicas, corpus: Corpus, bud
     return max(1, int(60 * settings.minutes * SHARE_OF_PASSES / min(seconds)))
 
 
-def _run(task: Task, interrupt: Interrupt, resumed: bool) -> Pretrained:
+def _run(task: Pretraining, interrupt: Interrupt, resumed: bool) -> Pretrained:
     settings, weights, folder, out = task.settings, task.weights, task.folder, task.out
     parameters = sum(shape.numel() for shape in weights.shapes)
     screen = Screen(settings.steps, out)
@@ -179,7 +179,7 @@ def _run(task: Task, interrupt: Interrupt, resumed: bool) -> Pretrained:
         weights=weights,
         optimizer=make_optimizer(weights, settings),
         examples=task.corpus.train,
-        evaluate=lambda: held_out_loss(weights.model, task.corpus.held_out, task.budget),
+        evaluate=lambda: held_out_loss(weights.model, task.corpus.held_out, settings.batch_tokens),
         answer=lambda: samples_of(task, [""], WATCHED_TOKENS)[0]["text"],
         log=each(json_log(folder.log), screen),
         folder=folder.checkpoints,
