@@ -29,9 +29,9 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     templates = [name for name in held if name.startswith("biddable/") and name.endswith(".html")]
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     code = (
-        "import sys; from biddable.display.pages import _environment\n"
-        "for name in sys.argv[1:]: _environment().get_template(name)\n"
-        "print(_environment().loader.get_source(_environment(), name)[1])"
+        "import sys; from biddable.display.pages import environment\n"
+        "for name in sys.argv[1:]: environment().get_template(name)\n"
+        "print(environment().loader.get_source(environment(), name)[1])"
     )
     names = [name.removeprefix("biddable/") for name in templates if "/lab/" not in name]
     done = subprocess.run(

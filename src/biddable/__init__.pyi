@@ -14,11 +14,11 @@ from biddable.encoding.encode import encode as encode
 from biddable.encoding.encode import encode_prompt as encode_prompt
 from biddable.errors import BiddableError as BiddableError
 from biddable.errors import Finding as Finding
+from biddable.from_scratch.convert import Converted
+from biddable.from_scratch.pretrained import Pretrained
 from biddable.judging.scorecard import Scorecard as Scorecard
 from biddable.judging.verdict import Verdict as Verdict
 from biddable.template.template import Template as Template
-from biddable.from_scratch.convert import Converted
-from biddable.from_scratch.pretrained import Pretrained
 
 __version__: str
 __all__ = [
@@ -61,7 +61,7 @@ class Speaker:
         seed: int = 0,
     ) -> str: ...
 
-def load(model: "str | PathLike[str]", *, device: "str" = "auto") -> "Speaker": ...
+def load(model: str | PathLike[str], *, device: str = "auto") -> Speaker: ...
 def check(
     data: Rows = (),
     *,

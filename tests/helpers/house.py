@@ -118,7 +118,5 @@ if __name__ == "__main__":
     print(f"{len(vague_names())} uses of {', '.join(sorted(VAGUE))} as names")
     way = way_to_gradient()
     homes = {part.name.partition(":")[0] for part in way}
-    print(
     lines = sum(part.lines for part in way)
     print(f"way to the gradient: {lines:,} lines, {len(way)} functions, {len(homes)} files")
-    )

@@ -32,14 +32,15 @@ def render(template: str, /, **values: Any) -> str:
         template: its path below the package, as `display/report.html`.
         values: strings are escaped, unless they are `markupsafe.Markup` or the file is Markdown.
     """
-    return _environment().get_template(template).render(values)
+    return environment().get_template(template).render(values)
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where the templates are loaded from; a value that a template lacks is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    templates = Environment(
         loader=PackageLoader("biddable", ""),
         autoescape=lambda name: not (name or "").endswith(".md"),
         undefined=StrictUndefined,
@@ -47,5 +48,5 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals["palette"] = PALETTE
-    return environment
+    templates.globals["palette"] = PALETTE
+    return templates

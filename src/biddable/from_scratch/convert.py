@@ -57,34 +57,39 @@ def convert(checkpoint: str | Path, **options: Any) -> Converted:
     if not settings.out:
         raise BiddableError("option", "no folder is named", "give --out, the folder to make")
     refuse_early(settings)
-    out = Path(settings.out)
-    tensors, facts = _load(settings.checkpoint)
+    tensors, facts = _load(Path(settings.checkpoint))
     gpt = read_gpt(tensors, _heads(settings.heads, facts), settings.activation)
-    words = _tokenizer(settings.tokenizer, gpt.config.vocab_size)
-    gpt.config.bos_token_id = gpt.config.eos_token_id = words.eos_token_id
-    model = new_model(gpt.config, torch.device("cpu"), seed=0)
+    config, words = gpt.config, open_tokenizer(settings.tokenizer)
+    # It may have fewer tokens than are embedded (nanoGPT pads), never more.
+    if len(words) > config.vocab_size:
+        raise BiddableError(
+            "tokenizer_refused",
+            f"the tokenizer {settings.tokenizer} has {len(words):,} tokens, the checkpoint embeds "
+            f"{config.vocab_size:,}",
+            "give the tokenizer of the checkpoint with --tokenizer",
+        )
+    end = config.bos_token_id = config.eos_token_id = words.eos_token_id
+    model = new_model(config, torch.device("cpu"), seed=0)
     model.load_state_dict(gpt.tensors)
-    files = model_files(
-        model, words, chat_template=own_template(words), stop_ids=[words.eos_token_id]
-    )
-    files["README.md"] = (
-        f"# Converted from {plain(Path(settings.checkpoint).name)}\n\nBy biddable.\n"
-    )
+    files = model_files(model, words, chat_template=own_template(words), stop_ids=[end])
+    source = plain(Path(settings.checkpoint).name)
+    files["README.md"] = f"# Converted from {source}\n\nBy biddable.\n"
+    out = Path(settings.out)
     save_model(model, dict(model.named_parameters()), files, out)
     parameters = sum(p.numel() for p in model.parameters())
-    c = gpt.config
+    c = config
     return Converted(out, parameters, c.n_layer, c.n_head, c.n_embd, c.n_positions)
 
 
-def _load(checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _load(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, and the plain values beside them, read by a process of its own."""
-    if not Path(checkpoint).is_file():
-        raise BiddableError(
-            "missing_file", "There is no such file.", "Check the path.", file=checkpoint
-        )
-    seconds = _START_SECONDS + Path(checkpoint).stat().st_size // _BYTES_A_SECOND
+    if not checkpoint.is_file():
+        what = "It is a folder." if checkpoint.is_dir() else "There is no such file."
+        raise BiddableError("missing_file", what, "Check the path.", file=str(checkpoint))
+    seconds = _START_SECONDS + checkpoint.stat().st_size // _BYTES_A_SECOND
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "biddable.from_scratch.unpickle", checkpoint, folder]
+        reader = [sys.executable, "-m", "biddable.from_scratch.unpickle"]
+        command = [*reader, str(checkpoint.absolute()), folder]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=seconds
@@ -92,36 +97,24 @@ def _load(checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         except subprocess.TimeoutExpired as error:
             raise refused(f"it was not read in {seconds} seconds") from error
         if done.returncode:
-            reasons = done.stderr.strip().splitlines() or ["its reader died"]
+            reasons = done.stderr.strip().splitlines() or ["the process that read it crashed"]
             raise refused(reasons[-1][:300])
         facts = json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))
         return load_file(Path(folder) / WEIGHTS), facts
 
 
-def _tokenizer(name: str, embedded: int) -> Any:
-    """The tokenizer, which may have fewer tokens than are embedded (nanoGPT pads), never more."""
-    words = open_tokenizer(name)
-    if len(words) > embedded:
-        raise BiddableError(
-            "tokenizer_refused",
-            f"the tokenizer {name} has {len(words):,} tokens, the checkpoint embeds {embedded:,}",
-            "give the tokenizer of the checkpoint with --tokenizer",
-        )
-    return words
-
-
-def _heads(asked: int, facts: dict[str, Any]) -> int:
-    """As asked, or what the checkpoint says; where both speak they have to agree."""
+def _heads(given: int, facts: dict[str, Any]) -> int:
+    """The number given, or that of the checkpoint; where there are both they have to agree."""
     names = ("n_head", "n_heads", "num_heads", "num_attention_heads")
-    known = next((facts[n] for n in names if isinstance(facts.get(n), int)), 0)
-    if asked and known and asked != known:
+    stored = next((facts[n] for n in names if isinstance(facts.get(n), int)), 0)
+    if given and stored and given != stored:
         raise BiddableError(
-            "option", f"--heads is {asked}, the checkpoint says {known}", "leave it out"
+            "option", f"--heads is {given}, the checkpoint says {stored}", "leave it out"
         )
-    if not (asked or known):
+    if not (given or stored):
         raise BiddableError(
             "option",
             "the checkpoint does not say how many attention heads it has",
             "give --heads N, the n_head that the model was made with",
         )
-    return asked or known
+    return given or stored
