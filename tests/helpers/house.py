@@ -1,8 +1,7 @@
 """Measures the source: `house.py` prints the figures that test_house.py bounds.
 
 Lines are those of files, with blank ones and docstrings. The way from the command to the gradient
-is counted by running it: a tiny model is trained for one step, and every function of this package
-that is entered on the way, in any thread of this process, counts with all its lines.
+is counted by running it: a tiny model is trained for one step.
 """
 
 from __future__ import annotations
@@ -10,13 +9,14 @@ from __future__ import annotations
 import ast
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import biddable
+from biddable import Conversation, Example
 
 ROOT = Path(biddable.__file__).parent
 # Results are named for what they are.
@@ -75,28 +75,62 @@ def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.name
 
 
-def way_to_gradient() -> list[Part]:
-    """The functions that a training run enters until its first gradient is formed."""
+def traced_run() -> tuple[list[Part], list[Part]]:
+    """One training step of a tiny model: the way to its gradient, and all that is entered before.
+
+    The way is what a reader follows: the functions on the call stack when the first row becomes a
+    conversation, the first example is made, and the step's plan, loss and learning rate are formed.
+    """
     from biddable.commands.train import train
     from folders import base_folder, rows, write_jsonl
 
+    way: dict[CodeType, None] = {}
     entered: dict[CodeType, None] = {}
 
     def note(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call":
-            entered.setdefault(frame.f_code)
+        if event != "call":
+            return
+        entered.setdefault(frame.f_code)
+        if name := _milestone(frame):
+            if name not in milestones:
+                return
+            milestones.remove(name)
+            way.update(dict.fromkeys(reversed(_stack(frame))))
 
+    milestones = {"Conversation", "Example", "plan_step", "loss_sum", "learning_rate"}
     with tempfile.TemporaryDirectory() as folder:
         base = base_folder(Path(folder) / "base")
         data = write_jsonl(Path(folder) / "data.jsonl", rows(24))
         sys.setprofile(note)
         try:
-            train(str(data), base=str(base), out=f"{folder}/run", steps=1, answers=1)
+            train(data, base=base, out=f"{folder}/run", steps=1, answers=1)
         finally:
             sys.setprofile(None)
+    assert not milestones, milestones
     codes = list(entered)
-    last = next(i for i, code in enumerate(codes) if code.co_name == "backward_step")
-    return [part for code in codes[: last + 1] if (part := _part_of(code))]
+    last = next(i for i, code in enumerate(codes) if code.co_name == "learning_rate")
+    return _parts(way), _parts(codes[: last + 1])
+
+
+def _milestone(frame: FrameType) -> str:
+    """The name of the milestone that a call reaches, or nothing; judging plans and loses too."""
+    records = {c.__init__.__code__: c.__name__ for c in (Conversation, Example)}
+    name = records.get(frame.f_code, frame.f_code.co_name)
+    if name in ("plan_step", "loss_sum"):
+        return name if any(c.co_name == "_train_step" for c in _stack(frame)) else ""
+    return name
+
+
+def _stack(frame: FrameType) -> list[CodeType]:
+    codes, caller = [], frame
+    while caller:
+        codes.append(caller.f_code)
+        caller = caller.f_back
+    return codes
+
+
+def _parts(codes: Iterable[CodeType]) -> list[Part]:
+    return [part for code in codes if (part := _part_of(code))]
 
 
 def _part_of(code: CodeType) -> Part | None:
@@ -116,7 +150,7 @@ if __name__ == "__main__":
     for title, parts in (("longest files", files()[:5]), ("longest functions", functions()[:5])):
         print(f"{title}: " + ", ".join(f"{p.name} {p.lines}" for p in parts))
     print(f"{len(vague_names())} uses of {', '.join(sorted(VAGUE))} as names")
-    way = way_to_gradient()
-    homes = {part.name.partition(":")[0] for part in way}
-    lines = sum(part.lines for part in way)
-    print(f"way to the gradient: {lines:,} lines, {len(way)} functions, {len(homes)} files")
+    for title, way in zip(("way to the gradient", "entered before it"), traced_run(), strict=True):
+        homes = {part.name.partition(":")[0] for part in way}
+        lines = sum(part.lines for part in way)
+        print(f"{title}: {lines:,} lines, {len(way)} functions, {len(homes)} files")
