@@ -35,18 +35,18 @@ from biddable.dataset.prepare import prepare
 from biddable.dataset.prepared import Prepared
 from biddable.encoding.encode import Example, encode, stop_token_ids
 from biddable.engine.memory import keep_freed_memory
-from biddable.engine.precision import Weights, choose_device, load_model
+from biddable.engine.precision import choose_device, load_model
 from biddable.generation.generate import generate
 from biddable.judging.judge import answer_limit, ask
-from biddable.judging.metrics import copier, normalised, similarity, words
 from biddable.judging.probes import probes
+from biddable.judging.text_measures import copier, normalized, similarity, words
 from biddable.models.base import resolve_base
 from biddable.settings import Settings
 from biddable.template.template import Template
 from biddable.training.checkpoint import Progress
 from biddable.training.evaluate import held_out_loss
 from biddable.training.interrupt import Interrupt
-from biddable.training.loop import Parts, best_weights, fit, make_optimizer
+from biddable.training.loop import TrainerParts, best_weights, fit, make_optimizer
 from biddable.training.weights import Replicas
 
 BUDGET = 2048
@@ -96,7 +96,7 @@ def train(bench: Bench, examples: Sequence[Example], lr: float = 0.0) -> Run:
     settings = replace(bench.settings, lr=lr or bench.settings.lr)
     held_out = bench.prepared.held_out.examples
     model = load_model(bench.prepared.base, choose_device("cpu"))
-    weights = Replicas(Weights(model, torch.float32))
+    weights = Replicas(model, torch.float32)
     curve = [(0, held_out_loss(weights.model, held_out, BUDGET))]
     losses: list[float] = []
 
@@ -107,7 +107,7 @@ def train(bench: Bench, examples: Sequence[Example], lr: float = 0.0) -> Run:
             losses.append(event["loss"])
 
     with tempfile.TemporaryDirectory() as folder:
-        parts = Parts(
+        parts = TrainerParts(
             weights=weights,
             optimizer=make_optimizer(weights, settings),
             examples=examples,
@@ -115,10 +115,10 @@ def train(bench: Bench, examples: Sequence[Example], lr: float = 0.0) -> Run:
             answer=lambda: "",
             log=log,
             folder=Path(folder),
-            batch_tokens=BUDGET,
+            settings=settings,
             every=bench.every,
         )
-        progress = fit(parts, settings, Progress(), Interrupt())
+        progress = fit(parts, Progress(), Interrupt())
         weights.load(best_weights(parts, progress))
     return Run(curve, losses, weights.model)
 
@@ -145,7 +145,7 @@ def asked(
     figures = {
         "held_out_loss": held_out_loss(model, examples, BUDGET),
         "similarity": float(np.mean([similarity(a, b) for a, b in pairs])),
-        "exact": float(np.mean([normalised(a) == normalised(b) for a, b in pairs])),
+        "exact": float(np.mean([normalized(a) == normalized(b) for a, b in pairs])),
         "stopped": float(np.mean([a.stopped for a in found])),
     }
     return Asked(answers, [q.reference for q in questions], figures)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from biddable.dataset.prepare import prepare
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of
-from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
+from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.settings import Settings
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
-from biddable.training.loop import Parts, fit, make_optimizer
+from biddable.training.loop import TrainerParts, fit, make_optimizer
 from biddable.training.weights import Replicas
 
 
@@ -28,7 +29,9 @@ def main() -> None:
     keep_freed_memory()
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
-    weights = Replicas(Weights(load_model(prepared.base, device), dtype))
+    weights = Replicas(load_model(prepared.base, device), dtype)
+    needs = needs_of(weights.model, weights.pieces, weights.working_bytes)
+    settings = replace(settings, batch_tokens=choose_batch_tokens(needs, device))
 
     def tell(event: Any) -> None:
         if event["event"] == "step":
@@ -36,7 +39,7 @@ def main() -> None:
             print(json.dumps(told), flush=True)
 
     with tempfile.TemporaryDirectory() as folder, Interrupt() as interrupt:
-        parts = Parts(
+        parts = TrainerParts(
             weights=weights,
             optimizer=make_optimizer(weights, settings),
             examples=prepared.train.examples,
@@ -44,11 +47,9 @@ def main() -> None:
             answer=lambda: "",
             log=tell,
             folder=Path(folder),
-            batch_tokens=choose_batch_tokens(
-                needs_of(weights.model, weights.pieces, weights.working_bytes), device
-            ),
+            settings=settings,
         )
-        fit(parts, settings, Progress(), interrupt)
+        fit(parts, Progress(), interrupt)
 
 
 if __name__ == "__main__":

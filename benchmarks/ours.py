@@ -19,12 +19,12 @@ import torch
 
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of, peak_of
 from biddable.engine.plan import plan_step
-from biddable.engine.precision import Weights, choose_device, choose_dtype, load_model
+from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.models.base import resolve_base
 from biddable.settings import Settings
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
-from biddable.training.loop import Parts, fit, make_optimizer
+from biddable.training.loop import TrainerParts, fit, make_optimizer
 from biddable.training.weights import Replicas
 
 
@@ -79,13 +79,13 @@ def main() -> None:
     rows = [Row(r["input_ids"], [float(i != -100) for i in r["labels"]]) for r in work["rows"]]
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
-    weights = Replicas(Weights(load(work["base"], device), dtype))
+    weights = Replicas(load(work["base"], device), dtype)
     needs = needs_of(weights.model, weights.pieces, weights.working_bytes)
     budget = choose_batch_tokens(needs, device)
     steps = [[rows[i] for i in step] for step in work["order"]]
     trained = [sum(sum(w > 0 for w in r.weights) for r in step) for step in steps]
     predicted = peak_of(needs, [plan_step(step, budget) for step in steps], trained)
-    settings = Settings(batch_size=len(work["order"][0]), steps=len(work["order"]))
+    settings = Settings(batch_size=len(steps[0]), steps=len(steps), batch_tokens=budget)
 
     def tell(event: Any) -> None:
         if event["event"] == "step":
@@ -94,7 +94,7 @@ def main() -> None:
             print(json.dumps({**line, "flops": done}), flush=True)
 
     with tempfile.TemporaryDirectory() as folder, Interrupt() as interrupt:
-        parts = Parts(
+        parts = TrainerParts(
             weights=weights,
             optimizer=make_optimizer(weights, settings),
             examples=rows,  # type: ignore[arg-type]
@@ -102,9 +102,9 @@ def main() -> None:
             answer=lambda: "",
             log=tell,
             folder=Path(folder),
-            batch_tokens=budget,
+            settings=settings,
         )
-        fit(parts, settings, Progress(), interrupt)
+        fit(parts, Progress(), interrupt)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()

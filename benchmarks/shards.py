@@ -27,13 +27,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from biddable.engine.attention import NAME, register
 from biddable.engine.memory import give_back_freed_memory, keep_freed_memory, needs_of, peak_of
 from biddable.engine.plan import StepPlan, plan_step
-from biddable.engine.precision import Weights
 from biddable.engine.step import backward_step
 from biddable.settings import Settings
 from biddable.training.loop import make_optimizer
 from biddable.training.ranks import Ranks, joined_ranks
 from biddable.training.shards import Shards
-from biddable.training.weights import Held, Replicas
+from biddable.training.weights import Replicas, WeightStore
 
 CPU = torch.device("cpu")
 TOKENS = 64
@@ -69,23 +68,25 @@ def random_model() -> Any:
     return AutoModelForCausalLM.from_config(config, attn_implementation=NAME).eval()
 
 
-def held(way: str, ranks: Ranks) -> Held:
+def held(way: str, ranks: Ranks) -> WeightStore:
     """The weights as shards or as replicas."""
     if way == "shards":
         give_back_freed_memory()
         return Shards(random_model(), CPU, torch.float32, ranks)
     keep_freed_memory()
-    return Replicas(Weights(random_model(), torch.float32), ranks)
+    return Replicas(random_model(), torch.float32, ranks)
 
 
-def step(weights: Held, optimizer: torch.optim.Optimizer, rows: list[Row], budget: int) -> StepPlan:
+def step(
+    weights: WeightStore, optimizer: torch.optim.Optimizer, rows: list[Row], budget: int
+) -> StepPlan:
     """One optimizer step of these rows of this rank."""
-    plan = weights.agree(plan_step(rows, budget))
+    plan = weights.match_passes(plan_step(rows, budget))
     backward_step(weights.model, rows, plan, weights.run)
-    weights.collect()
+    weights.reduce_gradients()
     optimizer.step()
     optimizer.zero_grad()
-    weights.spread()
+    weights.publish()
     return plan
 
 

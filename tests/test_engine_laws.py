@@ -21,10 +21,11 @@ from scipy.stats import t as student
 from biddable.engine.layout import Layout
 from biddable.engine.loss import head_of
 from biddable.engine.plan import StepPlan, even_plan, plan_step
-from biddable.engine.precision import Weights, load_model
+from biddable.engine.precision import load_model
 from biddable.engine.step import backward_step, example_losses, feed
 from biddable.models.base import Base
 from biddable.models.support import SUPPORTED
+from biddable.training.weights import Replicas
 from tiny import ALL_FP64, CONFIGS, VOCABULARY, Row, reference_step, tiny
 
 KINDS = sorted(CONFIGS)
@@ -180,9 +181,13 @@ def test_bf16_compute_is_not_surely_further_from_fp64_than_transformers_own_bf16
         half = tiny("llama", ours=False, dtype=torch.bfloat16, seed=seed)
         theirs = distance(reference_step(half, rows)[2], exact)
         full = tiny("llama", ours=True, dtype=torch.float32, seed=seed)
-        weights = Weights(full, torch.bfloat16)
+        weights = Replicas(full, torch.bfloat16)
         backward_step(weights.model, rows, plan_step(rows, 60))
-        grads = {n: m.grad for n, m in weights.named() if m.grad is not None}
+        grads = {
+            n: m.grad
+            for n, m in zip(weights.names, weights.pieces, strict=True)
+            if m.grad is not None
+        }
         further.append(distance(grads, exact) - theirs)
     standard_error = stdev(further) / math.sqrt(len(further))
     assert fmean(further) / standard_error < student.ppf(1 - 1e-4, len(further) - 1)
@@ -199,10 +204,14 @@ def test_bf16_gradients_of_micro_batches_are_added_in_fp32(kind: str) -> None:
     assert len(plan.micro_batches) > 2
 
     def gradients(part: StepPlan) -> dict[str, torch.Tensor]:
-        weights = Weights(tiny(kind, ours=True, dtype=torch.float32), torch.bfloat16)
+        weights = Replicas(tiny(kind, ours=True, dtype=torch.float32), torch.bfloat16)
         backward_step(weights.model, rows, part)
-        assert all(m.grad is None or m.grad.dtype == torch.float32 for m in weights.masters)
-        return {n: m.grad.double() for n, m in weights.named() if m.grad is not None}
+        assert all(m.grad is None or m.grad.dtype == torch.float32 for m in weights.pieces)
+        return {
+            n: m.grad.double()
+            for n, m in zip(weights.names, weights.pieces, strict=True)
+            if m.grad is not None
+        }
 
     parts = [gradients(replace(plan, micro_batches=(batch,))) for batch in plan.micro_batches]
     for name, whole in gradients(plan).items():
@@ -219,7 +228,7 @@ def test_bf16_compute_is_the_model_that_is_served_in_bf16(kind: str, tmp_path: P
     served = load_model(Base("tiny", tmp_path), torch.device("cpu"), torch.bfloat16)
     ids = torch.randint(3, VOCABULARY, (1, 100), generator=torch.Generator().manual_seed(1))
     places = torch.arange(100)[None]
-    trained = Weights(model, torch.bfloat16).model
+    trained = Replicas(model, torch.bfloat16).model
     with torch.no_grad():
         a, b = (feed(m, ids, places, Layout([100], [-1])) for m in (trained, served))
     assert a.dtype == torch.bfloat16
@@ -252,17 +261,17 @@ def test_idle_passes_change_no_gradient_and_feed_one_token(budget: int, apart: b
 
 
 def test_small_updates_move_the_weights_in_bf16_compute() -> None:
-    weights = Weights(tiny("llama", ours=True, dtype=torch.float32), torch.bfloat16)
-    before = [m.detach().clone() for m in weights.masters]
+    weights = Replicas(tiny("llama", ours=True, dtype=torch.float32), torch.bfloat16)
+    before = [m.detach().clone() for m in weights.pieces]
     rows = rows_of(4)
-    optimizer = torch.optim.AdamW(weights.masters, lr=1e-6, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(weights.pieces, lr=1e-6, weight_decay=0.0)
     for _ in range(20):
         backward_step(weights.model, rows, plan_step(rows, 60))
         optimizer.step()
         optimizer.zero_grad()
-        weights.push()
+        weights.publish()
     embedding = weights.names.index("model.embed_tokens.weight")
-    for i, (old, new) in enumerate(zip(before, weights.masters, strict=True)):
+    for i, (old, new) in enumerate(zip(before, weights.pieces, strict=True)):
         moved = (old != new).float().mean().item()
         # Rows of the embedding that no example holds have no gradient.
         assert moved > (0.3 if i == embedding else 0.95), weights.names[i]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from biddable.errors import BiddableError
 from biddable.models import base as module
 from biddable.models.base import cache_folder, load_tokenizer, resolve_base
+from biddable.storage import MANIFEST
 from folders import base_folder
 from gguf_files import CASES, write_gguf
 
@@ -71,7 +71,6 @@ def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-MANIFEST = "biddable-base.json"
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "an empty manifest": lambda f: (f / MANIFEST).write_text(""),
     "a list": lambda f: (f / MANIFEST).write_text("[]"),
@@ -79,9 +78,6 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a cut one": lambda f: cut(f / MANIFEST),
     "a number": lambda f: (f / MANIFEST).write_text('{"source": 1, "files": 2}'),
     "a deep one": lambda f: (f / MANIFEST).write_text("[" * 100_000),
-    "no file named": lambda f: (f / MANIFEST).write_text(
-        json.dumps({**json.loads((f / MANIFEST).read_text()), "files": {}})
-    ),
     "no manifest": lambda f: (f / MANIFEST).unlink(),
     "cut weights": lambda f: cut(f / "model.safetensors"),
     "no weights": lambda f: (f / "model.safetensors").unlink(),

@@ -21,17 +21,18 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from biddable.cli.main import main
-from biddable.dataset.prepared import Counts, Prepared, Side
+from biddable.cli import main
+from biddable.dataset.prepared import Counts, Prepared, SplitPart
 from biddable.display.model_card import hub_id, model_card
 from biddable.engine.precision import load_model
 from biddable.errors import BiddableError
-from biddable.judging.figures import Metric
+from biddable.judging.metric import Metric
 from biddable.judging.scorecard import Scorecard
 from biddable.judging.verdict import Verdict
 from biddable.models.base import Base, load_tokenizer, resolve_base
 from biddable.models.model_files import model_files, stop_ids_of
 from biddable.settings import Settings
+from biddable.storage import MANIFEST, sha256
 from biddable.template.template import Template
 from folders import base_folder, rows, write_jsonl
 from saved_check import check
@@ -235,7 +236,7 @@ METRIC = Metric(1.0123456789012345, 0.3333333333333333, 10, -0.1, 0.2, "number",
 
 
 def a_card(base: Base, system: bool = False) -> str:
-    side = Side([], [])
+    side = SplitPart([], [])
     prepared = Prepared(
         base, None, Template(CHATML), 64, "pairs", 9, {}, side, side, False, Counts(0, 0, ""), 0,
         (), True,
@@ -345,13 +346,14 @@ def test_a_converted_base_can_be_served_as_it_is_and_an_older_conversion_is_made
     assert (config["eos_token_id"], config["rope_theta"]) == (4, 77.0)
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [4]
     assert (folder / "chat_template.jinja").read_text() == CHATML
-    manifest = folder / "biddable-base.json"
-    sums = json.loads(manifest.read_text())
     mark = folder / "config.json"
     made = mark.stat().st_ino
     assert resolve_base(str(tiny_gguf)).folder == folder
     assert mark.stat().st_ino == made
-    # As the first layout wrote it: without a number.
-    manifest.write_text(json.dumps({**sums, "source": sums["source"][:2]}))
+    # As an older layout would have written it.
+    source = json.loads((folder / "source.json").read_text())
+    (folder / "source.json").write_text(json.dumps([*source[:2], source[2] - 1]))
+    sums = {p.name: sha256(p) for p in folder.iterdir() if p.name != MANIFEST}
+    (folder / MANIFEST).write_text(json.dumps(sums))
     assert resolve_base(str(tiny_gguf)).folder == folder
     assert mark.stat().st_ino != made

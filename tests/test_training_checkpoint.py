@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from biddable.engine.precision import Weights
 from biddable.errors import BiddableError
 from biddable.settings import Settings
 from biddable.storage import Aside, is_sound
@@ -24,7 +23,7 @@ from tiny import tiny
 
 
 def trained_state(seed: int) -> tuple[Replicas, torch.optim.AdamW]:
-    weights = Replicas(Weights(tiny("llama", ours=True, dtype=torch.float32), torch.float32))
+    weights = Replicas(tiny("llama", ours=True, dtype=torch.float32), torch.float32)
     optimizer = make_optimizer(weights, Settings(lr=1e-2))
     torch.manual_seed(seed)
     for _ in range(3):
@@ -37,14 +36,14 @@ def trained_state(seed: int) -> tuple[Replicas, torch.optim.AdamW]:
 def save(
     folder: Path, progress: Progress, weights: Replicas, optimizer: torch.optim.AdamW, keep: int
 ) -> Path:
-    moments = moments_of(weights, optimizer, first=True)
-    return save_checkpoint(folder, progress, weights.gather(first=True), moments, keep)
+    moments = moments_of(weights, optimizer)
+    return save_checkpoint(folder, progress, weights.gather(), moments, keep)
 
 
 def test_a_checkpoint_gives_back_weights_moments_and_progress(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
     progress = Progress(step=3, best_step=2, best_loss=1.5, tokens=99)
-    save_best(tmp_path, 2, weights.gather(first=True))
+    save_best(tmp_path, 2, weights.gather())
     save(tmp_path, progress, weights, optimizer, 2)
     others, other_optimizer = trained_state(2)
     loaded, damaged = load_checkpoint(tmp_path, others, other_optimizer)

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 import biddable
 from biddable import storage as durable
-from biddable.cli.main import main
+from biddable.cli import main
 from biddable.errors import BiddableError
 from biddable.storage import Aside, is_sound, write_whole
 from biddable.training import checkpoint
@@ -89,9 +89,9 @@ def test_content_is_on_disk_before_its_name(
 
 def test_best_weights_stay_while_a_checkpoint_names_them(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
-    save_best(tmp_path, 2, weights.gather(first=True))
+    save_best(tmp_path, 2, weights.gather())
     save(tmp_path, Progress(3, best_step=2), weights, optimizer, 1)
-    save_best(tmp_path, 4, weights.gather(first=True))
+    save_best(tmp_path, 4, weights.gather())
     assert {p.name for p in tmp_path.glob("best-*")} == {"best-000002", "best-000004"}
     save(tmp_path, Progress(6, best_step=4), weights, optimizer, 1)
     assert {p.name for p in tmp_path.iterdir()} == {"best-000004", "step-000006"}
@@ -100,7 +100,7 @@ def test_best_weights_stay_while_a_checkpoint_names_them(tmp_path: Path) -> None
 def test_a_checkpoint_whose_best_weights_are_damaged_is_passed_over(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
     save(tmp_path, Progress(3), weights, optimizer, 2)
-    save_best(tmp_path, 5, weights.gather(first=True))
+    save_best(tmp_path, 5, weights.gather())
     save(tmp_path, Progress(6, best_step=5), weights, optimizer, 2)
     file = tmp_path / "best-000005" / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
@@ -135,7 +135,7 @@ def files_up_to(size: int) -> Iterator[None]:
 
 def test_a_full_disk_harms_no_checkpoint_and_says_what_is_free(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
-    save_best(tmp_path, 3, weights.gather(first=True))
+    save_best(tmp_path, 3, weights.gather())
     save(tmp_path, Progress(3, best_step=3), weights, optimizer, 1)
     largest = max(p.stat().st_size for p in tmp_path.rglob("*"))
     # The weights fit; the moments, written after them, do not.
@@ -143,7 +143,7 @@ def test_a_full_disk_harms_no_checkpoint_and_says_what_is_free(tmp_path: Path) -
         with files_up_to(size), pytest.raises(BiddableError, match=r"bytes are free.*no_space"):
             save(tmp_path, Progress(6), weights, optimizer, 1)
     with files_up_to(100), pytest.raises(BiddableError, match="no_space"):
-        save_best(tmp_path, 6, weights.gather(first=True))
+        save_best(tmp_path, 6, weights.gather())
     assert {p.name for p in tmp_path.iterdir()} == {"best-000003", "step-000003"}
     assert load_checkpoint(tmp_path, *trained_state(2))[0].step == 3
 
@@ -251,7 +251,7 @@ def begun(place: Path) -> Path:
     out = place / "begun"
     code = (
         "import os, signal, sys\n"
-        "from biddable.cli.main import main\n"
+        "from biddable.cli import main\n"
         "from biddable.training import checkpoint\n"
         "plain = checkpoint.save_checkpoint\n"
         "def save(*args):\n"
@@ -370,7 +370,7 @@ def test_a_run_folder_that_may_not_be_written_is_an_error_without_a_traceback(
 ) -> None:
     run = copied(begun, tmp_path)
     code = (
-        "import os, sys; from biddable.cli.main import main; import biddable.commands.train;"
+        "import os, sys; from biddable.cli import main; import biddable.commands.train;"
         f"os.seteuid(65534); sys.exit(main({run_args(place, run)!r}))"
     )
     for folder in (tmp_path, *tmp_path.parents[:3], *place.parents[:2]):

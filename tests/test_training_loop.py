@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from biddable.encoding.encode import Example
-from biddable.engine.precision import Weights
 from biddable.settings import Settings
 from biddable.terminal import console
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Screen, each
-from biddable.training.loop import Parts, evaluation_interval, finished, fit, make_optimizer
+from biddable.training.loop import TrainerParts, finished, fit, make_optimizer
+from biddable.training.schedule import evaluation_interval
 from biddable.training.weights import Replicas
 from tiny import tiny
 
-SETTINGS = Settings(steps=8, batch_size=1, lr=1e-3)
+SETTINGS = Settings(steps=8, batch_size=1, batch_tokens=100, lr=1e-3)
 EXAMPLES = [Example([1, 5, 6 + i, 2], [0, 0, 1, 1], "rows.jsonl", i + 1) for i in range(2)]
 
 
@@ -30,14 +30,14 @@ def run(
     folder: Path, losses: list[float], settings: Settings = SETTINGS
 ) -> tuple[Progress, list[Mapping[str, Any]], str]:
     """Trains with an evaluation at each step; returns the progress, the events and the screen."""
-    weights = Replicas(Weights(tiny("llama", ours=True, dtype=torch.float32), torch.float32))
+    weights = Replicas(tiny("llama", ours=True, dtype=torch.float32), torch.float32)
     scripted, answers = iter(losses), iter(f"answer\n{i} \x1b[31m" for i in range(1, 99))
     events: list[Mapping[str, Any]] = []
     shown = StringIO()
     out = console()
     out.file, out.width = shown, 200
     screen = Screen(settings.steps, out)
-    parts = Parts(
+    parts = TrainerParts(
         weights=weights,
         optimizer=make_optimizer(weights, settings),
         examples=EXAMPLES,
@@ -45,11 +45,11 @@ def run(
         answer=lambda: next(answers),
         log=each(events.append, screen),
         folder=folder,
-        batch_tokens=100,
+        settings=settings,
         every=1,
     )
     with screen:
-        done = fit(parts, settings, Progress(), Interrupt())
+        done = fit(parts, Progress(), Interrupt())
     return done, events, shown.getvalue()
 
 
@@ -64,7 +64,8 @@ def steps(events: list[Mapping[str, Any]], kind: str) -> list[int]:
 def test_evaluations_are_as_many_as_they_are_cheap(
     total: int, epoch: int, held_out: int, every: int
 ) -> None:
-    assert evaluation_interval(total, epoch, 8, held_out) == every
+    settings = Settings(steps=total, batch_size=8)
+    assert evaluation_interval(8 * epoch, held_out, settings) == every
 
 
 def test_every_evaluation_answers_the_prompt_again(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from biddable.settings import Settings
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 5))
 def test_every_epoch_holds_every_row_once(rows: int, batch: int, seed: int) -> None:
-    steps = total_steps(rows, batch, 3.0, 0)
+    steps = total_steps(rows, Settings(batch_size=batch, epochs=3.0))
     order = [i for s in range(1, steps + 1) for i in rows_of_step(s, rows, batch, seed)]
     for epoch in range(3):
         assert sorted(order[epoch * rows : (epoch + 1) * rows]) == list(range(rows))

@@ -24,21 +24,20 @@ import torch
 from transformers import LlamaForCausalLM  # noqa: F401
 
 from biddable.encoding.encode import Example
-from biddable.engine.precision import Weights
 from biddable.settings import Settings
 from biddable.storage import write_tensors
 from biddable.training.checkpoint import Progress, has_checkpoint, load_checkpoint
 from biddable.training.evaluate import mean_loss
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import json_log, silent
-from biddable.training.loop import Parts, fit, make_optimizer
+from biddable.training.loop import TrainerParts, fit, make_optimizer
 from biddable.training.ranks import Ranks, joined_ranks
 from biddable.training.shards import Shards
-from biddable.training.weights import Held, Replicas
+from biddable.training.weights import Replicas, WeightStore
 from tiny import VOCABULARY, tiny
 
 # Fewer rows than three ranks in every step, so that at least one rank has none.
-SETTINGS = Settings(steps=10, batch_size=2, lr=1e-3, save_every=5, seed=3)
+SETTINGS = Settings(steps=10, batch_size=2, batch_tokens=40, lr=1e-3, save_every=5, seed=3)
 
 
 def examples() -> list[Example]:
@@ -56,12 +55,12 @@ def examples() -> list[Example]:
     return made
 
 
-def held(ranks: Ranks, *, sharded: bool) -> Held:
+def held(ranks: Ranks, *, sharded: bool) -> WeightStore:
     """The weights of a tiny model as these ranks hold them."""
     model = tiny("llama", ours=True, dtype=torch.float32)
     if sharded:
         return Shards(model, torch.device("cpu"), torch.float32, ranks)
-    return Replicas(Weights(model, torch.float32), ranks)
+    return Replicas(model, torch.float32, ranks)
 
 
 def train(folder: Path, *, sharded: bool, signalled: bool) -> None:
@@ -69,16 +68,15 @@ def train(folder: Path, *, sharded: bool, signalled: bool) -> None:
     with joined_ranks() as ranks:
         weights = held(ranks, sharded=sharded)
         rows = examples()
-        parts = Parts(
+        parts = TrainerParts(
             weights=weights,
             optimizer=make_optimizer(weights, SETTINGS),
             examples=rows[:8],
-            evaluate=lambda: mean_loss(weights, rows, 99, ranks),
+            evaluate=lambda: mean_loss(weights, rows, 99),
             answer=lambda: "",
             log=json_log(folder / "log.jsonl") if ranks.first else silent,
             folder=folder / "checkpoints",
-            batch_tokens=40,
-            ranks=ranks,
+            settings=SETTINGS,
         )
         progress, interrupt = Progress(), Interrupt()
         if has_checkpoint(parts.folder):
@@ -87,7 +85,7 @@ def train(folder: Path, *, sharded: bool, signalled: bool) -> None:
             progress, _ = load_checkpoint(parts.folder, weights, parts.optimizer)
         if signalled and ranks.index == ranks.count - 1:
             interrupt.exit_code = 143
-        progress = fit(parts, SETTINGS, progress, interrupt)
+        progress = fit(parts, progress, interrupt)
         assert interrupt.exit_code == (143 if signalled else 0)
         assert progress.step == (1 if signalled else SETTINGS.steps)
         # Each rank holds the moments of its own part only.
@@ -95,7 +93,7 @@ def train(folder: Path, *, sharded: bool, signalled: bool) -> None:
         total = sum(shape.numel() for shape in weights.shapes)
         rows_of_shards = sum(shape[1:].numel() for shape in weights.shapes)
         assert moments <= total / ranks.count + rows_of_shards
-        tensors = weights.gather(first=ranks.first)
+        tensors = weights.gather()
         if ranks.first and not signalled:
             write_tensors(tensors, folder / "weights.safetensors")
 

@@ -20,12 +20,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from biddable.engine.plan import plan_step
-from biddable.engine.precision import Weights
 from biddable.engine.step import backward_step
 from biddable.training.evaluate import held_out_loss, mean_loss
-from biddable.training.ranks import Ranks, add_up, joined_ranks
+from biddable.training.ranks import Ranks, all_sum, joined_ranks
 from biddable.training.shards import Shards
-from biddable.training.weights import Held, Replicas
+from biddable.training.weights import Replicas, WeightStore
 from rank_fit import examples, on_ranks
 from tiny import CONFIGS, tiny
 
@@ -36,17 +35,19 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CASES = [*((kind, "fp32") for kind in CONFIGS), ("llama", "bf16"), ("gpt2", "bf16")]
 
 
-def gradients(held: Held, mine: Sequence[int], ranks: Ranks) -> tuple[float, list[torch.Tensor]]:
+def gradients(
+    held: WeightStore, mine: Sequence[int], ranks: Ranks
+) -> tuple[float, list[torch.Tensor]]:
     """Loss, and the gradient of each parameter, of the rows of all ranks."""
     rows = examples()
     some = [rows[i] for i in mine]
-    plan = held.agree(plan_step(some, BUDGET))
+    plan = held.match_passes(plan_step(some, BUDGET))
     loss, _, _ = backward_step(held.model, some, plan, held.run)
-    held.collect()
+    held.reduce_gradients()
     grads = [p.grad for p in held.pieces]
-    whole = [held.whole(i, g) for i, g in enumerate(grads) if g is not None]
+    whole = [held.full_tensor(i, g) for i, g in enumerate(grads) if g is not None]
     assert len(whole) == len(held.names)
-    return add_up(ranks, loss)[0], whole
+    return all_sum(ranks, loss)[0], whole
 
 
 def compare(out: Path) -> None:
@@ -54,7 +55,7 @@ def compare(out: Path) -> None:
     with joined_ranks() as ranks, out.open("a") as file:
         for kind, name in CASES:
             dtype = DTYPES[name]
-            alone = Replicas(Weights(tiny(kind, ours=True, dtype=torch.float32), dtype))
+            alone = Replicas(tiny(kind, ours=True, dtype=torch.float32), dtype)
             loss, wanted = gradients(alone, range(11), Ranks())
             judged = held_out_loss(alone.model, examples(), BUDGET)
             for way, shares in SHARES.items():
@@ -62,7 +63,7 @@ def compare(out: Path) -> None:
                 shards = Shards(model, torch.device("cpu"), dtype, ranks)
                 for _ in range(2):  # what the first pass left must not be in the second
                     found_loss, found = gradients(shards, shares[ranks.index], ranks)
-                    mean = mean_loss(shards, examples(), BUDGET, ranks)
+                    mean = mean_loss(shards, examples(), BUDGET)
                 apart = [
                     float((a - b).abs().max() / b.abs().max())
                     for a, b in zip(found, wanted, strict=True)

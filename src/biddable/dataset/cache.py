@@ -26,7 +26,7 @@ from biddable.dataset.mapped_rows import (
     write_conversations,
     write_examples,
 )
-from biddable.dataset.prepared import Counts, Prepared, Side
+from biddable.dataset.prepared import Counts, Prepared, SplitPart
 from biddable.errors import BiddableError, Finding
 from biddable.models.base import cache_folder
 from biddable.storage import Aside, alone, is_sound, need_space, remove
@@ -90,8 +90,8 @@ def opened(place: Path, known: Mapping[str, Any]) -> Prepared | None:
         of_rows, of_examples = told.pop("train")
         return Prepared(
             **known,
-            train=Side(conversations[:of_rows], examples[:of_examples]),
-            held_out=Side(conversations[of_rows:], examples[of_examples:]),
+            train=SplitPart(conversations[:of_rows], examples[:of_examples]),
+            held_out=SplitPart(conversations[of_rows:], examples[of_examples:]),
             counts=Counts(**told.pop("counts")),
             dropped=[Finding(**f) for f in told.pop("dropped")],
             findings=[Finding(**f) for f in told.pop("findings")],

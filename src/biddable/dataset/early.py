@@ -3,76 +3,93 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from biddable.data.charset import check_encoding
 from biddable.data.columns import parse_map
-from biddable.data.files import refuse_existing, refuse_missing
-from biddable.errors import BiddableError
-from biddable.settings import Settings
+from biddable.data.files import missing_file, refuse_existing, refuse_missing
+from biddable.errors import BiddableError, did_you_mean
+from biddable.settings import PACKAGED
 from biddable.storage import refuse_existing_run
 from biddable.template.frames import FRAMES
 from biddable.template.rendering import attempt, literal_texts
 from biddable.template.template import ANSWER, QUESTION, Template, read, render_dicts
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 SYSTEM = {"role": "system", "content": "S."}
 
 
-def refuse_early(settings: Settings, outputs: Sequence[str] = ()) -> None:
-    """Raises the first of what is wrong with options, names of files and the device.
-
-    Args:
-        settings: those of the run.
-        outputs: files that will be written.
+def refuse_early(settings: DataclassInstance) -> None:
+    """Raises the first of what is wrong with the files, folders, names and device of a command.
 
     Raises:
         BiddableError: a file is missing, an output exists, an option or the device cannot be used.
     """
-    system = settings.system[1:] if settings.system.startswith("@") else ""
-    refuse_missing((*settings.data, settings.eval, system))
-    refuse_existing_run(settings.out)
-    for path in filter(None, outputs):
+    named: dict[str, list[str]] = {"read": [], "write": [], "make": [], "model": []}
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if value and (kind := f.metadata.get("file")):
+            named[kind] += value if isinstance(value, tuple) else [value]
+    system, template = (getattr(settings, name, "") or "" for name in ("system", "template"))
+    refuse_missing((*named["read"], system[1:] if system.startswith("@") else ""))
+    for name in named["make"]:
+        refuse_existing_run(name)
+    for path, count in Counter(named["write"]).items():
         refuse_existing(path)
-        if list(outputs).count(path) > 1:
+        if count > 1:
             what, fix = "Two outputs have the same name.", "Give each its own."
             raise BiddableError("option", what, fix, file=path)
-    if settings.map:
-        parse_map(settings.map)
-    if settings.encoding:
-        check_encoding(settings.encoding)
-    refuse_device(settings.device)
-    refuse_template(settings)
+    for name in named["model"]:
+        _refuse_missing_model(name)
+    if template not in ("", *FRAMES) and not Path(template).exists():
+        hint = did_you_mean(template, FRAMES)
+        what = f"There is no template {template!r}, neither built in nor as a file{hint}"
+        fix = f"Use one of {', '.join(FRAMES)}, or the path of a Jinja file."
+        raise BiddableError("template_refused", what if hint else f"{what}.", fix)
+    if map_text := getattr(settings, "map", ""):
+        parse_map(map_text)
+    if encoding := getattr(settings, "encoding", ""):
+        check_encoding(encoding)
+    refuse_device(getattr(settings, "device", ""))
+    refuse_template(template, named["model"])
 
 
-def refuse_template(settings: Settings) -> None:
+def _refuse_missing_model(name: str) -> None:
+    """Raises an error for a path that is not there; any other name may be one of a hub."""
+    path = Path(name).expanduser()
+    here = name[:1] in ("/", ".", "~") or name.endswith(".gguf") or path.parent.is_dir()
+    if name != PACKAGED and len(path.parts) > 1 and here and not path.exists():
+        error = missing_file(str(path)).finding
+        raise BiddableError("base_not_found", error.message, error.fix, file=name)
+
+
+def refuse_template(template: str, models: Sequence[str]) -> None:
     """Raises an error where a template needs no more than a greeting to take too much.
 
-    It costs a tenth of a second here, and many seconds behind the libraries that load a base.
+    It costs a tenth of a second here, and many seconds behind the libraries that load a base. What
+    else is wrong with a model's folder is said by who loads it.
+
+    Args:
+        template: a frame's name, a file, or empty: then the one in a model's folder counts.
 
     Raises:
         BiddableError: the file cannot be read, is no Jinja, or takes too much.
     """
-    text = "" if settings.template in FRAMES else template_text(settings.template, settings.base)
-    if not text:
-        return
-    template = Template(text)
-    literal_texts(template.text)
-    for chat in ([QUESTION], [QUESTION, ANSWER], [SYSTEM, QUESTION, ANSWER, QUESTION]):
-        attempt(partial(render_dicts, template, chat, chat[-1] is QUESTION))
-
-
-def template_text(name_or_path: str, base: str) -> str:
-    """The text of a template file, or of the template in a base's folder; empty if there is none.
-
-    What is wrong with such a folder is said by who loads it.
-    """
-    if name_or_path:
-        return read(name_or_path)
-    file = Path(base).expanduser() / "chat_template.jinja"
-    return read(str(file)) if file.is_file() else ""
+    owned = [Path(model).expanduser() / "chat_template.jinja" for model in models]
+    files = [Path(template)] if template else [file for file in owned if file.is_file()]
+    for file in files if template not in FRAMES else ():
+        tried = Template(read(str(file)))
+        literal_texts(tried.text)
+        for chat in ([QUESTION], [QUESTION, ANSWER], [SYSTEM, QUESTION, ANSWER, QUESTION]):
+            attempt(partial(render_dicts, tried, chat, chat[-1] is QUESTION))
 
 
 def refuse_device(device: str) -> None:

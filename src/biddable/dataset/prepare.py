@@ -17,12 +17,12 @@ from biddable.data.readers import ReadResult, read
 from biddable.data.split import split, why_unsplit
 from biddable.dataset.cache import FEWEST, hashes_of, keep, opened, place_of
 from biddable.dataset.encode_all import Encoded, encode_all
-from biddable.dataset.prepared import Prepared, Side, counted
+from biddable.dataset.prepared import Prepared, SplitPart, counted
 from biddable.dataset.workers import setup_of
 from biddable.encoding.encode import Example, make_encoder
 from biddable.errors import BiddableError, Finding, capped
 from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
-from biddable.settings import Settings
+from biddable.settings import ReadSettings
 from biddable.template.template import Template
 
 Tell = Callable[[int], None] | None
@@ -30,7 +30,7 @@ Tell = Callable[[int], None] | None
 MOST_HELD_OUT = 500
 
 
-def prepare(settings: Settings, tell: Tell = None, today: date | None = None) -> Prepared:
+def prepare(settings: ReadSettings, tell: Tell = None, today: date | None = None) -> Prepared:
     """Reads, checks, renders, encodes and splits; faults of single rows are findings.
 
     What came of many rows is kept, and found again by whoever works on the same with the same.
@@ -59,7 +59,9 @@ def prepare(settings: Settings, tell: Tell = None, today: date | None = None) ->
     return made if few or place is None or made.hashes != hashes else keep(place, made, known)
 
 
-def decides(settings: Settings, tokenizer: Any, template: Template, limit: int) -> dict[str, Any]:
+def decides(
+    settings: ReadSettings, tokenizer: Any, template: Template, limit: int
+) -> dict[str, Any]:
     """All beside the data files that decides what is made of them, as JSON values."""
     s = settings
     return {
@@ -70,7 +72,7 @@ def decides(settings: Settings, tokenizer: Any, template: Template, limit: int) 
     }
 
 
-def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
+def _fresh(settings: ReadSettings, known: dict[str, Any], tell: Tell) -> Prepared:
     """All made from the files."""
     tokenizer, template, limit = (known[n] for n in ("tokenizer", "template", "max_length"))
     rows = read_rows(settings, settings.data)
@@ -80,7 +82,7 @@ def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
         looking = beside.submit(_look, rows.conversations)
         encoded = _encode(rows.conversations, tokenizer, template, settings, limit, tell)
     twins, looked = looking.result()
-    train, parts, leaked = Side(rows.conversations, encoded.examples), [encoded], False
+    train, parts, leaked = SplitPart(rows.conversations, encoded.examples), [encoded], False
     if rows.errors() and not rows.conversations:
         looked = []  # That there are too few rows follows from why none could be read.
     findings = [*rows.findings, *looked, *encoded.findings]
@@ -90,7 +92,7 @@ def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
             findings.append(_none_held_out(rows.conversations, twins))
     else:
         parts.append(_encode(other.conversations, tokenizer, template, settings, limit))
-        held_out = Side(other.conversations, parts[1].examples)
+        held_out = SplitPart(other.conversations, parts[1].examples)
         held_out, leaked, leaks = unknown(train.conversations, held_out)
         findings = [*leaks, *findings, *other.findings, *parts[1].findings]
     findings += _none_to_judge(train, held_out, settings.eval)
@@ -111,7 +113,7 @@ def _fresh(settings: Settings, known: dict[str, Any], tell: Tell) -> Prepared:
     )
 
 
-def _template(settings: Settings, tokenizer: Any, today: date | None) -> Template:
+def _template(settings: ReadSettings, tokenizer: Any, today: date | None) -> Template:
     return Template.load(
         settings.template or None,
         tokenizer,
@@ -141,7 +143,7 @@ def template_arguments(given: Sequence[str]) -> dict[str, Any]:
     return made
 
 
-def read_rows(settings: Settings, sources: Sequence[str]) -> ReadResult:
+def read_rows(settings: ReadSettings, sources: Sequence[str]) -> ReadResult:
     """Some sources, read as the settings say."""
     mapping = parse_map(settings.map) if settings.map else None
     return read(
@@ -198,7 +200,7 @@ def _encode(
     conversations: Sequence[Conversation],
     tokenizer: Any,
     template: Template,
-    settings: Settings,
+    settings: ReadSettings,
     limit: int,
     tell: Tell = None,
 ) -> Encoded:
@@ -213,7 +215,7 @@ def _encode(
     )
 
 
-def _split(rows: Side, seed: int, twins: Duplicates) -> tuple[Side, Side]:
+def _split(rows: SplitPart, seed: int, twins: Duplicates) -> tuple[SplitPart, SplitPart]:
     """Both sides; what came from one line of a file stays together."""
     share = min(0.1, MOST_HELD_OUT / max(1, len(rows.conversations)))
     _, chosen = split(rows.conversations, share=share, seed=seed, found=twins)
@@ -221,15 +223,17 @@ def _split(rows: Side, seed: int, twins: Duplicates) -> tuple[Side, Side]:
     return _at(rows, places, False), _at(rows, places, True)
 
 
-def _at(rows: Side, places: set[tuple[str, int]], wanted: bool) -> Side:
+def _at(rows: SplitPart, places: set[tuple[str, int]], wanted: bool) -> SplitPart:
     """The rows that stand at some places of the files, or the others."""
-    return Side(
+    return SplitPart(
         [c for c in rows.conversations if ((c.file, c.line) in places) is wanted],
         [e for e in rows.examples if ((e.file, e.line) in places) is wanted],
     )
 
 
-def unknown(train: Sequence[Conversation], held_out: Side) -> tuple[Side, bool, list[Finding]]:
+def unknown(
+    train: Sequence[Conversation], held_out: SplitPart
+) -> tuple[SplitPart, bool, list[Finding]]:
     """The held-out rows that training does not know, and what is said of the others.
 
     Where it knows all of them they stay as they are, and the second value is True: what is judged
@@ -248,7 +252,7 @@ def _none_held_out(rows: Sequence[Conversation], twins: Duplicates) -> Finding:
     return Finding("too_few_held_out", "error", f"No row can be held out: {why}.", fix)
 
 
-def _none_to_judge(train: Side, held_out: Side, eval_file: str) -> list[Finding]:
+def _none_to_judge(train: SplitPart, held_out: SplitPart, eval_file: str) -> list[Finding]:
     """An error where held-out rows were wanted and none can be used."""
     if held_out.examples or not train.examples or not (eval_file or held_out.conversations):
         return []

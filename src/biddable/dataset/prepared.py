@@ -18,7 +18,7 @@ from biddable.template.template import Template
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class SplitPart:
     """The conversations and examples of one side of the split."""
 
     conversations: Sequence[Conversation]
@@ -90,8 +90,8 @@ class Prepared:
     format: str
     rows: int
     hashes: dict[str, str]
-    train: Side
-    held_out: Side
+    train: SplitPart
+    held_out: SplitPart
     leaked: bool
     counts: Counts
     longest: int

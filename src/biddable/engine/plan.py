@@ -121,6 +121,11 @@ def even_plan(plan: StepPlan, passes: int, *, apart: bool) -> StepPlan:
     return replace(plan, prefixes=prefixes, micro_batches=filled, joined=False, even=True)
 
 
+def trained_count(example: Trainable) -> int:
+    """Trained tokens of an example."""
+    return sum(w > 0 for w in example.weights)
+
+
 def first_trained(example: Trainable) -> int:
     """The position of the first token that counts; the very first token is never predicted."""
     return next(i for i in range(1, len(example.weights)) if example.weights[i] > 0)

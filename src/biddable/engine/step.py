@@ -19,7 +19,7 @@ from torch import Tensor
 from biddable.engine.embedding import embed
 from biddable.engine.layout import Layout, Prefix
 from biddable.engine.loss import head_of, loss_sum, row_losses
-from biddable.engine.plan import Segment, StepPlan, Trainable
+from biddable.engine.plan import Segment, StepPlan, Trainable, trained_count
 from biddable.engine.row_attention import Rows
 
 T = TypeVar("T")
@@ -110,7 +110,7 @@ def _by_example(
     """(example, losses, weights) of each segment of a micro-batch with its (R,) losses."""
     losses, weights, start = losses.cpu(), flat.weights.cpu(), 0
     for segment in flat.segments:
-        rows = slice(start, start + sum(w > 0 for w in examples[segment.example].weights))
+        rows = slice(start, start + trained_count(examples[segment.example]))
         yield segment.example, losses[rows], weights[rows]
         start = rows.stop
 

@@ -110,7 +110,8 @@ def ask(
         last = max((k for k, m in enumerate(messages) if m.role == "assistant"), default=0)
         if len(questions) == most:
             break
-        if last == 0 or not messages[last].content:
+        # A call of a tool is no text that could be compared.
+        if last == 0 or (not messages[last].content and "tool_calls" in messages[last].extra):
             continue
         reference = messages[last].content
         questions.append(
@@ -145,7 +146,7 @@ def judge(
         train_examples: some of those trained on, to tell learning from memorizing.
         max_new_tokens: the limit of an answer; 0 takes a quarter more than the longest reference.
     """
-    # Side by side, an example and its prompt with another answer share the prompt's pass.
+    # SplitPart by side, an example and its prompt with another answer share the prompt's pass.
     swaps = swapped(examples[:MOST_SWAPPED])
     pairs = [e for pair in zip(examples, swaps, strict=False) for e in pair]
     fed = _losses(model, [*pairs, *examples[len(swaps) :]])

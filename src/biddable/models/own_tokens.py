@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from biddable.errors import BiddableError
-from biddable.models.vetting import damaged, read_object, vet_folder
+from biddable.models.vetting import damaged, read_object
 
 _SPECIAL = (
     "bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token",
@@ -24,27 +24,27 @@ _SPECIAL = (
 _KEPT = {"model_max_length": int, "padding_side": str, "truncation_side": str}
 # No vocabulary has as many; for a tokenizer without a model.
 MOST_IDS = 1 << 24
+LONGEST_TEMPLATE = 1 << 20
 # What a pre-tokenizer may cut in its own way, and one run of each character, at which a pattern
 # that tries all ways to cut a text would be lost.
 _PROBES = (
     "It's 12345 + 6.78,  isn't it?\n\n\tÀ la carte: naïve \u4f60\u597d \U0001f600 don't\r\n x_y ",
     *(character * 64 for character in string.printable),
 )
+_MISFIT = "take a base whose tokenizer_config.json fits its tokenizer.json"
 
 
-def open_words(folder: Path, name: str, rows: int = MOST_IDS) -> Any:
+def open_own_tokenizer(folder: Path, name: str, rows: int = MOST_IDS) -> Any:
     """A `PreTrainedTokenizerFast` whose ids are those of the folder's tokenizer.json.
 
     Args:
+        folder: one that was vetted.
         rows: of the embedding; the ids must be below.
 
     Raises:
         BiddableError: `tokenizer_refused`, there is no tokenizer.json or it cannot be used;
-            `ids_beyond_embedding`; `base_damaged` or `code_in_base`, what lies beside it.
+            `ids_beyond_embedding` or `base_damaged`.
     """
-    from transformers import PreTrainedTokenizerFast
-
-    vet_folder(folder, name)
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise BiddableError(
@@ -54,33 +54,18 @@ def open_words(folder: Path, name: str, rows: int = MOST_IDS) -> Any:
         )
     # Before the library reads it: a single far id makes it set aside room for all below.
     _refuse_far_ids(read_object(path, name), rows, name)
-    settings: dict[str, Any] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / file).is_file():
-            settings |= read_object(folder / file, name)
+    settings = _read(folder / "special_tokens_map.json", name)
+    settings |= _read(folder / "tokenizer_config.json", name)
     try:
         with silent_stderr():
-            own = _backend(path)
-            kept = {k: v for k, v in settings.items() if type(v) is _KEPT.get(k)}
-            words = PreTrainedTokenizerFast(
-                tokenizer_object=own, **kept, **_specials(settings, own, folder, name)
-            )
-            differs = next((p for p in _PROBES if _ids(words, p) != own.encode(p).ids), None)
-    except BiddableError:
-        raise
-    except (KeyboardInterrupt, SystemExit):
+            tokenizer = _assemble(path, settings, _read(folder / "config.json", name), name)
+    except (BiddableError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
         # The library's panics are no Exception.
         raise damaged(name, f"tokenizer.json cannot be used: {str(error)[:200]}") from error
-    if differs is not None:
-        raise BiddableError(
-            "tokenizer_refused",
-            f"transformers gives {differs[:16]!r} other ids than the tokenizer.json of {name}",
-            "take a base whose tokenizer_config.json fits its tokenizer.json",
-        )
-    words.chat_template = _template(settings, folder)
-    return words
+    tokenizer.chat_template = _template(settings, folder / "chat_template.jinja", name)
+    return tokenizer
 
 
 def check_ids(rows: int, ids: Mapping[str, Any], name: str) -> None:
@@ -98,11 +83,26 @@ def check_ids(rows: int, ids: Mapping[str, Any], name: str) -> None:
             # Older configurations write -1 for no padding.
             none = one is None or (one == -1 and where.endswith("pad_token_id"))
             if not none and not (type(one) is int and 0 <= one < rows):
-                raise BiddableError(
-                    "ids_beyond_embedding",
-                    f"the base {name} has {where} {str(one)[:40]}, its embedding {rows:,} rows",
-                    f"put the id of a token there, below {rows:,}",
-                )
+                what = f"the base {name} has {where} {str(one)[:40]}, its embedding {rows:,} rows"
+                fix = f"put the id of a token there, below {rows:,}"
+                raise BiddableError("ids_beyond_embedding", what, fix)
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Keeps off the terminal what libraries write there: a panic of Rust, a bar of tqdm."""
+    terminal = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def _read(path: Path, name: str) -> dict[str, Any]:
+    return read_object(path, name) if path.is_file() else {}
 
 
 def _refuse_far_ids(described: Mapping[str, Any], rows: int, name: str) -> None:
@@ -122,21 +122,30 @@ def _refuse_far_ids(described: Mapping[str, Any], rows: int, name: str) -> None:
         )
 
 
-def _backend(path: Path) -> Any:
+def _assemble(path: Path, settings: Mapping[str, Any], config: Mapping[str, Any], name: str) -> Any:
+    """transformers' tokenizer around that of the file, once both give the same ids."""
     from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
 
     own = Tokenizer.from_str(path.read_bytes().decode("utf-8"))
     # A text is never cut or filled up behind a user's back.
     own.no_truncation()
     own.no_padding()
-    return own
+    kept = {k: v for k, v in settings.items() if type(v) is _KEPT.get(k)}
+    specials = _specials(settings, config, own, name)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, **kept, **specials)
+    for text in _PROBES:
+        if tokenizer.backend_tokenizer.encode(text).ids != own.encode(text).ids:
+            what = f"transformers gives {text[:16]!r} other ids than the tokenizer.json of {name}"
+            raise BiddableError("tokenizer_refused", what, _MISFIT)
+    return tokenizer
 
 
-def _specials(settings: dict[str, Any], own: Any, folder: Path, name: str) -> dict[str, Any]:
+def _specials(
+    settings: Mapping[str, Any], config: Mapping[str, Any], own: Any, name: str
+) -> dict[str, Any]:
     """The special tokens by name; those of config.json's ids where none is named."""
     named: dict[str, Any] = {k: _text(settings.get(k)) for k in _SPECIAL}
-    path = folder / "config.json"
-    config = read_object(path, name) if path.is_file() else {}
     for kind in ("bos_token", "eos_token"):
         number = config.get(f"{kind}_id")
         number = number[0] if isinstance(number, list) and number else number
@@ -146,12 +155,8 @@ def _specials(settings: dict[str, Any], own: Any, folder: Path, name: str) -> di
     texts = [_text(v) for v in (extra.values() if isinstance(extra, dict) else extra)]
     for token in (*named.values(), *texts):
         if token is not None and own.token_to_id(token) is None:
-            raise BiddableError(
-                "tokenizer_refused",
-                f"the base {name} names a special token that its tokenizer.json has not: "
-                f"{token[:40]!r}",
-                "take a base whose tokenizer_config.json fits its tokenizer.json",
-            )
+            what = f"the base {name} names a special token that its tokenizer.json has not"
+            raise BiddableError("tokenizer_refused", f"{what}: {token[:40]!r}", _MISFIT)
     return {**{k: v for k, v in named.items() if v is not None}, "extra_special_tokens": texts}
 
 
@@ -161,27 +166,19 @@ def _text(token: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _template(settings: dict[str, Any], folder: Path) -> Any:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_bytes().decode("utf-8")
-    template = settings.get("chat_template")
-    return {t["name"]: t["template"] for t in template} if isinstance(template, list) else template
-
-
-def _ids(words: Any, text: str) -> list[int]:
-    ids: list[int] = words.backend_tokenizer.encode(text).ids
-    return ids
-
-
-@contextmanager
-def silent_stderr() -> Iterator[None]:
-    """Keeps off the terminal what libraries write there: a panic of Rust, a bar of tqdm."""
-    terminal = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+def _template(settings: Mapping[str, Any], file: Path, name: str) -> Any:
+    """The chat template, or several by name; that of the file before that of the settings."""
+    try:
+        template = file.read_bytes().decode("utf-8") if file.is_file() else None
+        if template is None:
+            template = settings.get("chat_template")
+        if isinstance(template, list):
+            template = {record["name"]: record["template"] for record in template}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise damaged(name, f"its chat template cannot be read: {error}") from error
+    texts = template.values() if isinstance(template, dict) else [template or ""]
+    if not all(isinstance(text, str) for text in texts):
+        raise damaged(name, "its chat_template is not a text")
+    if any(len(text) > LONGEST_TEMPLATE for text in texts):
+        raise damaged(name, f"its chat_template has over {LONGEST_TEMPLATE:,} characters")
+    return template

@@ -14,23 +14,25 @@ from biddable.errors import BiddableError
 
 SUPPORTED: dict[str, str] = {
     "llama": "Llama, SmolLM, SmolLM2, TinyLlama and relatives",
-    "mistral": "sliding window honoured",
+    "mistral": "sliding window honored",
     "qwen2": "Qwen2, Qwen2.5",
     "qwen3": "Qwen3 (dense)",
-    "gemma2": "sliding window and soft caps honoured",
-    "gemma3_text": "sliding window honoured",
+    "gemma2": "sliding window and soft caps honored",
+    "gemma3_text": "sliding window honored",
     "phi3": "Phi-3, Phi-4 (dense)",
     "gpt2": "dropout is off in training",
     "gpt_neox": "Pythia; dropout is off in training",
     "smollm3": "",
     "olmo2": "",
-    "granite": "logit, embedding and residual multipliers honoured",
+    "granite": "logit, embedding and residual multipliers honored",
 }
 
 _STATEFUL = (
     "mamba", "rwkv", "xlstm", "recurrent_gemma", "jamba", "bamba", "zamba", "lfm2", "falcon_h1",
     "qwen3_next", "qwen3_5", "granitemoehybrid", "nemotron_h", "minimax", "kimi_linear",
 )  # fmt: skip
+# Rotary scalings that make an example's result depend on the longest row beside it.
+_UNSTABLE_ROPES = {"dynamic", "longrope"}
 
 
 def check_kind(kind: str, where: str) -> None:
@@ -48,25 +50,18 @@ def check_kind(kind: str, where: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES as KINDS
 
-    known = ", ".join(sorted(SUPPORTED))
+    base, known = f"the base {where} ({kind[:80]})", ", ".join(sorted(SUPPORTED))
     if kind in KINDS and kind not in CAUSAL:
-        raise BiddableError(
-            "not_causal_lm",
-            f"the base {where} ({kind}) is not a causal language model",
-            f"take a causal language model; tested architectures: {known}",
+        code, what = "not_causal_lm", "is not a causal language model"
+    elif kind.startswith(_STATEFUL):
+        code = "unsupported_layers"
+        what = (
+            "mixes tokens in state-space, linear-attention or convolution layers, which would "
+            "carry one example into the next"
         )
-    if kind.startswith(_STATEFUL):
-        raise BiddableError(
-            "unsupported_layers",
-            f"the base {where} ({kind}) mixes tokens in state-space, linear-attention or "
-            "convolution layers, which would carry one example into the next",
-            f"take a base whose layers are all attention; tested architectures: {known}",
-        )
-    raise BiddableError(
-        "unsupported_architecture",
-        f"the base {where} has the architecture {kind[:80]}, on which the engine is not proven",
-        f"take a base of a tested architecture: {known}",
-    )
+    else:
+        code, what = "unsupported_architecture", "is of a kind on which the engine is not proven"
+    raise BiddableError(code, f"{base} {what}", f"take a base of a tested architecture: {known}")
 
 
 def check_supported(config: Any, where: str) -> None:
@@ -76,16 +71,9 @@ def check_supported(config: Any, where: str) -> None:
         BiddableError: as `check_kind`, or `unsupported_rope`.
     """
     check_kind(str(config.model_type), where)
-    _check_rope(config, where)
-
-
-def _check_rope(config: Any, where: str) -> None:
-    """Refuses rotary scalings that depend on the longest row of a batch."""
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {str(rope.get("rope_type", "default"))} if "rope_type" in rope else set()
-    kinds |= {str(r.get("rope_type", "default")) for r in rope.values() if isinstance(r, dict)}
-    bad = kinds & {"dynamic", "longrope"}
-    if bad:
+    records = [rope, *(r for r in rope.values() if isinstance(r, dict))]
+    if bad := _UNSTABLE_ROPES & {str(record.get("rope_type")) for record in records}:
         raise BiddableError(
             "unsupported_rope",
             f"the base {where} uses {bad.pop()} rotary scaling, which makes an example's result "

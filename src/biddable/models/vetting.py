@@ -2,7 +2,7 @@
 
 Nothing in it may name code, and nothing is asked: a library that is told not to trust code has been
 brought to run it by other fields of config.json (CVE-2026-4372, CVE-2026-5241). JSON is read here
-strictly, since a key given twice or a NaN is read differently by different programs.
+strictly, since programs disagree on a key that stands twice and on NaN.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from biddable.errors import BiddableError
 # Bytes of a JSON file; the largest tokenizer.json in use has 35 million, the settings 5.
 LARGEST_JSON, LARGEST_SETTINGS = 128 << 20, 16 << 20
 DEEPEST = 64
-# Positions beyond any model's; numbers above it are damage.
-MOST_POSITIONS = 1 << 27
 INDEX = "model.safetensors.index.json"
 # What transformers reads as settings. Others (trainer_state.json) lie beside many models.
 _SETTINGS = (
@@ -39,13 +37,11 @@ _PLAIN_CHOICE = re.compile(r"[A-Za-z0-9_]*")
 # Settings by which transformers makes lists before anyone has looked at the weights.
 _COUNTS, _MOST = ("num_hidden_layers", "n_layer", "num_layers", "num_labels"), 100_000
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
-# What transformers' own files are called; a handler.py or eval.py beside a model runs nowhere here.
+# Names of transformers' own files; a handler.py or eval.py beside a model runs nowhere here.
 _MODULE = re.compile(
     r"(?:configuration|modeling|modular|tokenization|(?:\w+_)?processing|generation)_\w+\.py"
 )
-_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".distcp"}
 _POINTER = b"version https://git-lfs"
-_TEMPLATE_CHARACTERS = 1 << 20
 
 
 def damaged(name: str, what: str, fix: str = "get the base anew") -> BiddableError:
@@ -53,11 +49,16 @@ def damaged(name: str, what: str, fix: str = "get the base anew") -> BiddableErr
     return BiddableError("base_damaged", f"the base {name} is damaged: {what}", fix)
 
 
-def shown(names: Iterator[str] | list[str] | set[str]) -> str:
+def quantized_base(name: str, why: str) -> BiddableError:
+    """The error for weights that are stored in fewer bits than a gradient needs."""
+    what = f"the base {name} is quantized ({why}), and such weights cannot be trained"
+    return BiddableError("quantized_base", what, "take the unquantized base it was made from")
+
+
+def first_names(names: set[str]) -> str:
     """The first few of some names, and how many more there are."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - 3:,} more" if len(ordered) > 3 else ""
-    return ", ".join(name[:120] for name in ordered[:3]) + more
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return ", ".join(name[:120] for name in sorted(names)[:3]) + more
 
 
 def read_object(path: Path, name: str) -> dict[str, Any]:
@@ -67,8 +68,8 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
         BiddableError: `base_damaged`: not UTF-8 or JSON, not an object, too deep or large, a key
             that stands twice, a number that is not finite.
     """
+    most = LARGEST_SETTINGS if path.name in _SETTINGS else LARGEST_JSON
     try:
-        most = LARGEST_SETTINGS if path.name in _SETTINGS else LARGEST_JSON
         if path.stat().st_size > most:
             raise ValueError(f"it has more than {most:,} bytes")
         text = path.read_bytes().decode("utf-8")
@@ -77,7 +78,7 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
         )
         if not isinstance(value, dict):
             raise ValueError("it holds no JSON object")
-        if path.name in _SETTINGS and any(len(place) > DEEPEST for place, _ in _leaves(value)):
+        if path.name in _SETTINGS and any(len(keys) > DEEPEST for keys, _ in _leaves(value)):
             raise RecursionError
     except RecursionError as error:
         raise damaged(name, f"{path.name} is nested too deeply") from error
@@ -94,7 +95,7 @@ def vet_folder(folder: Path, name: str) -> None:
     """
     for path in sorted(folder.iterdir()):
         if _MODULE.fullmatch(path.name):
-            raise _code(name, f"the folder holds {path.name}", "delete the file")
+            raise _code_in_base(name, f"the folder holds {path.name}", "delete the file")
         if path.name in _READ or path.suffix == ".safetensors":
             refuse_elsewhere(path, name)
             _refuse_pointer(path, name)
@@ -109,39 +110,6 @@ def vet_folder(folder: Path, name: str) -> None:
     for file in _SETTINGS:
         if (folder / file).exists():
             _vet_settings(read_object(folder / file, name), file, name)
-    _vet_templates(folder, name)
-
-
-def vet_weights(folder: Path, name: str) -> list[Path]:
-    """The safetensors files that the weights stand in.
-
-    Raises:
-        BiddableError: `pickled_weights` or `base_damaged`.
-    """
-    if (folder / "model.safetensors").exists():
-        return [folder / "model.safetensors"]
-    if not (folder / INDEX).exists():
-        pickles = {p.name for p in folder.iterdir() if p.suffix in _PICKLES}
-        if pickles:
-            raise BiddableError(
-                "pickled_weights",
-                f"the weights of the base {name} are pickled ({shown(pickles)}), and reading a "
-                "pickle may run a program",
-                "take a copy of the base with safetensors",
-            )
-        gguf = sorted(folder.glob("*.gguf"))
-        fix = f"give the file itself: --base {gguf[0]}" if gguf else "get the base anew"
-        raise damaged(name, f"it holds neither model.safetensors nor {INDEX}", fix)
-    index = read_object(folder / INDEX, name)
-    places = index.get("weight_map")
-    if not isinstance(places, dict) or not places or not isinstance(index.get("metadata"), dict):
-        raise damaged(name, f"{INDEX} holds no weight_map or no metadata")
-    files = {str(file) for file in places.values()}
-    if bad := {f for f in files if not re.fullmatch(r"[\w.-]+\.safetensors", f)}:
-        raise damaged(name, f"{INDEX} names what is no file of its folder: {shown(bad)}")
-    if missing := {f for f in files if not (folder / f).exists()}:
-        raise damaged(name, f"{INDEX} names files that are not there: {shown(missing)}")
-    return [folder / file for file in sorted(files)]
 
 
 def refuse_elsewhere(path: Path, name: str) -> None:
@@ -159,9 +127,8 @@ def refuse_elsewhere(path: Path, name: str) -> None:
     if not regular:
         raise damaged(name, f"{path.name} is not a file")
     if not any(target.is_relative_to(home) for home in homes):
-        raise damaged(
-            name, f"{path.name} is a link out of its folder", "put the file itself in its place"
-        )
+        fix = "put the file itself in its place"
+        raise damaged(name, f"{path.name} is a link out of its folder", fix)
 
 
 def _refuse_pointer(path: Path, name: str) -> None:
@@ -172,55 +139,23 @@ def _refuse_pointer(path: Path, name: str) -> None:
 
 
 def _vet_settings(settings: dict[str, Any], file: str, name: str) -> None:
-    for place, value in _leaves(settings):
-        key = next((k for k in place if k in _CODE and value not in (None, False, {}, [])), None)
-        choice = any(_CHOICES.search(k) for k in place) and isinstance(value, str)
+    for keys, value in _leaves(settings):
+        key = next((k for k in keys if k in _CODE and value not in (None, False, {}, [])), None)
+        choice = any(_CHOICES.search(k) for k in keys) and isinstance(value, str)
         if key is None and choice and not _PLAIN_CHOICE.fullmatch(value):
-            key = ".".join(place)
+            key = ".".join(keys)
         if key is not None:
-            raise _code(name, f"{file} has {key[:80]}", f"take {key[:80]} out of {file}")
-    if large := next((k for k in _COUNTS if _is_over(settings.get(k))), None):
-        raise damaged(name, f"{file} has {large} {settings[large]:.0f}")
+            raise _code_in_base(name, f"{file} has {key[:80]}", f"take {key[:80]} out of {file}")
+    for key in _COUNTS:
+        value = settings.get(key)
+        if isinstance(value, int | float) and value > _MOST:
+            raise damaged(name, f"{file} has {key} {value:.0f}")
     quantized = next((key for key in _QUANTIZED if settings.get(key) is not None), None)
     if file == "config.json" and quantized:
         raise quantized_base(name, f"config.json has {quantized}")
 
 
-def _is_over(value: Any) -> bool:
-    return isinstance(value, int | float) and value > _MOST
-
-
-def quantized_base(name: str, why: str) -> BiddableError:
-    """The error for weights that are stored in fewer bits than a gradient needs."""
-    return BiddableError(
-        "quantized_base",
-        f"the base {name} is quantized ({why}), and such weights cannot be trained",
-        "take the unquantized base that it was made from",
-    )
-
-
-def _vet_templates(folder: Path, name: str) -> None:
-    template: Any = None
-    if (folder / "tokenizer_config.json").exists():
-        template = read_object(folder / "tokenizer_config.json", name).get("chat_template")
-    if isinstance(template, list):
-        try:
-            template = {t["name"]: t["template"] for t in template}
-        except (TypeError, KeyError) as error:
-            raise damaged(name, "chat_template is a list without names and templates") from error
-    texts = list(template.values()) if isinstance(template, dict) else [template or ""]
-    if (folder / "chat_template.jinja").exists():
-        try:
-            texts.append((folder / "chat_template.jinja").read_bytes().decode("utf-8"))
-        except ValueError as error:
-            raise damaged(name, f"chat_template.jinja cannot be read: {error}") from error
-    if not all(isinstance(text, str) for text in texts):
-        raise damaged(name, "its chat_template is not a text")
-    if any(len(text) > _TEMPLATE_CHARACTERS for text in texts):
-        raise damaged(name, f"its chat_template has over {_TEMPLATE_CHARACTERS:,} characters")
-
-
-def _code(name: str, what: str, fix: str) -> BiddableError:
+def _code_in_base(name: str, what: str, fix: str) -> BiddableError:
     return BiddableError(
         "code_in_base",
         f"the base {name} comes with code ({what}), which is never run",
@@ -228,13 +163,13 @@ def _code(name: str, what: str, fix: str) -> BiddableError:
     )
 
 
-def _leaves(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """All values that hold no others, with the keys that lead to each."""
-    if not isinstance(value, dict | list) or not value or len(place) > DEEPEST:
-        yield place, value
+    if not isinstance(value, dict | list) or not value or len(keys) > DEEPEST:
+        yield keys, value
         return
     for key, inner in value.items() if isinstance(value, dict) else (("[]", v) for v in value):
-        yield from _leaves(inner, (*place, key))
+        yield from _leaves(inner, (*keys, key))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

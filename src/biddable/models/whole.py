@@ -8,20 +8,20 @@ for 135 million parameters and reads no weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from biddable.errors import BiddableError
 from biddable.models.vetting import (
-    MOST_POSITIONS,
+    INDEX,
     damaged,
+    first_names,
     quantized_base,
+    read_object,
     refuse_elsewhere,
-    shown,
-    vet_weights,
 )
 
 # Dtype and shape of a tensor, by its name.
@@ -30,7 +30,10 @@ _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
     "head_dim",
 )  # fmt: skip
+# Positions beyond any model's; numbers above it are damage.
+MOST_POSITIONS = 1 << 27
 _FLOATS = {"F64", "F32", "F16", "BF16"}
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".distcp"}
 # Buffers that older files hold and the model forms anew.
 _BUFFERS = re.compile(
     r"(^|\.)(attn\.(masked_)?bias|attention\.(masked_)?bias|rotary_emb\.inv_freq)$"
@@ -41,56 +44,18 @@ _HEADS = ("lm_head.weight", "embed_out.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
 
 
-def read_headers(files: list[Path], name: str) -> Headers:
-    """Dtype and shape of every tensor, from the headers alone.
-
-    Raises:
-        BiddableError: `base_damaged`: a header lies about its file, or a tensor stands twice.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    headers: Headers = {}
-    for path in files:
-        refuse_elsewhere(path, name)
-        try:
-            with safe_open(path, "pt") as file:
-                for key in file.keys():  # noqa: SIM118
-                    part = file.get_slice(key)
-                    if key in headers:
-                        raise damaged(name, f"the tensor {key[:120]} stands in two files")
-                    headers[key] = (str(part.get_dtype()), tuple(part.get_shape()))
-        except (OSError, SafetensorError, RuntimeError, OverflowError) as error:
-            raise damaged(name, f"{path.name} cannot be read: {str(error)[:200]}") from error
-    return headers
-
-
-def parameter_count(folder: Path, name: str) -> int:
-    """Numbers in the files of a base, from their headers alone."""
-    headers = read_headers(vet_weights(folder, name), name)
-    return sum(prod(shape) for _, shape in headers.values())
-
-
 def check_values(config: Any, name: str) -> None:
     """Refuses settings that no model can have.
 
     Raises:
         BiddableError: `base_damaged`.
     """
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and not _whole(positions, MOST_POSITIONS):
-        raise damaged(name, f"max_position_embeddings is {str(positions)[:40]}")
-    window = getattr(config, "sliding_window", None)
-    if window is not None and not _whole(window, MOST_POSITIONS):
-        raise damaged(name, f"sliding_window is {str(window)[:40]}")
     ropes = getattr(config, "rope_parameters", None) or {}
-    for rope in (ropes, *ropes.values()):
-        for key in ("rope_theta", "factor", "original_max_position_embeddings"):
-            value = rope.get(key) if isinstance(rope, dict) else None
-            if value is not None and not _positive(value):
-                raise damaged(name, f"{key} is {str(value)[:40]}")
-    for key in ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"):
-        value = getattr(config, key, None)
-        if value is not None and not (_positive(value) and value < 1):
+    records = [r for r in (ropes, *ropes.values()) if isinstance(r, dict)]
+    values = [(key, getattr(config, key, None), is_sound) for key, is_sound in _SOUND.items()]
+    values += [(key, rope.get(key), _is_positive) for rope in records for key in _ROPE]
+    for key, value, is_sound in values:
+        if value is not None and not is_sound(value):
             raise damaged(name, f"{key} is {str(value)[:40]}")
 
 
@@ -103,15 +68,13 @@ def check_sizes(config: Any, shapes: Mapping[str, tuple[int, ...]], name: str) -
     largest = max((n for shape in shapes.values() for n in shape), default=0)
     for key in _SIZES:
         value = getattr(config, key, None)
-        if value is not None and not _whole(value, largest):
-            raise damaged(
-                name, f"{key} is {str(value)[:40]}, its largest tensor has {largest:,} rows"
-            )
+        if value is not None and not _is_count(value, largest):
+            size = f"{key} is {str(value)[:40]}"
+            raise damaged(name, f"{size}, its largest tensor has {largest:,} rows")
     layers = getattr(config, "num_hidden_layers", None)
-    if not _whole(layers, len(shapes)):
-        raise damaged(
-            name, f"num_hidden_layers is {str(layers)[:40]}, its files hold {len(shapes):,} tensors"
-        )
+    if not _is_count(layers, len(shapes)):
+        size = f"num_hidden_layers is {str(layers)[:40]}"
+        raise damaged(name, f"{size}, its files hold {len(shapes):,} tensors")
 
 
 def prove_whole(folder: Path, name: str, config: Any) -> None:
@@ -120,10 +83,9 @@ def prove_whole(folder: Path, name: str, config: Any) -> None:
     Raises:
         BiddableError: `base_damaged`, `quantized_base`, `foreign_prefix` or `pickled_weights`.
     """
-    files = vet_weights(folder, name)
-    headers = read_headers(files, name)
-    wrapped = [match[0] for key in headers if (match := _WRAPPED.match(key))]
-    if wrapped:
+    files = _weight_files(folder, name)
+    headers = _read_headers(files, name)
+    if wrapped := [match[0] for key in headers if (match := _WRAPPED.match(key))]:
         raise BiddableError(
             "foreign_prefix",
             f"the tensors of the base {name} are named {wrapped[0]}...: a wrapper was saved, not "
@@ -136,9 +98,48 @@ def prove_whole(folder: Path, name: str, config: Any) -> None:
         if dtype not in _FLOATS or _PACKED.search(key):
             raise quantized_base(name, f"{key[:120]} is {dtype}")
     check_sizes(config, {key: shape for key, (_, shape) in headers.items()}, name)
-    report = _report(folder, name, config)
+    try:
+        _, report = load_pretrained(folder, config, attention="eager", device="meta")
+    except Exception as error:
+        # Whatever the libraries raise at settings that they did not foresee is about these files.
+        raise damaged(name, f"its model cannot be laid out: {first_line(error)}") from error
     refuse_unlike(report, name)
     _check_tie(config, files, parameters, name)
+
+
+def load_pretrained(
+    folder: Path,
+    config: Any,
+    *,
+    attention: str,
+    dtype: Any = "auto",
+    device: str | None = None,
+    gguf: str | None = None,
+) -> tuple[Any, Mapping[str, Any]]:
+    """The model that transformers loads from a folder, and what it reports of the load.
+
+    Args:
+        attention: name of the attention function.
+        device: `meta` takes no memory.
+        gguf: a file of the folder to load instead of its safetensors.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with quiet():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            device_map=device,
+            gguf_file=gguf,
+            attn_implementation=attention,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    return model, report
 
 
 def refuse_unlike(report: Mapping[str, Any], name: str) -> None:
@@ -148,16 +149,15 @@ def refuse_unlike(report: Mapping[str, Any], name: str) -> None:
         BiddableError: `base_damaged`, tensors are missing, of another shape, or left over.
     """
     if missing := report["missing_keys"]:
-        raise damaged(name, f"its files lack {shown(set(missing))}")
+        raise damaged(name, f"its files lack {first_names(set(missing))}")
     if unlike := report["mismatched_keys"]:
         words = {f"{k} is {list(have)}, config.json says {list(want)}" for k, have, want in unlike}
-        raise damaged(name, f"tensors have other shapes than its config.json: {shown(words)}")
+        raise damaged(name, f"tensors have other shapes than its config.json: {first_names(words)}")
     if extra := {k for k in report["unexpected_keys"] if not _BUFFERS.search(k)}:
-        raise damaged(
-            name,
-            f"its files hold tensors that the architecture has no place for: {shown(extra)}",
-            "take the base whose config.json and weights belong together",
+        what = (
+            f"its files hold tensors that the architecture has no place for: {first_names(extra)}"
         )
+        raise damaged(name, what, "take the base whose config.json and weights belong together")
 
 
 def refuse_not_finite(model: Any, name: str) -> None:
@@ -167,13 +167,16 @@ def refuse_not_finite(model: Any, name: str) -> None:
         BiddableError: `base_damaged`, with the tensors' names.
     """
     numbers = [*model.named_parameters(), *model.named_buffers()]
-    bad = {
-        key
-        for key, tensor in numbers
-        if tensor.is_floating_point() and tensor.numel() and not _all_finite(tensor)
-    }
+    filled = [(key, t.detach()) for key, t in numbers if t.is_floating_point() and t.numel()]
+    bad = {key for key, t in filled if not all(limit.isfinite() for limit in t.aminmax())}
     if bad:
-        raise damaged(name, f"tensors hold NaN or infinity: {shown(bad)}")
+        raise damaged(name, f"tensors hold NaN or infinity: {first_names(bad)}")
+
+
+def parameter_count(folder: Path, name: str) -> int:
+    """Numbers in the files of a base, from their headers alone."""
+    headers = _read_headers(_weight_files(folder, name), name)
+    return sum(prod(shape) for _, shape in headers.values())
 
 
 @contextmanager
@@ -190,34 +193,56 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def _report(folder: Path, name: str, config: Any) -> Mapping[str, Any]:
-    """What transformers says of these files, loaded to where no memory is taken."""
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with quiet():
-            _, report = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                device_map="meta",
-                attn_implementation="eager",
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-            )
-    except Exception as error:
-        # Whatever the libraries raise at settings that they did not foresee is about these files.
-        raise damaged(name, f"its model cannot be laid out: {first_line(error)}") from error
-    result: Mapping[str, Any] = report
-    return result
-
-
 def first_line(error: BaseException) -> str:
     """The kind of an error and the first line of what it says."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    """The safetensors files that the weights stand in."""
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    if not (folder / INDEX).exists():
+        if pickles := {p.name for p in folder.iterdir() if p.suffix in _PICKLES}:
+            raise BiddableError(
+                "pickled_weights",
+                f"the weights of the base {name} are pickled ({first_names(pickles)}), and reading "
+                "a pickle may run a program",
+                "take a copy of the base with safetensors",
+            )
+        gguf = sorted(folder.glob("*.gguf"))
+        fix = f"give the file itself: --base {gguf[0]}" if gguf else "get the base anew"
+        raise damaged(name, f"it holds neither model.safetensors nor {INDEX}", fix)
+    index = read_object(folder / INDEX, name)
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not places or not isinstance(index.get("metadata"), dict):
+        raise damaged(name, f"{INDEX} holds no weight_map or no metadata")
+    files = {str(file) for file in places.values()}
+    if outside := {f for f in files if not re.fullmatch(r"[\w.-]+\.safetensors", f)}:
+        raise damaged(name, f"{INDEX} names what is no file of its folder: {first_names(outside)}")
+    if missing := {f for f in files if not (folder / f).exists()}:
+        raise damaged(name, f"{INDEX} names files that are not there: {first_names(missing)}")
+    return [folder / file for file in sorted(files)]
+
+
+def _read_headers(files: list[Path], name: str) -> Headers:
+    """Dtype and shape of every tensor, from the headers alone."""
+    from safetensors import SafetensorError, safe_open
+
+    headers: Headers = {}
+    for path in files:
+        refuse_elsewhere(path, name)
+        try:
+            with safe_open(path, "pt") as file:
+                for key in file.keys():  # noqa: SIM118
+                    part = file.get_slice(key)
+                    if key in headers:
+                        raise damaged(name, f"the tensor {key[:120]} stands in two files")
+                    headers[key] = (str(part.get_dtype()), tuple(part.get_shape()))
+        except (OSError, SafetensorError, RuntimeError, OverflowError) as error:
+            raise damaged(name, f"{path.name} cannot be read: {str(error)[:200]}") from error
+    return headers
 
 
 def _check_tie(config: Any, files: list[Path], headers: Headers, name: str) -> None:
@@ -244,14 +269,24 @@ def _check_tie(config: Any, files: list[Path], headers: Headers, name: str) -> N
         )
 
 
-def _all_finite(tensor: Any) -> bool:
-    low, high = tensor.detach().aminmax()
-    return isfinite(float(low)) and isfinite(float(high))
-
-
-def _whole(value: Any, most: int) -> bool:
+def _is_count(value: Any, most: int = MOST_POSITIONS) -> bool:
     return type(value) is int and 1 <= value <= most
 
 
-def _positive(value: Any) -> bool:
+def _is_positive(value: Any) -> bool:
     return type(value) in (int, float) and value > 0
+
+
+def _is_small(value: Any) -> bool:
+    return _is_positive(value) and value < 1
+
+
+_ROPE = ("rope_theta", "factor", "original_max_position_embeddings")
+# What a setting has to be, where a config has it.
+_SOUND: dict[str, Callable[[Any], bool]] = {
+    "max_position_embeddings": _is_count,
+    "sliding_window": _is_count,
+    "rms_norm_eps": _is_small,
+    "layer_norm_eps": _is_small,
+    "layer_norm_epsilon": _is_small,
+}

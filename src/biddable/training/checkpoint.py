@@ -20,7 +20,7 @@ from torch import Tensor
 
 from biddable.errors import BiddableError
 from biddable.storage import Aside, is_sound, need_space, remove, write_tensors, write_text
-from biddable.training.weights import Held
+from biddable.training.weights import WeightStore
 
 # Of the JSON files and safetensors headers beside the tensors, generously.
 _SLACK = 2**20
@@ -47,11 +47,9 @@ class Progress:
     seconds: float = 0.0
 
 
-def moments_of(
-    weights: Held, optimizer: torch.optim.Optimizer, *, first: bool
-) -> dict[str, Tensor]:
-    """AdamW's moments by name, whole; where several ranks hold parts all must call, and the first
-    gets them, in the memory of the CPU.
+def moments_of(weights: WeightStore, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """AdamW's moments by name, whole and in the memory of the CPU, on the first rank; where several
+    ranks hold parts all must call.
 
     Raises:
         BiddableError: `rank_lost`.
@@ -59,12 +57,9 @@ def moments_of(
     moments: dict[str, Tensor] = {}
     for i, (name, piece) in enumerate(zip(weights.names, weights.pieces, strict=True)):
         for key, value in optimizer.state[piece].items():
-            if value.ndim == 0 and key == "step":
-                moments[f"{key}/{name}"] = value.reshape(-1)
-                continue
-            whole = weights.whole(i, value)
-            if first:
-                moments[f"{key}/{name}"] = whole.cpu()
+            full = value.reshape(-1) if key == "step" else weights.full_tensor(i, value)
+            if weights.ranks.first:
+                moments[f"{key}/{name}"] = full.cpu()
     return moments
 
 
@@ -88,7 +83,7 @@ def save_checkpoint(
         write_text(aside / "progress.json", json.dumps(asdict(progress)))
     for old in _newest_first(folder)[max(1, keep) :]:
         remove(old)
-    _forget_best(folder, progress.best_step)
+    _delete_unnamed_best(folder, progress.best_step)
     return target
 
 
@@ -101,7 +96,7 @@ def save_best(folder: Path, step: int, weights: Mapping[str, Tensor]) -> None:
     need_space(folder, _bytes(weights) + _SLACK)
     with Aside(_best(folder, step)) as aside:
         write_tensors(weights, aside / "weights.safetensors")
-    _forget_best(folder, step)
+    _delete_unnamed_best(folder, step)
 
 
 def read_best(folder: Path, step: int) -> dict[str, Tensor]:
@@ -117,8 +112,8 @@ def read_best(folder: Path, step: int) -> dict[str, Tensor]:
             f"the best weights {path} are damaged",
             "`biddable train --resume RUN` goes on from a checkpoint before them",
         )
-    found: dict[str, Tensor] = load_file(path / "weights.safetensors")
-    return found
+    weights: dict[str, Tensor] = load_file(path / "weights.safetensors")
+    return weights
 
 
 def clear_best(folder: Path) -> None:
@@ -128,7 +123,7 @@ def clear_best(folder: Path) -> None:
 
 
 def load_checkpoint(
-    folder: Path, weights: Held, optimizer: torch.optim.Optimizer
+    folder: Path, weights: WeightStore, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, list[str]]:
     """Loads the newest sound checkpoint into weights and optimizer.
 
@@ -136,23 +131,28 @@ def load_checkpoint(
         Its progress, and the names of newer checkpoints that were damaged and passed over.
 
     Raises:
-        BiddableError: there is none.
+        BiddableError: `no_checkpoint`, there is no sound one.
     """
     damaged: list[str] = []
     for path in _newest_first(folder):
         progress = _progress(path) if is_sound(path) else None
-        if progress is None or not _has_best(folder, progress):
+        best = progress and progress.best_step
+        if progress is None or (best and not is_sound(_best(folder, best))):
             damaged.append(path.name)
             continue
         weights.load(load_file(path / "weights.safetensors"))
-        _load_moments(load_file(path / "optimizer.safetensors"), weights, optimizer)
+        moments = load_file(path / "optimizer.safetensors")
+        for i, (name, piece) in enumerate(zip(weights.names, weights.pieces, strict=True)):
+            state = optimizer.state[piece]
+            state["step"] = moments[f"step/{name}"].reshape(())
+            for key in ("exp_avg", "exp_avg_sq"):
+                # A copy, so that the memory of the rest is freed.
+                part = weights.local_part(i, moments[f"{key}/{name}"])
+                state[key] = part.to(piece.device, copy=True)
         return progress, damaged
-    told = f" (damaged: {', '.join(damaged)})" if damaged else ""
-    raise BiddableError(
-        "no_checkpoint",
-        f"{folder} holds no sound checkpoint{told}",
-        "start the run again into another folder",
-    )
+    names = f" (damaged: {', '.join(damaged)})" if damaged else ""
+    what = f"{folder} holds no sound checkpoint{names}"
+    raise BiddableError("no_checkpoint", what, "start the run again into another folder")
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -160,7 +160,7 @@ def has_checkpoint(folder: Path) -> bool:
     return bool(_newest_first(folder))
 
 
-def weight_bytes(weights: Held) -> int:
+def weight_bytes(weights: WeightStore) -> int:
     """Bytes of one fp32 copy of all parameters; a checkpoint holds three."""
     return sum(shape.numel() * 4 for shape in weights.shapes)
 
@@ -185,26 +185,9 @@ def _progress(path: Path) -> Progress | None:
         return None
 
 
-def _has_best(folder: Path, progress: Progress) -> bool:
-    """Whether the best weights that a checkpoint names are there and sound."""
-    return not progress.best_step or is_sound(_best(folder, progress.best_step))
-
-
-def _forget_best(folder: Path, step: int) -> None:
+def _delete_unnamed_best(folder: Path, step: int) -> None:
     """Deletes the best weights that neither `step` nor a checkpoint names."""
-    found = [_progress(path) for path in _newest_first(folder)]
-    wanted = {_best(folder, s) for s in (step, *(p.best_step for p in found if p is not None))}
-    for path in folder.glob("best-*"):
-        if path not in wanted:
-            remove(path)
-
-
-def _load_moments(
-    moments: Mapping[str, Tensor], weights: Held, optimizer: torch.optim.Optimizer
-) -> None:
-    for i, (name, piece) in enumerate(zip(weights.names, weights.pieces, strict=True)):
-        state = optimizer.state[piece]
-        state["step"] = moments[f"step/{name}"].reshape(())
-        for key in ("exp_avg", "exp_avg_sq"):
-            # A copy: the rest of what was read is let go.
-            state[key] = weights.mine(i, moments[f"{key}/{name}"]).to(piece.device, copy=True)
+    progresses = [_progress(path) for path in _newest_first(folder)]
+    named = {_best(folder, s) for s in (step, *(p.best_step for p in progresses if p))}
+    for path in sorted(set(folder.glob("best-*")) - named):
+        remove(path)

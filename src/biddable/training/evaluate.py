@@ -9,8 +9,8 @@ from torch import Tensor
 
 from biddable.engine.plan import Trainable, plan_step
 from biddable.engine.step import example_losses
-from biddable.training.ranks import Ranks, add_up
-from biddable.training.weights import Held
+from biddable.training.ranks import all_sum
+from biddable.training.weights import WeightStore
 
 # Rows planned together, so that a prefix they share is fed once for all of them.
 ROWS = 64
@@ -20,11 +20,11 @@ def token_losses(
     model: Any, examples: Sequence[Trainable], batch_tokens: int
 ) -> list[tuple[Tensor, Tensor]]:
     """(losses, weights), each (R,), of the trained tokens of each example, in order."""
-    found: list[tuple[Tensor, Tensor]] = []
+    losses = []
     for start in range(0, len(examples), ROWS):
-        some = examples[start : start + ROWS]
-        found += example_losses(model, some, plan_step(some, batch_tokens))
-    return found
+        batch = examples[start : start + ROWS]
+        losses += example_losses(model, batch, plan_step(batch, batch_tokens))
+    return losses
 
 
 def held_out_loss(model: Any, examples: Sequence[Trainable], batch_tokens: int) -> float:
@@ -33,24 +33,22 @@ def held_out_loss(model: Any, examples: Sequence[Trainable], batch_tokens: int) 
     return total / weight
 
 
-def mean_loss(
-    weights: Held, examples: Sequence[Trainable], batch_tokens: int, ranks: Ranks
-) -> float:
-    """The same, each rank measuring some of the examples; all of them call it.
+def mean_loss(weights: WeightStore, examples: Sequence[Trainable], batch_tokens: int) -> float:
+    """The same, each rank measuring its share of the examples; all of them call it.
 
     Raises:
         BiddableError: `rank_lost`.
     """
-    found: list[tuple[Tensor, Tensor]] = []
+    ranks, losses = weights.ranks, []
     size = ROWS * ranks.count
     for start in range(0, len(examples), size):
-        some = examples[start + ranks.index : start + size : ranks.count]
-        plan = weights.agree(plan_step(some, batch_tokens))
-        found += example_losses(weights.model, some, plan, weights.run)
-    total, weight = add_up(ranks, *_sums(found))
+        share = examples[start + ranks.index : start + size : ranks.count]
+        plan = weights.match_passes(plan_step(share, batch_tokens))
+        losses += example_losses(weights.model, share, plan, weights.run)
+    total, weight = all_sum(ranks, *_sums(losses))
     return total / weight
 
 
-def _sums(found: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    total = sum(float((losses.double() * weights).sum()) for losses, weights in found)
-    return total, sum(float(weights.sum()) for _, weights in found)
+def _sums(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+    total = sum(float((losses.double() * weights).sum()) for losses, weights in pairs)
+    return total, sum(float(weights.sum()) for _, weights in pairs)

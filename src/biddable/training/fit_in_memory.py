@@ -14,29 +14,29 @@ from biddable.engine.memory import (
     give_back_freed_memory,
     needs_of,
     peak_of,
+    refuse_too_much,
 )
-from biddable.engine.memory import refuse_too_much as refuse
-from biddable.engine.plan import plan_step
-from biddable.engine.precision import Weights, load_model
+from biddable.engine.plan import plan_step, trained_count
+from biddable.engine.precision import load_model
 from biddable.models.base import Base
 from biddable.models.whole import parameter_count
 from biddable.settings import Settings
 from biddable.terminal import line
-from biddable.training.ranks import Ranks, highest
+from biddable.training.ranks import Ranks, all_max
 from biddable.training.schedule import rows_of_step, total_steps
 from biddable.training.shards import Shards
-from biddable.training.weights import Held, Replicas
+from biddable.training.weights import Replicas, WeightStore
 
-# Planning thousands of steps ahead would take longer than it tells.
+# Planning thousands of steps ahead costs more than it is worth.
 MOST_PLANNED = 100
-# Of what is free; the rest is for the passes.
+# Share of free memory that the weights may take.
 _MOST_HELD = 0.6
 
 
 def tokens_per_pass(
-    settings: Settings, weights: Held, prepared: Prepared, device: torch.device, out: Console
+    settings: Settings, weights: WeightStore, prepared: Prepared, device: torch.device, out: Console
 ) -> int:
-    """Tokens per micro-batch, as told or chosen; the predicted peak is shown.
+    """Tokens per micro-batch, as set or chosen; the predicted peak is shown.
 
     Raises:
         BiddableError: `out_of_memory`, the peak is more than what is free.
@@ -44,35 +44,34 @@ def tokens_per_pass(
     examples = prepared.train.examples
     needs = needs_of(weights.model, weights.pieces, weights.working_bytes, weights.run)
     budget = settings.batch_tokens or choose_batch_tokens(needs, device)
-    size = settings.batch_size
-    steps = total_steps(len(examples), size, settings.epochs, settings.steps)
-    ahead = [
-        [examples[i] for i in rows_of_step(step, len(examples), size, settings.seed)]
-        for step in range(1, min(steps, MOST_PLANNED) + 1)
+    steps = [
+        [examples[i] for i in rows_of_step(n, len(examples), settings.batch_size, settings.seed)]
+        for n in range(1, min(total_steps(len(examples), settings), MOST_PLANNED) + 1)
     ]
-    ahead.append([examples[prepared.longest]])
-    trained = [sum(sum(w > 0 for w in e.weights) for e in rows) for rows in ahead]
-    peak = peak_of(needs, [plan_step(rows, budget) for rows in ahead], trained)
+    steps.append([examples[prepared.longest]])
+    trained = [sum(map(trained_count, rows)) for rows in steps]
+    peak = peak_of(needs, [plan_step(rows, budget) for rows in steps], trained)
     free = free_bytes(device) + needs.resident
     line(out, "memory", f"{peak / 2**30:.1f} GiB at the peak, {free / 2**30:.1f} GiB free")
-    refuse(needs, peak, budget, device)
+    refuse_too_much(needs, peak, budget, device)
     return budget
 
 
-def hold(base: Base, shard: str, device: torch.device, dtype: torch.dtype, ranks: Ranks) -> Held:
+def open_weights(
+    base: Base, shard: str, device: torch.device, dtype: torch.dtype, ranks: Ranks
+) -> WeightStore:
     """The base's weights as these ranks hold them; fp32 whatever is computed in.
 
     Args:
         shard: as the option; `auto` shards where what does not depend on rows would take more than
             most of the memory of some rank.
     """
-    if ranks.count == 1:
-        return Replicas(Weights(load_model(base, device), dtype))
-    count = parameter_count(base.folder, base.name)
-    whole = count * (8 + 8 / ranks.count + (2 if dtype != torch.float32 else 0))
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
-    tight = highest(ranks, int(whole > _MOST_HELD * free_bytes(device) / here))[0]
-    if shard == "on" or (shard == "auto" and tight):
-        give_back_freed_memory()
-        return Shards(load_model(base, torch.device("cpu")), device, dtype, ranks)
-    return Replicas(Weights(load_model(base, device), dtype), ranks)
+    if ranks.count > 1 and shard != "off":
+        count = parameter_count(base.folder, base.name)
+        needed = count * (8 + 8 / ranks.count + (2 if dtype != torch.float32 else 0))
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
+        tight = all_max(ranks, needed > _MOST_HELD * free_bytes(device) / here)[0]
+        if shard == "on" or tight:
+            give_back_freed_memory()
+            return Shards(load_model(base, torch.device("cpu")), device, dtype, ranks)
+    return Replicas(load_model(base, device), dtype, ranks)

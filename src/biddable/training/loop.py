@@ -1,6 +1,6 @@
 """The loop: plan a step, form its gradient, clip, update, evaluate, keep the best.
 
-It knows nothing of files of rows, templates or judgement: it gets examples, weights and functions.
+It does not know about files, templates or judging: it gets examples, weights and functions.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from biddable.encoding.encode import Example
-from biddable.engine.plan import plan_step
+from biddable.engine.plan import plan_step, trained_count
 from biddable.engine.shares import share_rows
 from biddable.engine.step import backward_step
 from biddable.errors import BiddableError, place
@@ -25,9 +24,9 @@ from biddable.training import checkpoint
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log
-from biddable.training.ranks import ALONE, Ranks, add_up, all_there, highest
+from biddable.training.ranks import all_max, all_sum, rank_errors
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
-from biddable.training.weights import Held
+from biddable.training.weights import WeightStore
 
 # Evaluations in a row above the best one after which held-out loss is said to have turned up.
 RISING = 2
@@ -36,50 +35,46 @@ SECONDS_BETWEEN_SAVES = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class TrainerParts:
     """What the loop works with, all built before it starts.
 
     Args:
-        weights: the model, and what this rank holds of it.
+        weights: the model, and what this rank holds of it; only the first rank saves.
         optimizer: over the pieces of the weights.
         examples: the training examples, in file order.
         evaluate: held-out loss of the model as it is.
         answer: the model's answer to one fixed held-out prompt.
         log: takes each event.
         folder: where checkpoints and the best weights go.
-        batch_tokens: tokens per micro-batch.
+        settings: those of the run, with what was chosen for it.
         every: steps between evaluations; 0 evaluates at the end only.
         floor: share of the peak learning rate that is left at the last step.
-        ranks: those that share the rows of each step; only the first of them saves.
     """
 
-    weights: Held
+    weights: WeightStore
     optimizer: torch.optim.Optimizer
     examples: Sequence[Example]
     evaluate: Callable[[], float]
     answer: Callable[[], str]
     log: Log
     folder: Path
-    batch_tokens: int
+    settings: FitSettings
     every: int = 0
     floor: float = 0.1
-    ranks: Ranks = ALONE
 
 
-def make_optimizer(weights: Held, settings: FitSettings) -> torch.optim.AdamW:
+def make_optimizer(weights: WeightStore, settings: FitSettings) -> torch.optim.AdamW:
     """Fused AdamW over this rank's part of the fp32 masters; only matrices decay."""
     pairs = list(zip(weights.shapes, weights.pieces, strict=True))
-    matrices = [piece for shape, piece in pairs if len(shape) >= 2]
-    vectors = [piece for shape, piece in pairs if len(shape) < 2]
     groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for s, p in pairs if len(s) >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for s, p in pairs if len(s) < 2], "weight_decay": 0.0},
     ]
     betas = (settings.beta1, settings.beta2)
     return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
 
 
-def fit(parts: Parts, settings: FitSettings, progress: Progress, interrupt: Interrupt) -> Progress:
+def fit(parts: TrainerParts, progress: Progress, interrupt: Interrupt) -> Progress:
     """Trains from `progress` until it is finished, or to the step in which an interrupt came.
 
     After an evaluation with the lowest held-out loss so far, the weights are kept beside the
@@ -88,24 +83,22 @@ def fit(parts: Parts, settings: FitSettings, progress: Progress, interrupt: Inte
     Raises:
         BiddableError: `loss_not_finite`, with the rows of the step; `no_space`.
     """
-    rows = len(parts.examples)
-    total = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
-    every = parts.every or total
+    settings, rows = parts.settings, len(parts.examples)
+    total = total_steps(rows, settings)
     saved = time.monotonic()
     while not finished(progress, settings, rows):
-        progress = _train_step(parts, settings, progress, total)
-        if progress.step % every == 0 or progress.step == total:
+        progress = _train_step(parts, progress, total)
+        if progress.step % (parts.every or total) == 0 or progress.step == total:
             progress = _evaluate(parts, progress)
         # Read once, so that a signal comes either before the save or in the next step; and one that
         # reached a single rank stops all of them in the same step. Their clocks differ too.
-        mine = _save_is_due(progress.step, settings.save_every, saved)
-        asked, due = highest(parts.ranks, interrupt.exit_code, mine)
-        done = finished(progress, settings, rows)
-        if (asked and not done) or due:
-            _save(parts, settings, progress)
+        save_is_due = _save_is_due(progress.step, settings.save_every, saved)
+        exit_code, due = all_max(parts.weights.ranks, interrupt.exit_code, save_is_due)
+        if due or (exit_code and not finished(progress, settings, rows)):
+            _save(parts, progress)
             saved = time.monotonic()
-        if asked:
-            interrupt.exit_code = asked
+        if exit_code:
+            interrupt.exit_code = exit_code
             break
     return progress
 
@@ -113,10 +106,22 @@ def fit(parts: Parts, settings: FitSettings, progress: Progress, interrupt: Inte
 def finished(progress: Progress, settings: FitSettings, rows: int) -> bool:
     """Whether all steps are done, or held-out loss has not improved for `early_stop` evaluations.
 
-    A function of what a checkpoint holds, so that a resumed run ends where the whole one does.
+    A function of what a checkpoint holds, so that a resumed run ends where an unbroken one does.
     """
-    total = total_steps(rows, settings.batch_size, settings.epochs, settings.steps)
-    return progress.step >= total or 0 < settings.early_stop <= progress.since_best
+    all_steps = progress.step >= total_steps(rows, settings)
+    return all_steps or 0 < settings.early_stop <= progress.since_best
+
+
+def best_weights(parts: TrainerParts, progress: Progress) -> dict[str, Tensor]:
+    """The fp32 weights of the best evaluation by name, on the first rank; all ranks call it.
+
+    Raises:
+        BiddableError: `best_damaged`, `rank_lost`.
+    """
+    if progress.best_step in (0, progress.step):
+        return parts.weights.gather()
+    first = parts.weights.ranks.first
+    return checkpoint.read_best(parts.folder, progress.best_step) if first else {}
 
 
 def _save_is_due(step: int, every: int, saved: float) -> bool:
@@ -124,43 +129,25 @@ def _save_is_due(step: int, every: int, saved: float) -> bool:
     return step % every == 0 if every else time.monotonic() - saved > SECONDS_BETWEEN_SAVES
 
 
-def _save(parts: Parts, settings: FitSettings, progress: Progress) -> None:
+def _save(parts: TrainerParts, progress: Progress) -> None:
     # Logged before too: that line has the log flushed, so that no checkpoint is ahead of it.
     parts.log({"event": "save", "step": progress.step})
     start = time.perf_counter()
-    first = parts.ranks.first
-    tensors = parts.weights.gather(first=first)
-    moments = checkpoint.moments_of(parts.weights, parts.optimizer, first=first)
-    if not first:
-        return
-    checkpoint.save_checkpoint(parts.folder, progress, tensors, moments, settings.keep)
+    tensors = parts.weights.gather()
+    moments = checkpoint.moments_of(parts.weights, parts.optimizer)
+    if parts.weights.ranks.first:
+        checkpoint.save_checkpoint(parts.folder, progress, tensors, moments, parts.settings.keep)
     seconds = time.perf_counter() - start
     parts.log({"event": "saved", "step": progress.step, "seconds": seconds})
 
 
-def evaluation_interval(total: int, epoch: int, batch_size: int, held_out: int) -> int:
-    """Steps between evaluations: twice an epoch, at most 20 in a run.
-
-    Once an epoch where twice would take more than a sixth of the training time: a forward costs a
-    third of a step's share for a row.
-
-    Args:
-        total, epoch: steps of the run and of an epoch.
-        held_out: rows that an evaluation feeds.
-    """
-    half = math.ceil(epoch / 2)
-    often = held_out / 3 <= half * batch_size / 6
-    return max(1, half if often else epoch, math.ceil(total / 20))
-
-
-def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: int) -> Progress:
-    start = time.perf_counter()
-    step = progress.step + 1
+def _train_step(parts: TrainerParts, progress: Progress, total: int) -> Progress:
+    start, step, settings = time.perf_counter(), progress.step + 1, parts.settings
     rows = rows_of_step(step, len(parts.examples), settings.batch_size, settings.seed)
     examples = [parts.examples[i] for i in rows]
     loss_sum, weight_sum, tokens, padded_tokens, *losses = _gradient(parts, examples)
     loss = loss_sum / weight_sum
-    norm = _scale_and_clip(parts, weight_sum, settings.clip)
+    norm = _scale_and_clip(parts.weights, weight_sum, settings.clip)
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise _not_finite(step, loss, norm, examples)
     rate = learning_rate(step, total, settings.lr, settings.warmup, parts.floor)
@@ -168,8 +155,8 @@ def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: 
         group["lr"] = rate
     parts.optimizer.step()
     parts.optimizer.zero_grad(set_to_none=True)
-    parts.weights.spread()
-    trained = sum(sum(w > 0 for w in e.weights) for e in examples)
+    parts.weights.publish()
+    trained = sum(map(trained_count, examples))
     seconds = time.perf_counter() - start
     parts.log(
         {
@@ -196,77 +183,61 @@ def _train_step(parts: Parts, settings: FitSettings, progress: Progress, total: 
     )
 
 
-def _gradient(parts: Parts, examples: Sequence[Example]) -> list[float]:
+def _gradient(parts: TrainerParts, examples: Sequence[Example]) -> list[float]:
     """Forms the gradient of a step's examples, summed over the ranks; each takes its share of them.
 
     Returns:
         Loss sum, weight sum, tokens fed and those of a padded run, of all ranks; then the mean loss
         of each example.
     """
-    share = share_rows(examples, parts.ranks.count)[parts.ranks.index]
-    mine = [examples[i] for i in share]
-    weights = parts.weights
-    plan = weights.agree(plan_step(mine, parts.batch_tokens))
-    with all_there():
-        loss_sum, weight_sum, means = backward_step(weights.model, mine, plan, weights.run)
+    weights, ranks = parts.weights, parts.weights.ranks
+    share = share_rows(examples, ranks.count)[ranks.index]
+    local = [examples[i] for i in share]
+    plan = weights.match_passes(plan_step(local, parts.settings.batch_tokens))
+    with rank_errors():
+        loss_sum, weight_sum, means = backward_step(weights.model, local, plan, weights.run)
     losses = [0.0] * len(examples)
     for i, mean in zip(share, means, strict=True):
         losses[i] = mean
-    sums = (loss_sum, weight_sum, plan.tokens, plan.padded_tokens, *losses)
-    found = add_up(parts.ranks, *sums)
-    weights.collect()
-    return list(found)
+    sums = all_sum(ranks, loss_sum, weight_sum, plan.tokens, plan.padded_tokens, *losses)
+    weights.reduce_gradients()
+    return sums
 
 
 @torch.no_grad()
-def _scale_and_clip(parts: Parts, weight_sum: float, clip: float) -> float:
+def _scale_and_clip(weights: WeightStore, weight_sum: float, clip: float) -> float:
     """Turns summed gradients into those of the mean, clipped; the norm is that before clipping."""
-    grads: list[Tensor] = [p.grad for p in parts.weights.pieces if p.grad is not None]
+    grads: list[Tensor] = [p.grad for p in weights.pieces if p.grad is not None]
     norms = torch.stack([g.to(torch.float32) for g in torch._foreach_norm(grads)])
     norm = float(torch.linalg.vector_norm(norms))
-    if parts.ranks.count > 1:
-        norm = math.sqrt(add_up(parts.ranks, norm**2)[0])
+    if weights.ranks.count > 1:
+        norm = math.sqrt(all_sum(weights.ranks, norm**2)[0])
     norm /= weight_sum
     factor = min(1.0, clip / (norm + 1e-6)) if clip > 0 else 1.0
     torch._foreach_mul_(grads, factor / weight_sum)
     return norm
 
 
-def _evaluate(parts: Parts, progress: Progress) -> Progress:
-    start = time.perf_counter()
+def _evaluate(parts: TrainerParts, progress: Progress) -> Progress:
+    start, step = time.perf_counter(), progress.step
     loss = parts.evaluate()
     best = loss < progress.best_loss
+    progress = replace(progress, since_best=progress.since_best + 1)
     if best:
-        tensors = parts.weights.gather(first=parts.ranks.first)
-        if parts.ranks.first:
-            checkpoint.save_best(parts.folder, progress.step, tensors)
-        progress = replace(progress, best_loss=loss, best_step=progress.step, since_best=0)
-    else:
-        progress = replace(progress, since_best=progress.since_best + 1)
+        tensors = parts.weights.gather()
+        if parts.weights.ranks.first:
+            checkpoint.save_best(parts.folder, step, tensors)
+        progress = replace(progress, best_loss=loss, best_step=step, since_best=0)
+    event = {"event": "eval", "step": step, "held_out_loss": loss, "best": best}
     answer = parts.answer()
-    seconds = time.perf_counter() - start
-    event = {"event": "eval", "step": progress.step, "held_out_loss": loss, "best": best}
-    parts.log({**event, "answer": answer, "seconds": seconds})
+    parts.log({**event, "answer": answer, "seconds": time.perf_counter() - start})
     if progress.since_best == RISING and loss > progress.best_loss:
-        parts.log({"event": "rising", "step": progress.step, "best_step": progress.best_step})
+        parts.log({"event": "rising", "step": step, "best_step": progress.best_step})
     return progress
 
 
-def best_weights(parts: Parts, progress: Progress) -> dict[str, Tensor]:
-    """The fp32 weights of the best evaluation by name, on the first rank; all ranks call it.
-
-    Raises:
-        BiddableError: `best_damaged`, `rank_lost`.
-    """
-    if not progress.best_step or progress.best_step == progress.step:
-        return parts.weights.gather(first=parts.ranks.first)
-    return checkpoint.read_best(parts.folder, progress.best_step) if parts.ranks.first else {}
-
-
-def _not_finite(step: int, loss: float, norm: float, examples: Sequence[Any]) -> BiddableError:
-    places = ", ".join(sorted({place(e.file, e.line) for e in examples}))
-    return BiddableError(
-        "loss_not_finite",
-        f"step {step}: the loss is {loss} and the gradient norm {norm}; its rows: {places}",
-        "look at these rows; a smaller --lr or --precision fp32 may help",
-    )
+def _not_finite(step: int, loss: float, norm: float, rows: Sequence[Example]) -> BiddableError:
+    places = ", ".join(sorted({place(row.file, row.line) for row in rows}))
+    what = f"step {step}: the loss is {loss} and the gradient norm {norm}; its rows: {places}"
+    fix = "look at these rows; a smaller --lr or --precision fp32 may help"
+    return BiddableError("loss_not_finite", what, fix)

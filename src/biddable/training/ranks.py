@@ -3,7 +3,8 @@
 Each forms the gradient of its own rows. The sums are added over all ranks and divided once by the
 trained tokens of all, so the update is that of one process; each rank makes it for its part of
 every parameter, and holds AdamW's moments of that part alone. Collectives go through
-torch.distributed, gloo on CPUs and NCCL on CUDA; what is not a tensor travels as JSON.
+torch.distributed, gloo on CPUs and NCCL on CUDA; what is not a tensor travels as JSON. Each raises
+`rank_lost` where another rank has stopped.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def joined_ranks() -> Iterator[Ranks]:
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    with all_there():
+    with rank_errors():
         dist.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
         yield Ranks(dist.get_rank(), count)
@@ -66,44 +67,29 @@ def joined_ranks() -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def add_up(ranks: Ranks, *values: float) -> list[float]:
-    """Each value summed over the ranks, in fp64.
-
-    Raises:
-        BiddableError: `rank_lost`.
-    """
-    if ranks.count == 1:
-        return list(values)
-    total = torch.tensor(values, dtype=torch.float64)
-    with all_there():
-        dist.all_reduce(total)
-    return total.tolist()
+def all_sum(ranks: Ranks, *values: float) -> list[float]:
+    """Each value summed over the ranks, in fp64."""
+    return _all_reduce(ranks, torch.tensor(values, dtype=torch.float64), dist.ReduceOp.SUM)
 
 
-def highest(ranks: Ranks, *values: int) -> list[int]:
-    """Of each value the highest that any rank gave.
-
-    Raises:
-        BiddableError: `rank_lost`.
-    """
-    if ranks.count == 1:
-        return list(values)
-    found = torch.tensor(values)
-    with all_there():
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
-    return found.tolist()
+def all_max(ranks: Ranks, *values: int) -> list[int]:
+    """Of each value the highest that any rank gave."""
+    return _all_reduce(ranks, torch.tensor(values, dtype=torch.int64), dist.ReduceOp.MAX)
 
 
-def told(ranks: Ranks, value: Callable[[], Any]) -> Any:
-    """What the first rank's `value` gives, as JSON has it; the others do not call theirs.
+def _all_reduce(ranks: Ranks, values: torch.Tensor, operation: Any) -> list[Any]:
+    if ranks.count > 1:
+        with rank_errors():
+            dist.all_reduce(values, op=operation)
+    return values.tolist()
 
-    Raises:
-        BiddableError: `rank_lost`.
-    """
+
+def broadcast_from_first(ranks: Ranks, value: Callable[[], Any]) -> Any:
+    """Sends `value()` of the first rank, as JSON, to all; the others do not call theirs."""
     if ranks.count == 1:
         return value()
     text = list(json.dumps(value()).encode()) if ranks.first else []
-    with all_there():
+    with rank_errors():
         size = torch.tensor([len(text)])
         dist.broadcast(size, 0)
         sent = torch.tensor(text or [0] * int(size), dtype=torch.uint8)
@@ -112,19 +98,18 @@ def told(ranks: Ranks, value: Callable[[], Any]) -> Any:
 
 
 def first_before_others(ranks: Ranks, work: Callable[[], T]) -> T:
-    """What `work` gives on each rank; the others begin when the first is done, and find its cache.
-
-    Raises:
-        BiddableError: `rank_lost`.
-    """
-    made = [work()] if ranks.first else []
-    told(ranks, lambda: None)
-    return made[0] if made else work()
+    """The result of `work`; the other ranks begin when the first is done, and find its cache."""
+    if not ranks.first:
+        broadcast_from_first(ranks, lambda: None)
+        return work()
+    result = work()
+    broadcast_from_first(ranks, lambda: None)
+    return result
 
 
 @contextmanager
-def all_there() -> Iterator[None]:
-    """Turns the backend's error, when another rank has gone, into one that says so."""
+def rank_errors() -> Iterator[None]:
+    """Turns the backend's error, when another rank has stopped, into `rank_lost`."""
     try:
         yield
     except RuntimeError as error:
@@ -133,7 +118,7 @@ def all_there() -> Iterator[None]:
             raise
         raise BiddableError(
             "rank_lost",
-            f"another rank has gone, or could not follow: {str(error).split('. ')[0]}",
+            f"another process stopped or timed out: {str(error).split('. ')[0]}",
             "see what it said; `--resume auto` goes on from the last checkpoint, and torchrun "
             "--max-restarts does so by itself",
         ) from error

@@ -1,4 +1,4 @@
-"""Where a run begins or goes on: settings, folder, and the record of what it is made of.
+"""Where a run begins or goes on: settings, folder, and the record of its inputs.
 
 The record is written when it begins, so that nothing can change under it unseen.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from rich.console import Console
 from biddable.dataset.early import refuse_early
 from biddable.dataset.prepared import Prepared
 from biddable.errors import BiddableError
-from biddable.models.base import PACKAGED
-from biddable.settings import Settings, read_config, with_values
+from biddable.options import read_config, with_values
+from biddable.settings import PACKAGED, Settings
 from biddable.storage import sha256
 from biddable.template.frames import FRAMES
 from biddable.terminal import line
 from biddable.training.checkpoint import Progress, has_checkpoint, load_checkpoint
-from biddable.training.loop import Parts
-from biddable.training.ranks import Ranks, told
+from biddable.training.loop import TrainerParts
+from biddable.training.ranks import Ranks, broadcast_from_first
 from biddable.training.run_folder import (
     RunFolder,
     cut_log,
@@ -53,30 +54,33 @@ def start(
             )
         folder = open_run_folder(resume)
         folder.refuse_finished()
-        return with_values(Settings(), read_config(str(folder.config))), folder
-    files = (data,) if isinstance(data, str) else tuple(data)
-    given = {"data": files, **options} if files else options
+        return _settings_of(folder), folder
+    given = {"data": data, **options} if data else options
     settings = with_values(Settings(), given)
     if not settings.data:
         raise BiddableError("option", "no data is given", "biddable train data.jsonl")
     if resume != AUTO:
         refuse_early(settings)
         return settings, None
-    path = told(ranks, lambda: unfinished_run(settings.out, settings.data))
+    path = broadcast_from_first(ranks, lambda: unfinished_run(settings.out, settings.data))
     if not path:
         return settings, None
     folder = RunFolder(Path(path))
     folder.refuse_finished()
     if folder.begun:
-        before = with_values(Settings(), read_config(str(folder.config)))
-        settings = _as_before(settings, before)
+        before = _settings_of(folder)
+        # The compute dtype follows from the device and the tokens per pass from free memory,
+        # neither of which need come out the same twice.
+        left_open = {"precision": "auto", "device": "auto", "batch_tokens": 0}
+        chosen = {k: getattr(before, k) for k, v in left_open.items() if getattr(settings, k) == v}
+        settings = replace(settings, out=before.out, **chosen)
     return settings, folder
 
 
 def new_folder(settings: Settings, ranks: Ranks) -> RunFolder:
     """The folder of a new run, the same on all ranks."""
-    path = told(ranks, lambda: str(new_run_folder(settings.out, settings.data).path))
-    return RunFolder(Path(path))
+    new = partial(new_run_folder, settings.out, settings.data)
+    return RunFolder(Path(broadcast_from_first(ranks, lambda: str(new().path))))
 
 
 def day_of(folder: RunFolder | None, ranks: Ranks) -> date:
@@ -87,7 +91,7 @@ def day_of(folder: RunFolder | None, ranks: Ranks) -> date:
             return str(folder.read_json("data.json")["today"])
         return date.today().isoformat()
 
-    return date.fromisoformat(told(ranks, day))
+    return date.fromisoformat(broadcast_from_first(ranks, day))
 
 
 def data_record(prepared: Prepared, settings: Settings, today: date) -> dict[str, Any]:
@@ -134,23 +138,16 @@ def with_absolute_paths(settings: Settings) -> Settings:
 
 def settings_record(settings: Settings) -> dict[str, Any]:
     """The settings that change what is learned."""
-    given = asdict(with_absolute_paths(settings)).items()
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in given if k not in _FREE}
+    values = asdict(with_absolute_paths(settings)).items()
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values if k not in _FREE}
 
 
-def _as_before(settings: Settings, before: Settings) -> Settings:
-    """The settings with what was left to be chosen as the run chose it when it began.
-
-    The compute dtype follows from a measurement and the tokens per pass from free memory, neither
-    of which need come out the same twice.
-    """
-    open_choices = {"precision": "auto", "device": "auto", "batch_tokens": 0}
-    chosen = {k: getattr(before, k) for k, v in open_choices.items() if getattr(settings, k) == v}
-    return replace(settings, out=before.out, **chosen)
+def _settings_of(folder: RunFolder) -> Settings:
+    return with_values(Settings(), read_config(str(folder.config)))
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: RunFolder) -> None:
-    """Refuses to go on with a run that is no longer made of what it was made of.
+    """Refuses to go on with a run whose inputs changed.
 
     Raises:
         BiddableError: `run_changed`, with everything that changed.
@@ -158,12 +155,9 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: Ru
     changed = [what for name in _CAUSES if name in before for what in _changes(name, before, now)]
     changed = changed or [name for name in before if before[name] != now.get(name)]
     if changed:
-        raise BiddableError(
-            "run_changed",
-            f"the run {folder.path} cannot go on, for these changed since it began: "
-            + "; ".join(changed),
-            "put them back as they were, or start a new run",
-        )
+        what = f"the run {folder.path} cannot go on, for these changed since it began"
+        fix = "put them back as they were, or start a new run"
+        raise BiddableError("run_changed", f"{what}: {'; '.join(changed)}", fix)
 
 
 def _changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -172,9 +166,7 @@ def _changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> It
         if old != new:
             yield name
         return
-    for key in sorted({*old, *new}):
-        if old.get(key) == new.get(key):
-            continue
+    for key in sorted(k for k in {*old, *new} if old.get(k) != new.get(k)):
         if name == "settings":
             option = "--" + key.replace("_", "-")
             yield f"{option} (was {old.get(key)!r}, is {new.get(key)!r})"
@@ -183,14 +175,14 @@ def _changes(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> It
             yield f"{'data file' if name == 'sources' else name} {key}{gone}"
 
 
-def resume_progress(folder: RunFolder, parts: Parts, out: Console) -> Progress:
+def resume_progress(folder: RunFolder, parts: TrainerParts, out: Console) -> Progress:
     """The progress of the newest sound checkpoint, or of none; the log is cut back to it."""
     progress = Progress()
     if has_checkpoint(parts.folder):
         progress, damaged = load_checkpoint(parts.folder, parts.weights, parts.optimizer)
         for name in damaged:
             line(out, "damaged", f"checkpoint {name} is passed over")
-    if parts.ranks.first:
+    if parts.weights.ranks.first:
         cut_log(folder.log, progress.step or -1)
     line(out, "resume", f"from step {progress.step}")
     return progress

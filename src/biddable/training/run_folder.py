@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
 from datetime import date
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +16,24 @@ from biddable.storage import hold_alone, refuse_existing_run, write_whole
 EVAL_FILE = "eval.jsonl"
 
 
-@dataclass(frozen=True, slots=True)
 class RunFolder:
-    """The paths of one run; docs/design.md shows the layout."""
+    """The paths of one run; docs/design.md shows the layout.
 
-    path: Path
+    Args:
+        model: the tuned model, a Hugging Face folder.
+        checkpoints: where checkpoints and the best weights stand.
+        log: log.jsonl, one event a line.
+        config: config.toml, the resolved settings.
+        eval_rows: the held-out rows, in messages form.
+    """
 
-    @property
-    def model(self) -> Path:
-        """The tuned model, a Hugging Face folder."""
-        return self.path / "model"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where checkpoints and the best weights stand."""
-        return self.path / "checkpoints"
-
-    @property
-    def log(self) -> Path:
-        """log.jsonl, one event a line."""
-        return self.path / "log.jsonl"
-
-    @property
-    def config(self) -> Path:
-        """config.toml, the resolved settings."""
-        return self.path / "config.toml"
-
-    @property
-    def eval_rows(self) -> Path:
-        """The held-out rows, in messages form."""
-        return self.path / EVAL_FILE
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model = path / "model"
+        self.checkpoints = path / "checkpoints"
+        self.log = path / "log.jsonl"
+        self.config = path / "config.toml"
+        self.eval_rows = path / EVAL_FILE
 
     @property
     def begun(self) -> bool:
@@ -86,18 +74,20 @@ def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
         BiddableError: `output_exists`, or `output_not_writable`.
     """
     refuse_existing_run(out)
+    names = (f"runs/{_stem(data)}-{date.today().isoformat()}-{n}" for n in count(1))
+    path = Path(out or next(name for name in names if not os.path.lexists(name)))
     try:
-        if out:
-            Path(out).mkdir(parents=True)
-            return RunFolder(Path(out))
-        Path("runs").mkdir(exist_ok=True)
-        return RunFolder(_next_free(Path("runs"), f"{_stem(data)}-{date.today().isoformat()}"))
+        path.mkdir(parents=True)
+    except FileExistsError:
+        # Another run took the name meanwhile.
+        return new_run_folder(out, data)
     except OSError as error:
         raise BiddableError(
             "output_not_writable",
-            f"the output folder {out or 'runs'!r} cannot be made: {error.strerror}",
+            f"the output folder {out or 'runs'!r} cannot be created: {error.strerror}",
             "give an --out where you may write",
         ) from error
+    return RunFolder(path)
 
 
 def _stem(data: tuple[str, ...]) -> str:
@@ -105,30 +95,16 @@ def _stem(data: tuple[str, ...]) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "run"
 
 
-def _next_free(parent: Path, name: str) -> Path:
-    number = 1
-    while True:
-        path = parent / f"{name}-{number}"
-        try:
-            path.mkdir()
-            return path
-        except FileExistsError:
-            number += 1
-
-
 def open_run_folder(path: str) -> RunFolder:
     """An existing run folder.
 
     Raises:
-        BiddableError: it is none.
+        BiddableError: `no_run`.
     """
     folder = RunFolder(Path(path))
-    if not folder.config.is_file():
-        raise BiddableError(
-            "no_run",
-            f"'{path}' is no run folder: it has no config.toml",
-            "give the folder that `biddable train` printed",
-        )
+    if not folder.begun:
+        what = f"'{path}' is no run folder: it has no config.toml"
+        raise BiddableError("no_run", what, "give the folder that `biddable train` printed")
     return folder
 
 
@@ -140,20 +116,15 @@ def unfinished_run(out: str, data: tuple[str, ...]) -> str:
     """
     if out:
         return out if Path(out).is_dir() else ""
-    found = [p for p in Path("runs").glob(f"{_stem(data)}-*") if not RunFolder(p).finished]
-    return str(max(found, key=lambda p: p.stat().st_mtime, default=""))
+    runs = [p for p in Path("runs").glob(f"{_stem(data)}-*") if not RunFolder(p).finished]
+    return str(max(runs, key=lambda p: p.stat().st_mtime, default=""))
 
 
 def cut_log(path: Path, step: int) -> None:
     """Drops the events after a step, which a resumed run will log again, and a line cut short."""
-    if not path.exists():
-        return
-    kept = [
-        text
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines()
-        if _step_of(text) <= step
-    ]
-    write_whole(path, "".join(f"{text}\n" for text in kept))
+    if path.exists():
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        write_whole(path, "".join(f"{text}\n" for text in lines if _step_of(text) <= step))
 
 
 def _step_of(text: str) -> float:

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from biddable.engine.plan import StepPlan, even_plan
 from biddable.engine.step import T
-from biddable.training.ranks import Ranks, all_there, highest
+from biddable.training.ranks import Ranks, all_max, rank_errors
 
 
 class _Outermost(nn.Module):
@@ -41,7 +41,7 @@ class _Outermost(nn.Module):
 
 
 class Shards:
-    """Weights of which each rank has a part; see `held.Held`.
+    """Weights of which each rank has a part; see `weights.WeightStore`.
 
     Args:
         model: the whole model in fp32, on the CPU of each rank.
@@ -50,7 +50,7 @@ class Shards:
     """
 
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype, ranks: Ranks) -> None:
-        self._ranks = ranks
+        self.ranks = ranks
         self._mesh = init_device_mesh(device.type, (ranks.count,))
         self.names = [name for name, _ in model.named_parameters()]
         self.shapes = [p.shape for p in model.parameters()]
@@ -77,52 +77,52 @@ class Shards:
         self.pieces = [nn.Parameter(p.data.to_local()) for p in self._parts]
 
     def run(self, work: Callable[[], T]) -> T:
-        with all_there():
+        with rank_errors():
             found: T = self._root(work)
         return found
 
-    def agree(self, plan: StepPlan) -> StepPlan:
+    def match_passes(self, plan: StepPlan) -> StepPlan:
         apart = bool(plan.prefixes) and not plan.joined
-        passes, any_apart = highest(self._ranks, len(plan.micro_batches), int(apart))
+        passes, any_apart = all_max(self.ranks, len(plan.micro_batches), int(apart))
         return even_plan(plan, passes, apart=bool(any_apart))
 
-    def collect(self) -> None:
+    def reduce_gradients(self) -> None:
         for part, piece in zip(self._parts, self.pieces, strict=True):
             piece.grad, part.grad = part.grad.to_local(), None
 
-    def spread(self) -> None:
+    def publish(self) -> None:
         """Nothing is left to be done: the pieces lie in the parts, and these are gathered anew."""
 
-    def whole(self, index: int, value: Tensor) -> Tensor:
+    def full_tensor(self, index: int, value: Tensor) -> Tensor:
         shape = self.shapes[index]
         stride = self._parts[index].stride()
-        with all_there():
+        with rank_errors():
             spread = DTensor.from_local(
                 value, self._mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
             )
             found: Tensor = spread.full_tensor()
         return found
 
-    def mine(self, index: int, value: Tensor) -> Tensor:
-        size = -(-len(value) // self._ranks.count)
-        return value[self._ranks.index * size : (self._ranks.index + 1) * size]
+    def local_part(self, index: int, value: Tensor) -> Tensor:
+        size = -(-len(value) // self.ranks.count)
+        return value[self.ranks.index * size : (self.ranks.index + 1) * size]
 
-    def gather(self, *, first: bool) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+    def gather(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
         for i, (name, piece) in enumerate(zip(self.names, self.pieces, strict=True)):
-            whole = self.whole(i, piece.data)
-            if first:
-                found[name] = whole.cpu()
-        return found
+            full = self.full_tensor(i, piece.data)
+            if self.ranks.first:
+                tensors[name] = full.cpu()
+        return tensors
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         self._let_go()
         for i, (name, piece) in enumerate(zip(self.names, self.pieces, strict=True)):
-            piece.copy_(self.mine(i, tensors[name]))
+            piece.copy_(self.local_part(i, tensors[name]))
 
     @torch.no_grad()
-    def alone(self, fresh: Callable[[], Any], tensors: Mapping[str, Tensor]) -> Any:
+    def standalone_model(self, fresh: Callable[[], Any], tensors: Mapping[str, Tensor]) -> Any:
         model = fresh()
         for name, parameter in model.named_parameters():
             if tensors:

@@ -1,7 +1,7 @@
 """Experiment trackers: each step and evaluation handed on through the tracker's own package.
 
-Where it goes, and who may see it, is set as that package says (WANDB_MODE, MLFLOW_TRACKING_URI,
-...); nothing is handed on unless `--report-to` asks for it.
+Where it goes, and who may see it, is set as that package says (WANDB_MODE, MLFLOW_TRACKING_URI);
+nothing is handed on unless `--report-to` asks for it. docs/design.md says why not by accelerate.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from biddable.terminal import notices
 from biddable.training.log import Log
 
 PROJECT = "biddable"
-# A number of an event by its name in the tracker, with the step.
-Send = Callable[[Mapping[str, float], int], None]
-# (where to send the numbers, what ends the run in the tracker)
-Opened = tuple[Send, Callable[[], None]]
+# Takes numbers by name, and the step.
+Send = Callable[[dict[str, float], int], None]
 
 
 def tracker_package(name: str) -> Any:
@@ -37,11 +35,8 @@ def tracker_package(name: str) -> Any:
     try:
         return import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError as error:
-        raise BiddableError(
-            "missing_extra",
-            f"--report-to {name} needs a package that cannot be loaded: {error}",
-            f"pip install 'biddable[{name}]'",
-        ) from error
+        what = f"--report-to {name} needs a package that cannot be loaded: {error}"
+        raise BiddableError("missing_extra", what, f"pip install 'biddable[{name}]'") from error
 
 
 @contextmanager
@@ -49,6 +44,9 @@ def tracker(
     name: str, package: Any, folder: Path, config: Mapping[str, Any], out: Console
 ) -> Generator[Log]:
     """A log that hands the numbers of steps and evaluations to a tracker while entered.
+
+    After the first failure, which is shown, nothing more is sent: a run of hours does not end
+    because a server went away.
 
     Args:
         package: what `tracker_package` gave.
@@ -60,34 +58,6 @@ def tracker(
     if package is None:
         yield lambda event: None
         return
-    try:
-        # Some greet on standard output, which is for data.
-        with redirect_stdout(cast(TextIO, notices())):
-            send, close = _OPEN[name](package, folder, config)
-    except Exception as error:  # Each tracker has errors of its own.
-        raise BiddableError(
-            "tracker",
-            f"{name} does not start: {error}",
-            f"set {name} up as its own documentation says, or leave --report-to out",
-        ) from error
-    attempt = _until_it_fails(name, out)
-
-    def log(event: Mapping[str, Any]) -> None:
-        found = numbers(event)
-        if found:
-            attempt(lambda: send(found, event["step"]))
-
-    try:
-        yield log
-    finally:
-        attempt(close)
-
-
-def _until_it_fails(name: str, out: Console) -> Callable[[Callable[[], None]], None]:
-    """Runs what it is given, but after the first failure, which it tells, nothing more.
-
-    A run of hours does not end because a server went away.
-    """
     failed = False
 
     def attempt(action: Callable[[], None]) -> None:
@@ -100,7 +70,24 @@ def _until_it_fails(name: str, out: Console) -> Callable[[Callable[[], None]], N
             failed = True
             out.print(Text(f"{name} failed, nothing more is sent to it: {error}"))
 
-    return attempt
+    def log(event: Mapping[str, Any]) -> None:
+        if values := numbers(event):
+            attempt(lambda: send(values, event["step"]))
+
+    try:
+        # Some greet on standard output, which is for data.
+        with redirect_stdout(cast(TextIO, notices())):
+            send, close = _open(name, package, folder, dict(config))
+    except Exception as error:  # Each tracker has errors of its own.
+        raise BiddableError(
+            "tracker",
+            f"{name} does not start: {error}",
+            f"set {name} up as its own documentation says, or leave --report-to out",
+        ) from error
+    try:
+        yield log
+    finally:
+        attempt(close)
 
 
 def numbers(event: Mapping[str, Any]) -> dict[str, float]:
@@ -113,37 +100,26 @@ def numbers(event: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _tensorboard(package: Any, folder: Path, config: Mapping[str, Any]) -> Opened:
-    writer = package.SummaryWriter(str(folder / "tensorboard"))
-    writer.add_text("settings", "\n".join(f"    {k} = {v!r}" for k, v in config.items()))
+def _open(
+    name: str, package: Any, folder: Path, config: dict[str, Any]
+) -> tuple[Send, Callable[[], None]]:
+    """Starts a run in the tracker: what sends numbers to it, and what ends it."""
+    if name == "tensorboard":
+        writer = package.SummaryWriter(str(folder / "tensorboard"))
+        writer.add_text("settings", "\n".join(f"    {k} = {v!r}" for k, v in config.items()))
 
-    def send(found: Mapping[str, float], step: int) -> None:
-        for name, value in found.items():
-            writer.add_scalar(name, value, step)
+        def send(values: dict[str, float], step: int) -> None:
+            for key, value in values.items():
+                writer.add_scalar(key, value, step)
 
-    return send, writer.close
-
-
-def _wandb(package: Any, folder: Path, config: Mapping[str, Any]) -> Opened:
-    run = package.init(project=PROJECT, name=folder.name, dir=str(folder), config=dict(config))
-    return lambda found, step: run.log(dict(found), step=step), run.finish
-
-
-def _trackio(package: Any, folder: Path, config: Mapping[str, Any]) -> Opened:
-    package.init(project=PROJECT, name=folder.name, config=dict(config))
-    return lambda found, step: package.log(dict(found), step=step), package.finish
-
-
-def _mlflow(package: Any, folder: Path, config: Mapping[str, Any]) -> Opened:
-    package.set_experiment(PROJECT)
-    package.start_run(run_name=folder.name)
-    package.log_params({name: str(value)[:500] for name, value in config.items()})
-    return lambda found, step: package.log_metrics(dict(found), step=step), package.end_run
-
-
-_OPEN: Mapping[str, Callable[[Any, Path, Mapping[str, Any]], Opened]] = {
-    "tensorboard": _tensorboard,
-    "wandb": _wandb,
-    "trackio": _trackio,
-    "mlflow": _mlflow,
-}
+        return send, writer.close
+    if name == "mlflow":
+        package.set_experiment(PROJECT)
+        package.start_run(run_name=folder.name)
+        package.log_params({key: str(value)[:500] for key, value in config.items()})
+        return lambda values, step: package.log_metrics(values, step=step), package.end_run
+    if name == "trackio":
+        package.init(project=PROJECT, name=folder.name, config=config)
+        return lambda values, step: package.log(values, step=step), package.finish
+    run = package.init(project=PROJECT, name=folder.name, dir=str(folder), config=config)
+    return lambda values, step: run.log(values, step=step), run.finish

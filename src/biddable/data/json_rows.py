@@ -27,8 +27,17 @@ BLANK = re.compile(r"[ \t\r\n]*")
 CUT_MESSAGES = re.compile(r'\[ *\{ *"(?:role|from)" *:')
 
 
-def line_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
-    """One JSON value a line; blank lines are skipped."""
+def json_rows(stream: io.BufferedIOBase, head: bytes) -> Iterator[Row]:
+    """The rows of JSON lines, of JSON arrays, or of pretty-printed objects.
+
+    Args:
+        stream: UTF-8.
+        head: the beginning of it, by which these are told apart.
+    """
+    return _array_rows(stream) if _is_one_value(head) else _line_rows(stream)
+
+
+def _line_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
     for line in itertools.count(1):
         data = stream.readline(MOST_ROW_BYTES + 1)
         if not data:
@@ -45,19 +54,21 @@ def line_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
             if text:
                 # The comma of an array whose brackets were cut off says nothing.
                 value = DECODER.decode(text.removesuffix(","))
-                yield from (Row(line, row) for row in ([value] if _is_row(value) else value))
+                yield from (Row(line, row) for row in (value if _holds_rows(value) else [value]))
         except (ValueError, RecursionError) as error:
             yield Row(line, _invalid(error))
 
 
-def _is_row(value: object) -> bool:
-    """Whether a line's value is one row: all but an array of rows, which messages are not."""
-    if not isinstance(value, list) or not value:
-        return True
-    return not all(isinstance(item, dict) and not written_role(item) for item in value)
+def _holds_rows(value: object) -> bool:
+    """Whether a line's value is an array of rows, which messages are not."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, dict) and not written_role(item) for item in value)
+    )
 
 
-def is_one_value(head: bytes) -> bool:
+def _is_one_value(head: bytes) -> bool:
     """Whether text that begins like this is an array or pretty-printed JSON, not JSON lines.
 
     It is where the first value goes on behind its line. An array on one line holds all rows, unless
@@ -71,15 +82,13 @@ def is_one_value(head: bytes) -> bool:
         # A pretty-printed object opens on a line that ends before its first key does.
         pretty = first.strip() == "{" and not rest.lstrip().startswith("{")
         return pretty or (text.startswith("[") and not CUT_MESSAGES.match(text))
-    alone = rest.lstrip().startswith("[")
-    return "\n" in text[:end] or (isinstance(value, list) and _is_rows(value) and not alone)
+    if "\n" in text[:end] or not isinstance(value, list):
+        return "\n" in text[:end]
+    is_messages = bool(value) and all(map(written_role, value))
+    return not is_messages and not rest.lstrip().startswith("[")
 
 
-def _is_rows(value: list[object]) -> bool:
-    return not value or not all(map(written_role, value))
-
-
-def array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
+def _array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
     """The elements of JSON arrays and the objects between them, each with its line.
 
     Where all stand on one line, they are numbered instead: each has a place of its own, by which
@@ -87,12 +96,9 @@ def array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
     """
     data = stream.read(MOST_ARRAY_BYTES + 1)
     if len(data) > MOST_ARRAY_BYTES:
-        error = BiddableError(
-            "file_too_large",
-            f"A JSON array is read as a whole, and this one is over {MOST_ARRAY_BYTES:,} bytes.",
-            "Write one JSON object a line (JSONL); such a file may have any size.",
-        )
-        yield Row(0, error)
+        what = f"A JSON array is read as a whole, and this one is over {MOST_ARRAY_BYTES:,} bytes."
+        fix = "Write one JSON object a line (JSONL); such a file may have any size."
+        yield Row(0, BiddableError("file_too_large", what, fix))
         return
     try:
         text = data.decode("utf-8-sig")
@@ -100,55 +106,41 @@ def array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
         yield Row(data.count(b"\n", 0, error.start) + 1, _invalid(error))
         return
     del data
-    if "\n" in text.strip():
-        yield from _elements(text)
-    else:
-        for number, row in enumerate(_elements(text), 1):
-            yield row if isinstance(row.value, BiddableError) else Row(number, row.value)
+    numbered = "\n" not in text.strip()
+    for number, row in enumerate(_elements(text), 1):
+        good = numbered and not isinstance(row.value, BiddableError)
+        yield Row(number, row.value) if good else row
 
 
 def _elements(text: str) -> Iterator[Row]:
-    start, at = 0, _next(text, 0)
-    line, inside, comma = 1, False, False
-    while True:
+    start, end, line = 0, 0, 1
+    inside, comma = False, False
+    while (at := _next(text, end)) < len(text):
         line += text.count("\n", start, at)
-        start = at
-        if at == len(text):
-            break
-        mark = text[at]
-        if mark in "[]," and not (mark == "[" and inside):
-            if problem := _misplaced(mark, inside, comma):
-                yield Row(line, _invalid(ValueError(problem)))
-                return
-            inside, comma, end = mark != "]", mark == ",", at + 1
-        else:
+        start, mark = at, text[at]
+        if mark not in "[]," or (mark == "[" and inside):
             value, end = _element(text, at)
             yield Row(line, value)
             if end < 0:
                 return
             comma = False
-        at = _next(text, end)
+            continue
+        # A comma before the closing bracket is no row, and says nothing.
+        if mark != "[" and (not inside or (mark == "," and comma)):
+            place = "behind another" if inside else "outside of an array"
+            yield Row(line, _invalid(ValueError(f"{mark!r} stands {place}")))
+            return
+        inside, comma, end = mark != "]", mark == ",", at + 1
     if inside:
-        error = BiddableError(
-            "invalid_json",
-            "The file ends within a JSON array.",
-            "It was cut short; write it again.",
-        )
-        yield Row(line, error)
+        line += text.count("\n", start)
+        what, fix = "The file ends within a JSON array.", "It was cut short; write it again."
+        yield Row(line, BiddableError("invalid_json", what, fix))
 
 
 def _next(text: str, at: int) -> int:
     """Where the next character stands that is not blank, or the end of the text."""
     blank = BLANK.match(text, at)
     return blank.end() if blank else at
-
-
-def _misplaced(mark: str, inside: bool, comma: bool) -> str:
-    if mark == "[":
-        return ""
-    if not inside:
-        return f"{mark!r} stands outside of an array"
-    return f"a value should stand before {mark!r}" if comma else ""
 
 
 def _element(text: str, at: int) -> tuple[Any, int]:
@@ -166,12 +158,12 @@ def _element(text: str, at: int) -> tuple[Any, int]:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A dict, refusing a key that comes twice: the earlier text would silently be lost."""
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    by_key = dict(pairs)
+    if len(by_key) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice[:40]!r} stands twice in one object")
-    return made
+    return by_key
 
 
 COMMA = "Remove the comma"
@@ -210,8 +202,5 @@ def _extra_data(rest: str, column: int) -> tuple[str, str]:
 
 
 def _too_large() -> BiddableError:
-    return BiddableError(
-        "row_too_large",
-        f"The row is over {MOST_ROW_BYTES:,} bytes.",
-        "Cut it into conversations; is a line break missing between rows?",
-    )
+    fix = "Cut it into conversations; is a line break missing between rows?"
+    return BiddableError("row_too_large", f"The row is over {MOST_ROW_BYTES:,} bytes.", fix)

@@ -15,6 +15,8 @@ from rapidfuzz.distance import Indel
 # Scripts without spaces between words: there each character counts as a word.
 _SPACELESS = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af\u0e00-\u0e7f"
 _WORD = re.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+|[^\w\s]")
+# An opening quote and its closing one.
+QUOTES = ('""', "''", "``", "“”", "„“", "\u2018\u2019", "«»")
 # A span of this many words is hardly written twice by chance.
 COPY_WORDS = 8
 LOOP_WORDS = 4
@@ -26,15 +28,18 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def normalised(text: str) -> str:
-    """For comparing short answers: case, spaces and a final mark do not count.
+def normalized(text: str) -> str:
+    """For comparing short answers: case, spaces, quotes around them and a final mark do not count.
 
-    >>> normalised("  The  Cat. ")
+    >>> normalized('  "The  Cat". ')
     'the cat'
     """
     plain = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    bare = plain.rstrip(".!?。 ")
+    if len(bare) > 1 and bare[0] + bare[-1] in QUOTES:
+        bare = normalized(bare[1:-1])
     # Where marks are all there is, they are the answer.
-    return plain.rstrip(".!?。 ") or plain
+    return bare or plain
 
 
 def similarity(answer: str, reference: str) -> float:
@@ -95,19 +100,3 @@ def copier(training_answers: Sequence[str]) -> Callable[[str], tuple[int, int, i
 def hashes(of: Iterable[tuple[str, ...]]) -> NDArray[np.int64]:
     """The hash of each span, the same within one process."""
     return np.fromiter(map(hash, of), np.int64)
-
-
-def label_in(answer: str, labels: Sequence[str]) -> str | None:
-    """The one label that an answer names; None where it names none or several.
-
-    Args:
-        labels: normalised.
-    """
-    text = normalised(answer)
-    if text in labels:
-        return text
-    held = f" {' '.join(words(text))} "
-    named = [label for label in labels if f" {' '.join(words(label))} " in held]
-    # "credit card" names no "credit".
-    longest = [a for a in named if not any(a != b and a in b for b in named)]
-    return longest[0] if len(longest) == 1 else None
