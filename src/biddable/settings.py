@@ -1,5 +1,6 @@
 """The options of every command, a frozen record each: command line, config.toml and the Python
-signatures come from their fields. Every default is measured; docs/defaults.md says on what."""
+signatures come from their fields. docs/measurements/defaults.md says on what each default was
+measured."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ Two rows are near duplicates if they have the same answer and their questions ar
 letter case, punctuation, white space and a polite frame, or differ in a word or two (`variants`);
 or if their whole texts share most word triples (`minhash`) and what differs is not what the answer
 is about. One sentence pattern filled with other names or numbers, hence with another answer, makes
-no duplicates. docs/formats.md has the definition in words.
+no duplicates. docs/guide/formats.md has the definition in words.
 """
 
 from __future__ import annotations
