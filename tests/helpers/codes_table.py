@@ -92,12 +92,9 @@ def of_call(
     arguments = list(call.args)
     if called in passing and len(arguments) > passing[called] + 1:
         arguments = arguments[passing[called] :]
-        texts = [
-            n for n in arguments[1:] if isinstance(n, ast.Constant | ast.JoinedStr | ast.BinOp)
-        ]
-        levels = [n for n in texts if isinstance(n, ast.Constant) and n.value in SEVERITIES]
-        kinds = [str(n.value) for n in levels if isinstance(n, ast.Constant)] or ["by place"]
-        message = next((n for n in texts if n not in levels), arguments[1])
+        levels = [n for n in arguments if isinstance(n, ast.Constant) and n.value in SEVERITIES]
+        kinds = [str(n.value) for n in levels] or ["by place"]
+        message = next(n for n in arguments[1:] if n not in levels)
     elif called == "BiddableError" and len(arguments) >= 2:
         kinds, message = ["error"], arguments[1]
     elif called == "Finding" and len(arguments) >= 3:
@@ -151,7 +148,7 @@ def plain(node: ast.expr, names: dict[str, list[ast.expr]]) -> str:
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
         return "".join(plain(value, {}) for value in node.values)
-    if isinstance(node, ast.BinOp):
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return plain(node.left, names) + plain(node.right, names)
     if isinstance(node, ast.Name) and names.get(node.id):
         return plain(names[node.id][0], {})
