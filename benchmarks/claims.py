@@ -38,8 +38,8 @@ from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import choose_device, load_model
 from biddable.generation.generate import generate
 from biddable.judging.judge import answer_limit, ask
-from biddable.judging.metrics import copier, normalised, similarity, words
 from biddable.judging.probes import probes
+from biddable.judging.text_measures import copier, normalized, similarity, words
 from biddable.models.base import resolve_base
 from biddable.settings import Settings
 from biddable.template.template import Template
@@ -145,7 +145,7 @@ def asked(
     figures = {
         "held_out_loss": held_out_loss(model, examples, BUDGET),
         "similarity": float(np.mean([similarity(a, b) for a, b in pairs])),
-        "exact": float(np.mean([normalised(a) == normalised(b) for a, b in pairs])),
+        "exact": float(np.mean([normalized(a) == normalized(b) for a, b in pairs])),
         "stopped": float(np.mean([a.stopped for a in found])),
     }
     return Asked(answers, [q.reference for q in questions], figures)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.workloads import make
-from biddable.cli.main import waiting
+from biddable.cli import waiting
 
 HERE = Path(__file__).parent
 # TRL's settings worth trying: dtype, rows of a device batch, and `free` for flattened batches.

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from biddable.commands.train import train
+from biddable.data.readers import read
+from biddable.data.split import cluster_numbers
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.scorecard import Terms, score
 from biddable.judging.verdict import Verdict
@@ -231,9 +233,18 @@ def run(name: str, case: Case, out: Path) -> Verdict:
 def replay(path: Path) -> Verdict:
     """The verdict of today's rules on a run that was kept."""
     kept = json.loads(path.read_text(encoding="utf-8"))
-    questions = [Question(prompt=(), **q) for q in kept["questions"]]
+    # Near duplicates and groups among the held-out rows, as `train` finds them.
+    rows = read([str(path.with_name(f"{path.stem}-held.jsonl"))]).conversations
+    clusters = cluster_numbers(rows)
+    at = {row.line: cluster for row, cluster in zip(rows, clusters, strict=True)}
+    questions = [Question(prompt=(), cluster=at[q["line"]], **q) for q in kept["questions"]]
     base, tuned = (Judgement.from_json(kept[side]) for side in ("base", "tuned"))
-    return score(base, tuned, questions, kept["training_answers"], terms=Terms()).verdict
+    # Rows that training knows were left out; then the examples are those that were answered.
+    fed = clusters if len(tuned.losses) == len(rows) else [at[q.line] for q in questions]
+    if len(tuned.losses) != len(fed):
+        raise SystemExit(f"{path}: the losses are not those of the answered rows")
+    terms = Terms(clusters=fed)
+    return score(base, tuned, questions, kept["training_answers"], terms=terms).verdict
 
 
 def main() -> None:

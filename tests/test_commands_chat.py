@@ -9,11 +9,13 @@ from typing import Literal
 
 import pytest
 
-from biddable.commands.chat import Speaker, answer_once, chat, load_speaker, make_speaker, talk
+from biddable.commands.chat import Talk, answer_once, chat, converse
 from biddable.data.conversation import Message
 from biddable.encoding.encode import encode_prompt
 from biddable.errors import BiddableError
+from biddable.generation.speaker import Speaker, load, make_speaker
 from biddable.models.base import SYSTEM_PROMPT_FILE
+from biddable.settings import Sampling
 from biddable.template.template import Template
 from letters import letters, tiny_folder
 from tiny import tiny
@@ -21,9 +23,7 @@ from tiny import tiny
 Told = list[list[tuple[str, str]]]
 
 
-def echo(
-    told: Told, *, context: int = 1000, room: int = 10, finish: Literal["stop", "length"] = "stop"
-) -> Speaker:
+def echo(told: Told, *, context: int = 1000, finish: Literal["stop", "length"] = "stop") -> Speaker:
     """A speaker that says the last message backwards; a prompt is its contents' characters."""
 
     def encode(messages: Sequence[Message]) -> list[int]:
@@ -38,29 +38,33 @@ def echo(
         yield from messages[-1].content[::-1]
         return finish
 
-    return Speaker(encode, reply, context, room, 7)
+    return Speaker("echo", encode, lambda _: reply, context)
 
 
-def run(speaker: Speaker, *lines: str, system: str | None = None) -> tuple[str, str]:
-    out, notices = io.StringIO(), io.StringIO()
-    talk(speaker, system, lines, out, notices)
-    return out.getvalue(), notices.getvalue()
+def new_talk(speaker: Speaker, system: str | None = None, most: int = 7) -> Talk:
+    return Talk(speaker, Sampling(max_new_tokens=most), io.StringIO(), io.StringIO(), system)
+
+
+def run(speaker: Speaker, *lines: str, system: str | None = None, most: int = 7) -> tuple[str, str]:
+    talk = new_talk(speaker, system, most)
+    converse(talk, lines)
+    return talk.out.getvalue(), talk.notices.getvalue()  # type: ignore[attr-defined]
 
 
 def test_answers_go_to_output_and_all_else_to_the_notices() -> None:
     told: Told = []
     out, notices = run(echo(told), "ab\n", "\n", "cd\n")
     assert out == "ba\ndc\n"
-    assert notices.startswith("/new starts again")
+    assert notices.startswith("type a message, or /help")
     assert told[1] == [("user", "ab"), ("assistant", "ba"), ("user", "cd")]
 
 
-def test_new_and_system_start_again_and_quit_ends() -> None:
+def test_reset_and_system_start_again_and_quit_ends() -> None:
     told: Told = []
     out, notices = run(
         echo(told),
         "ab",
-        "/new",
+        "/reset",
         "cd",
         "/system Be brief.",
         "ef",
@@ -75,7 +79,7 @@ def test_new_and_system_start_again_and_quit_ends() -> None:
         [("system", "S"), ("user", "cd")],
         [("system", "Be brief."), ("user", "ef")],
     ]
-    assert "/what is no command" in notices
+    assert "there is no command /what; /help lists them" in notices
 
 
 def test_an_empty_system_prompt_is_not_none() -> None:
@@ -86,12 +90,12 @@ def test_an_empty_system_prompt_is_not_none() -> None:
 
 def test_the_oldest_turns_are_dropped_until_there_is_room_and_that_is_said() -> None:
     told: Told = []
-    # Each turn has 8 characters; of 30, 10 are kept free for the answer.
-    _, notices = run(echo(told, context=30, room=10), "aaaa", "bbbb", "cccc", "dddd")
+    # Each turn has 8 characters; of 30, 7 are kept free for the answer.
+    _, notices = run(echo(told, context=30), "aaaa", "bbbb", "cccc", "dddd")
     assert told[2][0] == ("user", "aaaa")
     assert told[3][0] == ("user", "bbbb")
     assert notices.count("the oldest turn was dropped") == 1
-    _, notices = run(echo(told, context=30, room=10), "aaaa", "bbbb", "c" * 18)
+    _, notices = run(echo(told, context=30), "aaaa", "bbbb", "c" * 18)
     assert told[-1] == [("user", "c" * 18)]
     assert "the oldest 2 turns were dropped" in notices
 
@@ -106,35 +110,28 @@ def test_a_question_that_fits_no_context_is_refused_and_forgotten() -> None:
 
 def test_one_prompt_is_answered_once_and_a_cut_is_told() -> None:
     told: Told = []
-    out, notices = io.StringIO(), io.StringIO()
-    answer_once(echo(told, finish="length"), "S", "ab\n", out, notices)
+    talk = new_talk(echo(told, finish="length"), "S")
+    answer_once(talk, "ab\n")
     assert told == [[("system", "S"), ("user", "ab")]]
-    assert out.getvalue() == "ba\n"
-    assert "cut at 7 tokens" in notices.getvalue()
+    assert talk.out.getvalue() == "ba\n"  # type: ignore[attr-defined]
+    assert "cut at 7 tokens" in talk.notices.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_model_answers_with_the_ids_of_training() -> None:
-    model = tiny("llama", ours=True)
-    options = {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 9, "stop": [], "seed": 0}
-    speaker = make_speaker(model, letters(), Template.frame("plain"), options)  # type: ignore[arg-type]
-    prompt = [Message("user", "ab?")]
-    expected = encode_prompt(prompt, letters(), Template.frame("plain"))
-    assert speaker.encode(prompt) == expected
-    whole = "".join(speaker.reply(prompt))
-    assert whole
-    stopping = make_speaker(
-        model,
-        letters(),
-        Template.frame("plain"),
-        {**options, "stop": [whole[3:5]]},  # type: ignore[typeddict-item, arg-type]
+    speaker = make_speaker(
+        "it", tiny("llama", ours=True), letters(), Template.frame("plain").bound(letters())
     )
-    assert "".join(stopping.reply(prompt)) == whole[: whole.find(whole[3:5])]
+    prompt = [Message("user", "ab?")]
+    assert speaker.encode(prompt) == encode_prompt(prompt, letters(), Template.frame("plain"))
+    options = {"temperature": 0.0, "max_new_tokens": 9}
+    whole = speaker.answer("ab?", **options)
+    assert whole
+    assert speaker.answer("ab?", **options, stop=[whole[3:5]]) == whole[: whole.find(whole[3:5])]
 
 
 def test_the_verb_prints_one_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny_folder(tmp_path)
-    speaker = load_speaker(model, temperature=0.0, max_new_tokens=6)
-    expected = "".join(speaker.reply([Message("user", "ab?")]))
+    expected = load(model).answer("ab?", temperature=0.0, max_new_tokens=6)
     chat(model, prompt="ab?", temperature=0.0, max_new_tokens=6)
     assert capsys.readouterr().out.rstrip("\n") == expected.rstrip("\n")
 
@@ -143,11 +140,10 @@ def test_the_verb_sends_the_empty_system_prompt_of_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tiny_folder(tmp_path)
-    speaker = load_speaker(model, temperature=0.0, max_new_tokens=6)
-    asked = Message("user", "ab?")
-    bare, empty = (
-        "".join(speaker.reply(m)).strip() for m in ([asked], [Message("system", ""), asked])
-    )
+    speaker, options = load(model), {"temperature": 0.0, "max_new_tokens": 6}
+    asked = {"role": "user", "content": "ab?"}
+    both = ("ab?", [Message("system", ""), asked])
+    bare, empty = (speaker.answer(m, **options).strip() for m in both)
     assert bare != empty
     (Path(model) / SYSTEM_PROMPT_FILE).write_text("")
     for given, expected in ((None, empty), ("", bare)):
@@ -177,4 +173,6 @@ def test_a_prompt_longer_than_the_context_says_by_how_much(tmp_path: Path) -> No
 )
 def test_options_out_of_range_are_refused(option: dict[str, float]) -> None:
     with pytest.raises(BiddableError, match=r"--[a-z-]+ is (-?\d|empty)"):
-        load_speaker("no-model", **option)  # type: ignore[arg-type]
+        chat("no-model", **option)
+    with pytest.raises(BiddableError, match=r"--[a-z-]+ is (-?\d|empty)"):
+        echo([]).answer("ab", **option)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import biddable
-from biddable.cli.main import main
+from biddable.cli import main
 from folders import base_folder, rows, tokenizer, write_jsonl
 
 
@@ -185,7 +185,7 @@ EARLY = (
 def test_what_cannot_work_is_refused_before_torch_is_loaded(place: Path) -> None:
     # In a process of its own, for this one has loaded it long ago.
     program = (
-        "import sys; from biddable.cli.main import main;"
+        "import sys; from biddable.cli import main;"
         "codes = [main(['check', *text.split(), '--json']) for text in sys.argv[1:]];"
         "sys.exit(9 if {'torch', 'transformers', 'numpy'} & set(sys.modules) else min(codes))"
     )

@@ -81,7 +81,7 @@ def test_rows_without_the_system_prompt_of_training_are_told_of(
     ("options", "message"),
     [
         ({}, "no held-out rows are given"),
-        ({"colour": "red"}, "compare has no option colour"),
+        ({"colour": "red"}, "there is no option colour"),
         ({"few_shot": -1}, "--few-shot is -1"),
         ({"answers": 10**12}, "--answers is"),
         ({"data": "HELD", "html": "no/such/folder/x.html", "answers": 1}, "cannot be written"),

@@ -10,9 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biddable.data.columns import empty_columns, mapped_fields, parse_map
+from biddable.data import columns
+from biddable.data.columns import parse_map
 from biddable.data.readers import read
 from biddable.errors import BiddableError
+
+
+def mapped_fields(row: dict[str, object], mapping: dict[str, str]) -> dict[str, object]:
+    fields = columns.mapped_fields(mapping, list(row))
+    return {name: field.value(row) for name, field in fields.items()}
+
+
+def empty_columns(row: dict[str, object], mapping: dict[str, str]) -> list[str]:
+    return columns.empty_columns(columns.mapped_fields(mapping, list(row)), row)
+
 
 NAME = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 
@@ -154,6 +165,19 @@ def test_empty_cells_of_an_object_are_told_once_and_unknown_columns_with_the_nea
     assert "'Queue'" in result.findings[1].message
     result = read([str(path)], mapping=parse_map("user=Mail,assistant=json:Queu,Reply"))
     assert "'Queue'" in result.errors()[0].fix
+
+
+def test_columns_with_a_meaning_that_the_map_does_not_name_are_named_as_unused(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("q,a,loss,system,weight,functions\nu,b,0.31,s,7,f\n")
+    result = read([str(path)], mapping=parse_map("user=q,assistant=a"))
+    assert [m.weight for m in result.conversations[0].messages] == [None, None]
+    unused = " ".join(f.message for f in result.findings)
+    assert all(repr(name) in unused for name in ("loss", "system", "weight", "functions"))
+    with pytest.raises(BiddableError, match="no column ''"):
+        mapped_fields({"q": "u", "a": "b"}, parse_map('user="{} {q}",assistant=a'))
 
 
 @pytest.mark.parametrize(

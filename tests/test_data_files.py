@@ -48,7 +48,7 @@ BAD_ROWS: list[tuple[Any, str, int | None]] = [
     ({"user": "u", "assistant": ""}, "empty_assistant", 1),
     ({"system": "s", "user": "u", "assistant": " \n"}, "empty_assistant", 2),
     ({"user": "u", "assistant": None}, "empty_assistant", 1),
-    ({"user": "u", "assistant": 7}, "content_not_text", 1),
+    ({"user": "u", "assistant": {"a": 7}}, "content_not_text", 1),
     ({"user": ["u"], "assistant": "a"}, "data_type", 0),
     ({"user": None, "assistant": "a"}, "missing_content", 0),
     ({"system": 1, "user": "u", "assistant": "a"}, "content_not_text", None),
@@ -83,7 +83,7 @@ BAD_ROWS: list[tuple[Any, str, int | None]] = [
         1,
     ),
     ({"messages": [USER, {"role": "assistant", "tool_calls": "x"}]}, "tool_calls_invalid", 1),
-    ({**GOOD, "tools": {"name": "f"}}, "tools_invalid", None),
+    ({**GOOD, "tools": {"f": "g"}}, "tools_invalid", None),
     ({"text": "Once upon a time."}, "text_only", None),
     ({**GOOD, "messages": [USER]}, "ambiguous_format", None),
     (
@@ -143,7 +143,7 @@ def test_a_row_beyond_the_limit_is_refused_without_being_parsed(tmp_path: Path) 
     [
         ('[{"user": "u"\n', "invalid_json", 1),
         ('[\n{"user": "u", "assistant": "a"}\n', "invalid_json", 3),
-        ('[{"user": "u", "assistant": "a"},]', "invalid_json", 1),
+        ('[{"user": "u", "assistant": "a"},,]', "invalid_json", 1),
         ("[]]", "invalid_json", 1),
         ("[[1]]", "data_type", 1),
         ("[1, {}]", "data_type", 1),
@@ -153,6 +153,16 @@ def test_a_broken_array_is_told_at_its_line(
     tmp_path: Path, text: str, code: str, line: int
 ) -> None:
     assert codes(tmp_path / "data.json", text)[0][:2] == (code, line)
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"user": "u", "assistant": "a"},]', '[\n{"user": "u", "assistant": "a"},\n]\n']
+)
+def test_a_comma_before_the_closing_bracket_is_no_row(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(text)
+    result = read([str(path)])
+    assert (result.rows, len(result.conversations), result.findings) == (1, 1, [])
 
 
 @pytest.mark.parametrize(

@@ -268,6 +268,15 @@ def test_a_flat_row_whose_parent_is_missing_is_told(tmp_path: Path) -> None:
     assert [f.code for f in read_rows(tmp_path, [row]).findings] == ["missing_parent"]
 
 
+def test_the_keys_of_flat_rows_are_read_in_any_letter_case(tmp_path: Path) -> None:
+    rows = [
+        {"Message_ID": "r", "Parent_ID": None, "Role": "prompter", "Text": "u"},
+        {"message_id": "a", "parent_id": "r", "role": "assistant", "text": "a"},
+    ]
+    [conversation] = read_rows(tmp_path, rows).conversations
+    assert [m.content for m in conversation.messages] == ["u", "a"]
+
+
 def test_tool_calls_weights_tools_and_names_reach_the_messages(tmp_path: Path) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
     row = {

@@ -194,7 +194,7 @@ def test_columns_that_a_map_does_not_name_are_told(tmp_path: Path) -> None:
     row = {"q 1": "u", "a": "b", "why": "c", "id": 7}
     mapping = {"user": '"{q 1}: {id}"', "assistant": "a"}
     [finding] = read_rows(tmp_path, [row], mapping=mapping).findings
-    assert "'why' of 1 rows" in finding.message
+    assert "'why' of 1 row " in finding.message
 
 
 def test_a_map_reads_lists_and_missing_numbers_as_columns_do(tmp_path: Path) -> None:
@@ -301,6 +301,57 @@ MEANINGS: list[tuple[str, Any, list[str]]] = [
     ),
     ("Label Studio", {"prompt": "p", "answer": [{"text": ["a"]}]}, ["user: p", "assistant: a"]),
     ("mail", {"subject": 5, "body": "b", "reply": "r"}, ["user: 5\n\nb", "assistant: r"]),
+    ("a number", {"prompt": "p", "completion": 42}, ["user: p", "assistant: 42"]),
+    ("a truth value", {"messages": [U, {**A, "content": True}]}, ["user: u", "assistant: true"]),
+    (
+        "a row's flag, of which a turn's own is stronger",
+        {"messages": [U, A, U, {**A, "loss": True}, U, {**A, "weight": 2}], "train": False},
+        ["user: u", "assistant: a x0", "user: u", "assistant: a", "user: u", "assistant: a x2"],
+    ),
+    (
+        "a row's flag true",
+        {"messages": [U, {**A, "train": False}, U, A], "loss": 1},
+        ["user: u", "assistant: a x0", "user: u", "assistant: a"],
+    ),
+    (
+        "Anthropic",
+        {
+            "system": [{"type": "text", "text": "s"}],
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "u"}]},
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "text", "text": "a"},
+                        {"type": "tool_use", "id": "t", "name": "f", "input": {"x": 1}},
+                        {"type": "tool_use", "id": "v", "name": "g", "input": {}},
+                    ],
+                },
+                {
+                    "Role": "Human",
+                    "Content": [
+                        {"type": "tool_result", "tool_use_id": "t", "content": "1"},
+                        {
+                            "type": "tool_result",
+                            "tool_use_id": "v",
+                            "content": [{"type": "text", "text": "2"}],
+                        },
+                        {"type": "text", "text": "and?"},
+                    ],
+                },
+                {"role": "assistant", "content": "b"},
+            ],
+        },
+        [
+            "system: s",
+            "user: u",
+            'assistant: a[{"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {}}]',
+            "tool: 1",
+            "tool: 2",
+            "user: and?",
+            "assistant: b",
+        ],
+    ),
 ]
 
 
@@ -338,6 +389,32 @@ REFUSED: list[tuple[Any, str, int | None]] = [
         0,
     ),
     (
+        {
+            "messages": [
+                U,
+                {
+                    **A,
+                    "content": [{"type": "tool_use", "name": "f"}, {"type": "text", "text": "a"}],
+                },
+            ]
+        },
+        "content_not_text",
+        1,
+    ),
+    (
+        {"messages": [U, {**A, "content": [{"type": "redacted_thinking", "data": "x"}]}]},
+        "content_not_text",
+        1,
+    ),
+    (
+        {"messages": [U, {**A, "content": [{"type": "tool_use", "input": {}}]}]},
+        "tool_calls_invalid",
+        1,
+    ),
+    ({"messages": [U, {**A, "loss": True, "train": False}]}, "weight_invalid", 1),
+    ({"user": "u", "assistant": "a", "loss": 0.31}, "weight_invalid", None),
+    ({"user": "u", "assistant": "a", "loss": True, "weight": 0}, "weight_invalid", None),
+    (
         {"system": "s", "system_prompt": "t", "user": "u", "assistant": "a"},
         "two_system_prompts",
         None,
@@ -365,6 +442,65 @@ def test_reserved_columns_are_announced_in_one_line_each(tmp_path: Path) -> None
         "Groups from the column 'group' of 30 rows, 3 different.",
         "System prompts from the column 'system' of 30 rows, 1 different.",
     ]
+
+
+def test_thinking_in_parts_is_thinking_and_its_signature_is_named(tmp_path: Path) -> None:
+    parts = [
+        {"type": "thinking", "thinking": "why", "signature": "s"},
+        {"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}},
+    ]
+    result = read_rows(tmp_path, [{"messages": [U, {**A, "content": parts}]}])
+    assert result.conversations[0].messages[1].extra == {"reasoning_content": "why"}
+    [finding] = result.findings
+    assert (finding.code, finding.severity) == ("message_unrecognized_key", "warning")
+    assert "'content.signature', 'content.cache_control'" in finding.message
+
+
+@pytest.mark.parametrize("flag", [{"loss": False}, {"train": "false"}, {"weight": 0}, {"loss": 0}])
+def test_a_row_of_which_nothing_is_trained_is_left_out_and_counted(
+    tmp_path: Path, flag: dict[str, Any]
+) -> None:
+    rows = [{"user": f"u{k}", "assistant": "a", **(flag if k % 3 else {})} for k in range(9)]
+    rows += [{"messages": [U, {**A, **flag}]}]
+    result = read_rows(tmp_path, rows)
+    assert [c.line for c in result.conversations] == [1, 4, 7]
+    codes = {f.code: (f.severity, f.line, f.count) for f in result.findings}
+    assert codes["all_masked"] == ("warning", 2, 7)
+    assert codes["reserved_column"] == ("note", 2, 6)
+
+
+def test_numbers_as_answers_are_one_note(tmp_path: Path) -> None:
+    rows = [{"question": f"q{k}", "answer": k} for k in range(5)]
+    [finding] = read_rows(tmp_path, rows).findings
+    assert (finding.code, finding.severity, finding.count) == ("number_as_text", "note", 5)
+
+
+@pytest.mark.parametrize(
+    "tools",
+    [
+        {"name": "f", "parameters": {}},
+        json.dumps({"name": "f", "parameters": {}}),
+        [json.dumps({"type": "function", "function": {"name": "f", "parameters": {}}})],
+        {"type": "function", "function": {"name": "f", "parameters": {}}},
+        [{"name": "f", "input_schema": {}}],
+    ],
+)
+def test_one_tool_and_schemas_of_other_tools_are_read(tmp_path: Path, tools: Any) -> None:
+    [conversation] = read_rows(
+        tmp_path, [{"user": "u", "assistant": "a", "tools": tools}]
+    ).conversations
+    assert conversation.tools == (
+        {"type": "function", "function": {"name": "f", "parameters": {}}},
+    )
+
+
+def test_bare_letters_are_named_where_their_options_are_not_read(tmp_path: Path) -> None:
+    def fix(answer: Any) -> str:
+        rows = [{"question": "q", "choices": ["x", "y"], "answer": answer}]
+        return next(f.fix for f in read_rows(tmp_path, rows).findings if f.severity == "warning")
+
+    assert all("bare letters" in fix(answer) for answer in ("A", "(b)", "2.", 1))
+    assert all("bare letters" not in fix(answer) for answer in ("x", "AB", "I"))
 
 
 def test_a_key_in_two_letter_cases_is_no_silent_choice(tmp_path: Path) -> None:
@@ -424,7 +560,8 @@ def test_a_flag_that_is_not_known_is_refused_not_trained(tmp_path: Path, key: st
 
 def test_keys_of_messages_are_read_in_any_letter_case(tmp_path: Path) -> None:
     turns = [{"From": "Human", "Value": "Hi"}, {"ROLE": "Bot", "Content": "Yo", "Loss": False}]
-    assert messages(tmp_path, {"messages": turns}) == ["user: Hi", "assistant: Yo x0"]
+    expected = ["user: Hi", "assistant: Yo x0", "assistant: a"]
+    assert messages(tmp_path, {"messages": [*turns, A]}) == expected
 
 
 def test_one_finding_names_every_unused_key_and_the_documented_row_has_none(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_sheets_hidden_rows_merged_cells_and_formulas_are_said(tmp_path: Path) -
     assert set(warnings) == {"files_left_out", "hidden_rows", "merged_cells", "no_result"}
     assert "'notes'" in warnings["files_left_out"]
     assert "empty" not in warnings["files_left_out"]
-    assert "1 hidden rows were read too: 3" in warnings["hidden_rows"]
+    assert "1 hidden row was read too: 3" in warnings["hidden_rows"]
     assert "B5:B7" in warnings["merged_cells"]
     assert "B9" in warnings["no_result"]
     assert answers(result) == ["a0", "a1", "a2", "a3", "a3", "a3"]

@@ -20,7 +20,7 @@ from biddable.dataset.mapped_rows import (
 )
 from biddable.dataset.prepare import prepare
 from biddable.dataset.prepared import Prepared
-from biddable.display.reporting import MOST_COMPARED, training_answers
+from biddable.display.report import MOST_COMPARED, training_answers
 from biddable.encoding.encode import Example
 from biddable.settings import Settings
 from folders import base_folder, rows, write_jsonl

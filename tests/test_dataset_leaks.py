@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biddable.cli.main import main
-from biddable.commands.comparing import Options
+from biddable.cli import main
 from biddable.data.conversation import Conversation, Message
 from biddable.data.fix import as_row
 from biddable.data.readers import read
 from biddable.display.outcome import COLORS
 from biddable.judging.rules import Outcome
-from biddable.settings import ANSWERS, Settings
+from biddable.settings import ANSWERS, CompareSettings, Settings
 from folders import THINGS, base_folder, rows, write_jsonl
 
 FRESH = [
@@ -182,13 +181,13 @@ def test_the_settings_of_a_run_hold_whole_paths(place: Path, run: Path) -> None:
 
 
 def test_train_and_compare_answer_as_many_prompts() -> None:
-    assert Settings().answers == Options().answers == ANSWERS
+    assert Settings().answers == CompareSettings().answers == ANSWERS
 
 
 def test_only_what_was_learned_is_green() -> None:
-    colors = {outcome: COLORS.get(outcome, "yellow") for outcome in get_args(Outcome)}
-    assert [name for name, color in colors.items() if color == "green"] == ["learned"]
-    assert {name for name, color in colors.items() if color == "red"} == {
+    colors = {outcome: COLORS.get(outcome, "caution") for outcome in get_args(Outcome)}
+    assert [name for name, color in colors.items() if color == "good"] == ["learned"]
+    assert {name for name, color in colors.items() if color == "bad"} == {
         "worse",
         "overfit",
         "leaked",

@@ -78,12 +78,13 @@ def test_the_page_escapes_every_text_and_loads_nothing() -> None:
     bad = '<script>alert(1)</script><img src="https://x.example/a" onerror=x>&amp;"\''
     made = example(tokenizer, bad, bad)
     reader = Reader()
-    text = page([made], tokenizer, CHATML, title=bad, summary=[(bad, bad)])
+    finding = dict.fromkeys(("severity", "text", "code", "places", "fix"), bad)
+    text = page([made], tokenizer, CHATML, title=bad, summary={bad: bad}, findings=[finding])
     reader.feed(text)
     assert not {tag for tag, _ in reader.tags} & {"script", "img", "link", "iframe", "a"}
     assert not any(name.startswith("on") or name == "src" for _, a in reader.tags for name in a)
     assert "default-src 'none'" in text
-    assert reader.text.count(bad) == 6
+    assert reader.text.count(bad) == 11
 
 
 def test_the_page_marks_tokens_without_colour(tokenizer: Any) -> None:

@@ -9,7 +9,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from biddable import BiddableError, Conversation, Example, Message, Template, encode, encode_prompt
-from biddable.encoding.encode import LossOn, check_stop, encode_many, make_encoder, stop_token_ids
+from biddable.encoding.encode import check_stop, encode_many, make_encoder, stop_token_ids
+from biddable.encoding.trained_turns import LossOn
 from encoding_tokenizers import byte_level, sentencepiece, smollm2, tokenizers, wrapped
 
 CHATML = Template.frame("chatml")

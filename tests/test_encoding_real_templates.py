@@ -13,7 +13,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 import encoding_oracle
 import real_templates
 from biddable import BiddableError, Conversation, Example, Message, Template, encode
-from biddable.encoding.encode import make_encoder, plan_all
+from biddable.encoding.encode import make_encoder
+from biddable.encoding.trained_turns import plan_all
 from biddable.encoding.turns import Turn
 from templates_table import letter, written
 

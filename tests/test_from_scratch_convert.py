@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
-from biddable.cli.main import main
+from biddable.cli import main
 from biddable.errors import BiddableError
 from biddable.from_scratch.gpt import read_gpt
 from biddable.from_scratch.tokenizer import train_tokenizer
@@ -205,15 +205,33 @@ def bad_states() -> dict[str, tuple[dict[str, Tensor], int, str]]:
     wide = {**state, "transformer.h.1.mlp.c_fc.weight": torch.ones(7, 5)}
     no_positions = {k: v for k, v in state.items() if "wpe" not in k}
     no_layer = {k: v for k, v in state.items() if ".h.1." not in k}
+    norm, tokens = "transformer.h.0.ln_1.weight", "transformer.wte.weight"
+    ragged = {**three_matrices(state), "blocks.0.sa.key.weight": torch.ones(3, 4)}
+    narrow = {
+        "wte.weight": torch.ones(5, 0),
+        "wpe.weight": torch.ones(5, 0),
+        "h.0.ln1.bias": torch.ones(0),
+    }
     return {
         "another name": (qk_norm, HEADS, "attn.q_norm.weight (6,)"),
         "another shape": (wide, HEADS, "transformer.h.1.mlp.c_fc.weight (5, 7)"),
         "a head with a bias": ({**state, "lm_head.bias": torch.ones(320)}, HEADS, "lm_head.bias"),
         "no positions": (no_positions, HEADS, "no transformer.wpe.weight"),
         "a layer is missing": (no_layer, HEADS, "no transformer.h.1.ln_1"),
-        "heads do not divide": (state, 5, "with 5 heads cannot be"),
+        "heads do not divide": (state, 5, "does not divide into 5 heads"),
+        "no heads": (state, -4, "does not divide into -4 heads"),
+        "no width": (narrow, HEADS, "a width of 0"),
+        "a billion layers": (
+            {**state, "transformer.h.999999999.ln_1.bias": torch.ones(WIDTH)}, HEADS,
+            "tensors for 1,000,000,000 layers",
+        ),
+        "two of a name": ({**state, "blocks.0.ln1.weight": state[norm]}, HEADS, "blocks.0.ln1"),
+        "whole numbers": ({**state, norm: state[norm].to(torch.int8)}, HEADS, norm),
+        "not a number": ({**state, norm: state[norm] * torch.nan}, HEADS, "not finite"),
+        "no matrix": ({**state, tokens: torch.tensor(1.0)}, HEADS, "a matrix of shape ()"),
+        "projections that differ": (ragged, HEADS, "attn.k.weight (3, 4)"),
         "nothing": ({}, HEADS, "no transformer.wte.weight"),
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(bad_states()))
@@ -231,6 +249,8 @@ def bad_files() -> dict[str, tuple[Any, list[str], str]]:
         "heads contradict": ({"model": state, "n_head": 2}, heads, "the checkpoint says 2"),
         "a program": ({"model": Evil()}, heads, "holds a program (exec), which is never run"),
         "no tensors": ({"epoch": 3}, heads, "no state dict"),
+        "a list": ([torch.ones(3)], heads, "no state dict"),
+        "numbers for names": ({1: torch.ones(3)}, heads, "no state dict"),
     }
 
 
@@ -339,7 +359,9 @@ def test_a_file_that_is_not_there_or_no_checkpoint_is_an_error(
 ) -> None:
     (tmp_path / "text.pt").write_text("no zip")
     more = ["--out", str(tmp_path / "b"), "--heads", "4", "--tokenizer", tokenizer, "--json"]
-    for name, code in (("none.pt", "missing_file"), ("text.pt", "checkpoint_refused")):
-        assert main(["convert", str(tmp_path / name), *more]) == 1
+    (tmp_path / "folder.pt").mkdir()
+    codes = {"none": "missing_file", "folder": "missing_file", "text": "checkpoint_refused"}
+    for name, code in codes.items():
+        assert main(["convert", str(tmp_path / f"{name}.pt"), *more]) == 1
         out = capsys.readouterr().out
         assert json.loads(out.splitlines()[-1])["error"]["code"] == code

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from biddable.cli.main import main
+from biddable.cli import main
 from biddable.data.texts import read_texts
 from biddable.errors import BiddableError
 from biddable.from_scratch.corpus import Windows, encode_corpus
 from biddable.from_scratch.tokenizer import open_tokenizer, train_tokenizer
 from biddable.models.base import load_tokenizer, resolve_base
-from biddable.settings import PretrainSettings, read_config
+from biddable.options import read_config
+from biddable.settings import PretrainSettings
 from folders import rows, write_jsonl
 
 TEXT = "".join(
@@ -278,6 +279,25 @@ def test_bad_input_is_refused_with_a_fix_and_leaves_no_folder(
     assert told in err
     assert "fix:" in err
     assert not (place / "refused").exists()
+
+
+BAD_TOKENIZERS = {
+    "half.json": ("{", "cannot be read"),
+    "other.json": ('{"model": 3}', "cannot be read"),
+    "half.tiktoken": ("aGk= 0\n", "no two tokens make up"),
+    "words.tiktoken": ("!!! x\n", "is no token and rank"),
+    "few.tiktoken": ("aA== 0\naQ== 1\naGk= 2\n", "254 of the 256 bytes have no token"),
+    "alone.txt": ("#version: 0.2\na b\n", "no vocab.json"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BAD_TOKENIZERS))
+def test_a_file_that_is_no_whole_tokenizer_is_refused(name: str, tmp_path: Path) -> None:
+    content, reason = BAD_TOKENIZERS[name]
+    (tmp_path / name).write_text(content)
+    with pytest.raises(BiddableError, match=reason) as caught:
+        open_tokenizer(str(tmp_path / name))
+    assert caught.value.finding.code == "tokenizer_refused"
 
 
 def test_a_tokenizer_without_an_end_is_refused(tmp_path: Path) -> None:

@@ -157,6 +157,61 @@ def test_json_none_part_and_all() -> None:
     )
 
 
+STRUCTURES = {
+    "xml": "<intent>{intent}</intent><tool>{tool}</tool><day>{day}</day>",
+    "nested": "<ask>\n<intent>{intent}</intent>\n<x><tool>{tool}</tool><day>{day}</day></x></ask>",
+    "lines": "Intent: {intent}\nTool: {tool}\nDay: {day}",
+    "pairs": "intent={intent}; tool={tool}; day={day}",
+    "list": '[{{"intent": "{intent}", "tool": "{tool}"}}, {{"tool": "none", "day": "{day}"}}]',
+    "table": "| Intent | Tool | Day |\n|---|---|---|\n| {intent} | {tool} | {day} |",
+    "row": "| {intent} | {tool} | {day} |",
+    "csv": "{intent},{tool},{day}",
+    "sentence": "You {intent} the {tool} until {day}, thanks.",
+}
+
+
+@pytest.mark.parametrize("form", STRUCTURES.values(), ids=STRUCTURES)
+def test_parts_are_judged_one_by_one_however_they_are_written(form: str) -> None:
+    dice = random.Random(5)
+    truth, training = objects(dice, 32), [form.format(**row) for row in objects(dice, 100)]
+    references = [form.format(**row) for row in truth]
+    right = card(judged(references, 0.05, 0.006), references, training)
+    assert right.verdict.outcome == "learned"
+    part = [form.format(**{**row, "day": dice.choice(DAYS)}) for row in truth]
+    partly = card(judged(part, 0.05, 0.006), references, training)
+    assert partly.verdict.outcome == "partly"
+    names = {n: m.standing for n, m in partly.metrics.items() if n.startswith("field:")}
+    assert sorted(names.values()) == ["chance", "learned", "learned"]
+    assert list(names.values())[-1] == "chance"
+    none = [form.format(**row) for row in objects(dice, 32)]
+    assert card(judged(none, 0.3), references, training).verdict.outcome == "format_only"
+
+
+def test_a_label_counts_only_as_the_whole_answer() -> None:
+    dice = random.Random(0)
+    labels = ["billing", "delivery", "repair"]
+    references, training = dice.choices(labels, k=30), dice.choices(labels, k=90)
+    for wrapped, rate in (
+        ("not {}", 0.0), ("It is {}", 0.0), ("{} or else", 0.0), ("{}s", 0.0),
+        (" {}.\n", 1.0), ('"{}"', 1.0), ("{}!", 1.0),
+    ):  # fmt: skip
+        found = card(judged([wrapped.format(r) for r in references], 0.1), references, training)
+        assert found.metrics["accuracy"].tuned == rate
+        assert found.metrics["macro_f1"].tuned == rate
+
+
+def test_an_empty_answer_is_right_where_the_reference_is_empty() -> None:
+    dice = random.Random(0)
+    words = [f"{w} {i}" for i, w in enumerate(WORDS * 2)]
+    references = [dice.choice(["", word]) for word in words]
+    found = card(judged(references, 0.1), references, references)
+    assert found.verdict.outcome == "learned"
+    assert found.metrics["exact_match"].tuned == 1.0
+    silent = card(judged([" \n"] * len(references), 0.1), references, references)
+    assert silent.metrics["exact_match"].tuned == silent.metrics["exact_match"].baseline
+    assert silent.metrics["exact_match"].tuned == references.count("") / len(references)
+
+
 def _most(values: Sequence[str]) -> str:
     return max(set(values), key=values.count)
 
@@ -230,7 +285,7 @@ def test_a_slot_that_is_learned_and_prose_that_is_not() -> None:
     found = card(judged(answers, 1.8), references, training)
     assert found.verdict.outcome == "partly"
     assert "at chance: Do" in found.verdict.sentence
-    assert "all slots right 0 % -> 100 %" in found.verdict.sentence
+    assert "all parts right 0 % -> 100 %" in found.verdict.sentence
 
 
 def test_numbers_in_a_line_are_judged_too() -> None:

@@ -91,15 +91,15 @@ def test_copies_stand_beside_the_same_figure_of_the_references() -> None:
     assert card.metrics["longest_copied"].baseline == pytest.approx((10 + 4 + 5 + 4) / 4)
 
 
-def test_short_answers_are_compared_as_a_whole_and_labels_by_name() -> None:
+def test_short_answers_are_compared_as_a_whole_and_labels_too() -> None:
     questions = [question(label, 1) for label in ("yes", "no", "no", "maybe")]
     base = judgement(["I say yes", "yes", "no idea, or yes", "no"])
     tuned = judgement(["Yes.", "no", "yes", "no"])
     card = score(base, tuned, questions, terms=Terms(form=given_format("labels:yes,no")))
     assert card.metrics["exact_match"].base == 0.0
     assert card.metrics["exact_match"].tuned == 0.5
-    # "I say yes" names one label; "no idea, or yes" names two, so none.
-    assert card.metrics["accuracy"].base == 0.25
+    # Only the whole answer is a label: "I say yes" is none, nor is "no idea, or yes".
+    assert card.metrics["accuracy"].base == 0.0
     assert card.metrics["accuracy"].tuned == 0.5
     # Tuned: yes 1 of 1 wanted, 2 given: 2/3; no: 1 hit, 2 wanted, 2 given: 1/2; maybe 0.
     assert card.metrics["macro_f1"].tuned == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)

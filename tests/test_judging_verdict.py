@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from biddable.judging.figures import Metric
+from biddable.judging.metric import Metric
 from biddable.judging.rules import RULES, table
 from biddable.judging.standings import Examined, with_standings
 from biddable.judging.verdict import INTERRUPTED, Verdict, decide
@@ -21,6 +21,7 @@ FLAT = Metric(2.0, 2.0, 32, -0.01, 0.01)
 FORMAT = Metric(0.0, 0.9, 32, kind="rate", p=0.0001)
 NOTHING = Metric(0.0, 0.0, 32, kind="rate", p=1.0)
 WRONG = Metric(0.0, 0.2, 32, kind="rate", p=0.03, baseline=0.2, standing="chance")
+AT_CHANCE = replace(NOTHING, standing="chance")
 RIGHT = Metric(0.0, 0.8, 32, kind="rate", p=0.0001, baseline=0.2, standing="learned")
 LOST = Metric(1.0, 0.6, 32, kind="rate", p=0.01, baseline=0.2, standing="lost")
 KEPT = Metric(1.0, 0.95, 32, kind="rate", p=0.5, baseline=0.2, standing="kept")
@@ -76,12 +77,39 @@ def test_few_rows_cannot_tell() -> None:
     assert decide({}).outcome == "too_few"
 
 
-@pytest.mark.parametrize("name", ["stops_by_itself", "follows_format", "json_valid"])
-def test_form_that_is_surely_lost_is_worse_whatever_the_loss(name: str) -> None:
+FORM_NAMES = ["stops_by_itself", "follows_format", "json_valid"]
+
+
+@pytest.mark.parametrize("name", FORM_NAMES)
+def test_a_form_that_is_lost_while_content_is_gained_is_partly(name: str) -> None:
     lost = Metric(0.9, 0.8, 64, kind="rate", p=0.04)
-    assert outcome(accuracy=RIGHT, **{name: lost}) == "worse"
+    partly = verdict(accuracy=RIGHT, **{name: lost})
+    assert partly.outcome == "partly"
+    # Both are named.
+    assert "label accuracy 0 % -> 80 %" in partly.sentence
+    assert partly.sentence.endswith("90 % -> 80 %.")
+    assert partly.suggestion.startswith("more epochs")
     assert outcome(accuracy=RIGHT, **{name: replace(lost, p=0.05)}) == "learned"
     assert outcome(accuracy=RIGHT, **{name: replace(lost, tuned=0.81)}) == "learned"
+    assert outcome(accuracy=LOST, field_day=RIGHT, **{name: lost}) == "worse"
+
+
+@pytest.mark.parametrize("name", FORM_NAMES)
+def test_a_form_that_base_had_and_tuned_lost_is_worse_whatever_the_loss(name: str) -> None:
+    lost = Metric(0.5, 0.3, 64, kind="rate", p=0.04)
+    assert outcome(accuracy=AT_CHANCE, **{name: lost}) == "worse"
+    assert outcome(accuracy=AT_CHANCE, **{name: replace(lost, p=0.05)}) == "loss_only"
+    assert outcome(accuracy=AT_CHANCE, **{name: replace(lost, tuned=0.41)}) == "loss_only"
+    # What fewer than half of base's answers had is only named, unless there is more to lose.
+    never = replace(lost, base=0.49)
+    improved = verdict(accuracy=AT_CHANCE, **{name: never})
+    assert improved.outcome == "loss_only"
+    assert improved.sentence.endswith("49 % -> 30 %.")
+    assert improved.suggestion.startswith("more steps")
+    assert outcome(accuracy=AT_CHANCE, held_out_loss=FLAT, **{name: never}) == "worse"
+    for standing in ("held", "kept"):
+        right = replace(AT_CHANCE, standing=standing)
+        assert outcome(accuracy=right, **{name: never}) == "worse"
 
 
 def test_content_that_is_surely_lost_is_worse_whatever_the_loss() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from biddable.cli.main import main
+from biddable.cli import main
 from biddable.data.conversation import Conversation, Message
 from biddable.encoding.encode import encode
 from biddable.engine.precision import load_model

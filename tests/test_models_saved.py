@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoConfig
 
-from biddable.cli.main import main
+from biddable.cli import main
 from biddable.dataset.prepared import Counts, Prepared, SplitPart
 from biddable.display.model_card import hub_id, model_card
 from biddable.engine.precision import load_model
 from biddable.errors import BiddableError
-from biddable.judging.figures import Metric
+from biddable.judging.metric import Metric
 from biddable.judging.scorecard import Scorecard
 from biddable.judging.verdict import Verdict
 from biddable.models.base import Base, load_tokenizer, resolve_base

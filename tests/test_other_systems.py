@@ -51,7 +51,7 @@ def test_every_module_loads_and_a_run_ends_without_what_posix_alone_has(tmp_path
         "train", "data.jsonl", "--base", "base", "--out", "out", "--steps", "2", "--answers", "1",
         "--device", "cpu", "--precision", "fp32",
     ]  # fmt: skip
-    code = f"import {', '.join(names)}; sys.exit(biddable.cli.main.main({args!r}))"
+    code = f"import {', '.join(names)}; sys.exit(biddable.cli.main({args!r}))"
     done = subprocess.run(
         [sys.executable, "-c", f"{WITHOUT}\n{code}"],
         check=False, capture_output=True, text=True, env=ENV, cwd=tmp_path,

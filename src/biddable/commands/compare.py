@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from biddable.commands.comparing import (
-    Options,
-    check_tokenizers,
-    failures_of,
-    read_limit,
-    read_options,
-    tell_of_system_prompt,
-)
+from biddable.commands.exam import Exam, set_exam
 from biddable.commands.judged_rows import JudgedRows, judged_rows
-from biddable.commands.task import clusters_at
+from biddable.commands.rows import with_files
 from biddable.data.conversation import Conversation
+from biddable.dataset.early import refuse_early
 from biddable.dataset.encode_all import encode_all
+from biddable.dataset.prepared import SplitPart, shared_system_prompt
 from biddable.display.outcome import samples, show_outcome, show_smallest_difference
-from biddable.display.report import Report, page
-from biddable.display.reporting import shown_tokens, training_answers, versions
-from biddable.encoding.encode import Example
+from biddable.display.report import card_table, page, versions
 from biddable.engine.precision import choose_device, choose_dtype, load_model
-from biddable.errors import BiddableError
+from biddable.errors import BiddableError, did_you_mean
 from biddable.judging.format import given_format
-from biddable.judging.judge import Judgement, Question, ask, judge
-from biddable.judging.metric_names import title
-from biddable.judging.own_metric import load_metric, try_metric
-from biddable.judging.probes import Probe, probes, with_shots
-from biddable.judging.scorecard import Scorecard, Terms, score
+from biddable.judging.judge import Judgement, ask, judge
+from biddable.judging.metric import title
+from biddable.judging.own_metric import load_metric
+from biddable.judging.probes import probes, with_shots
+from biddable.judging.scorecard import NAMES, Scorecard, Terms
 from biddable.judging.verdict import Verdict
-from biddable.models.base import Base, load_config, load_tokenizer, resolve_base
+from biddable.models.base import (
+    SYSTEM_PROMPT_FILE,
+    Base,
+    load_config,
+    load_tokenizer,
+    resolve_base,
+    trained_system_prompt,
+)
+from biddable.options import with_values
+from biddable.settings import CompareSettings, Printing
 from biddable.template.template import Template
-from biddable.terminal import console, line
+from biddable.terminal import console, line, write_json
 
-# Training rows whose loss is taken, to tell learning from memorizing.
+# Training rows that are encoded, whose loss tells learning from memorizing.
 MOST_TRAIN_ROWS = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Comparison:
     """The result of `compare`.
 
@@ -51,13 +53,19 @@ class Comparison:
         scorecard: metrics and verdict.
         rows: one record per answered prompt: prompt, reference, the answer of each model.
         probes: figures of tuned under other frames, by probe and metric.
-        failures: what `fail_under` found.
+        failures: the limits of `fail_under` that were missed, a sentence each.
     """
 
     scorecard: Scorecard
     rows: Sequence[dict[str, Any]]
     probes: Mapping[str, Mapping[str, float]]
     failures: Sequence[str]
+
+    def __repr__(self) -> str:
+        return f"<{len(self.rows)} prompts: {self.verdict.sentence}>"
+
+    def _repr_html_(self) -> str:
+        return card_table(self.scorecard)
 
     @property
     def verdict(self) -> Verdict:
@@ -66,207 +74,204 @@ class Comparison:
 
     def as_json(self) -> dict[str, dict[str, Any]]:
         """The object that `compare --json` prints: the scorecard, with the probes' figures."""
-        found = self.scorecard.record()
+        record = self.scorecard.record()
         for probe, values in self.probes.items():
             for name, value in values.items():
-                found[name][probe] = value
-        return found
+                record[name][probe] = value
+        return record
 
 
-def compare(base: str, tuned: str, **options: Any) -> Comparison:
+def compare(base: str | PathLike[str], tuned: str | PathLike[str], **options: Any) -> Comparison:
     """Judges two models on the same held-out rows, one in memory at a time.
 
     Args:
         base, tuned: run folder, model folder, hub id, .gguf file or packaged base.
-        options: fields of `biddable.commands.comparing.Options`, by name.
+        options: fields of `biddable.settings.CompareSettings`, by name; `data` and `train` may be
+            rows in memory.
 
     Raises:
         BiddableError: a model, the data or an option cannot be used.
     """
-    asked = read_options(options)
-    limits = [read_limit(text) for text in asked.fail_under]
-    device = choose_device(asked.device)
-    form = given_format(asked.format) if asked.format else None
-    metric = load_metric(asked.metric)
-    before, after = resolve_base(base), resolve_base(tuned)
+    values = {"base": base, "tuned": tuned, **with_files(options)}
+    settings, out = with_values(CompareSettings(), values), console()
+    limits = [_read_limit(text) for text in settings.fail_under]
+    form = given_format(settings.format) if settings.format else None
+    choose_device(settings.device)
+    metric = load_metric(settings.metric)
+    refuse_early(settings)
+    before, after = resolve_base(settings.base), resolve_base(settings.tuned)
     tokenizer = load_tokenizer(after)
-    check_tokenizers(load_tokenizer(before), tokenizer, base)
-    template = Template.load(asked.template or None, tokenizer)
-    line(console(), "reading", "the rows to judge on")
-    rows = judged_rows(asked, tuned, console())
-    tell_of_system_prompt(after, rows.held_out)
+    _refuse_other_tokenizer(load_tokenizer(before), tokenizer, settings.base)
+    line(out, "reading", settings.data or settings.tuned)
+    rows = judged_rows(settings, out)
+    _show_other_system_prompt(after, rows.held_out)
+    terms = Terms(form=form, leaked=rows.leaked, user_metric=metric)
+    template = Template.load(settings.template or None, tokenizer)
     context = min(int(load_config(b).max_position_embeddings) for b in (before, after))
-    judging = _Judging(asked, tokenizer, template, rows, context, device)
-    try_metric(metric, judging.questions)
-    show_smallest_difference(judging.questions, console())
-    shots = with_shots(rows.held_out, rows.train, asked.few_shot)
-    first, rival = _judge_base(judging, before, shots)
-    second, probed = _judge_tuned(judging, after)
-    answers = training_answers(rows.train)
-    clusters = clusters_at(rows.held_out, rows.clusters, judging.examples)
-    terms = Terms(form=form, clusters=clusters, leaked=rows.leaked, user_metric=metric)
-    card = score(first, second, judging.questions, answers, few_shot=rival, terms=terms)
-    judgements = {"base": first, **({"few-shot": rival} if rival else {}), "tuned": second}
-    result = Comparison(
-        card,
-        samples(judging.questions, judgements),
-        _probe_figures(probed, judging.questions, answers, card, terms),
-        failures_of(card, limits),
-    )
-    _show(result, judging.questions, judgements)
-    if asked.html:
-        facts = {"base": base, "tuned": tuned, "data": asked.data, **versions()}
-        _write_page(judging, card, judgements, facts)
-    return result
+    exam = _exam(settings, rows, (tokenizer, template), context, terms)
+    show_smallest_difference(exam.questions, out)
+    shots = with_shots(rows.held_out, rows.train, settings.few_shot)
+    model = _loaded(settings, before)
+    judgements = {"base": exam.judged(model)}
+    if shots:
+        judgements["few-shot"] = _asked(exam, model, shots, exam.template)
+    # One model in memory at a time.
+    del model
+    gc.collect()
+    model = _loaded(settings, after)
+    judgements["tuned"] = exam.judged(model)
+    card = exam.scored(judgements["base"], judgements["tuned"], judgements.get("few-shot"))
+    probed = _probed(exam, model, card) if settings.probe_frame else {}
+    failures = _failures(card, limits)
+    comparison = Comparison(card, samples(exam.questions, judgements), probed, failures)
+    show_outcome(card, exam.questions, judgements, out)
+    if settings.html:
+        _write_page(settings, exam, card, judgements, context)
+    return comparison
 
 
-class _Judging:
-    """What both models are judged with; the rows are encoded once."""
+def _exam(
+    settings: CompareSettings,
+    rows: JudgedRows,
+    words: tuple[Any, Template],
+    context: int,
+    terms: Terms,
+) -> Exam:
+    """The exam on the held-out rows; some of the training rows are encoded with them."""
+    tokenizer, template = words
 
-    def __init__(
-        self,
-        asked: Options,
-        tokenizer: Any,
-        template: Template,
-        rows: JudgedRows,
-        context: int,
-        device: torch.device,
-    ) -> None:
-        self.asked, self.tokenizer, self.template = asked, tokenizer, template
-        self.context, self.rows, self.out = context, rows, console()
-        self.questions = ask(
-            rows.held_out, tokenizer, template, most=asked.answers, clusters=rows.clusters
-        )
-        self.examples = self.encoded(rows.held_out)
-        self.train = self.encoded(rows.train[:MOST_TRAIN_ROWS])
-        self.device = device
-
-    def encoded(self, conversations: Sequence[Conversation]) -> list[Example]:
-        """The examples of conversations.
-
-        Raises:
-            BiddableError: the first fault that was found.
-        """
-        found = encode_all(conversations, self.tokenizer, self.template, max_length=self.context)
-        for finding in found.findings:
+    def encoded(conversations: Sequence[Conversation]) -> Any:
+        result = encode_all(conversations, tokenizer, template, max_length=context)
+        for finding in result.findings:
             if finding.severity == "error":
                 raise BiddableError.of(finding)
-        return found.examples
+        return result.examples
 
-    def load(self, base: Base) -> Any:
-        """A model in memory."""
-        line(self.out, "loading", f"'{base.name}'")
-        dtype = choose_dtype(self.asked.precision, self.device)  # type: ignore[arg-type]
-        return load_model(base, self.device, dtype)
-
-    def judged(
-        self, model: Any, questions: Sequence[Question], examples: Sequence[Example], train: bool
-    ) -> Judgement:
-        """One judgement."""
-        told = f"{len(questions)} prompts, measuring {len(examples)} held-out rows"
-        line(self.out, "answering", told)
-        return judge(
-            model, self.tokenizer, self.template, questions, examples,
-            train_examples=self.train if train else (),
-            max_new_tokens=self.asked.max_new_tokens,
-        )  # fmt: skip
+    held_out = SplitPart(rows.held_out, encoded(rows.held_out))
+    train = SplitPart(rows.train, encoded(rows.train[:MOST_TRAIN_ROWS]))
+    exam = set_exam(tokenizer, template, held_out, train, settings.answers, terms)
+    return replace(exam, max_new_tokens=settings.max_new_tokens)
 
 
-def _judge_base(
-    judging: _Judging, base: Base, shots: Sequence[Conversation]
-) -> tuple[Judgement, Judgement | None]:
-    """Base, and base with examples in its prompts if that was asked for."""
-    model = judging.load(base)
-    plain = judging.judged(model, judging.questions, judging.examples, train=True)
-    rival = None
-    if shots:
-        most = len(judging.questions)
-        asked = ask(shots, judging.tokenizer, judging.template, most=most)
-        rival = judging.judged(model, asked, [], train=False)
-    del model
-    gc.collect()
-    return plain, rival
+def _loaded(settings: CompareSettings, base: Base) -> Any:
+    line(console(), "loading", f"'{base.name}'")
+    device = choose_device(settings.device)
+    model = load_model(base, device, choose_dtype(settings.precision, device))  # type: ignore[arg-type]
+    line(console(), "judging", f"'{base.name}'")
+    return model
 
 
-def _judge_tuned(judging: _Judging, tuned: Base) -> tuple[Judgement, list[tuple[Probe, Judgement]]]:
-    """Tuned, and tuned under the frames it was not trained with if that was asked for."""
-    model = judging.load(tuned)
-    plain = judging.judged(model, judging.questions, judging.examples, train=True)
-    probed = []
-    if judging.asked.probe_frame:
-        for probe in probes(judging.rows.held_out, judging.template):
-            asked = ask(
-                probe.conversations, judging.tokenizer, probe.template, most=len(judging.questions)
-            )
-            probed.append((probe, judging.judged(model, asked, [], train=False)))
-    del model
-    gc.collect()
-    return plain, probed
+def _asked(
+    exam: Exam, model: Any, conversations: Sequence[Conversation], template: Template
+) -> Judgement:
+    """A model's answers to the same prompts in other words or frames."""
+    questions = ask(conversations, exam.tokenizer, template, most=len(exam.questions))
+    limit = exam.max_new_tokens
+    return judge(model, exam.tokenizer, template, questions, [], max_new_tokens=limit)
 
 
-def _probe_figures(
-    probed: Sequence[tuple[Probe, Judgement]],
-    questions: Sequence[Question],
-    answers: Sequence[str],
-    card: Scorecard,
-    terms: Terms,
-) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
-    for probe, judgement in probed:
-        # Held against itself: only its own figures count here.
-        metrics = score(judgement, judgement, questions, answers, terms=terms).metrics
-        found[probe.name] = {
+def _probed(exam: Exam, model: Any, card: Scorecard) -> dict[str, dict[str, float]]:
+    """Figures of tuned under the frames that it was not trained with."""
+    figures: dict[str, dict[str, float]] = {}
+    for probe in probes(exam.held_out.conversations, exam.template):
+        judgement = _asked(exam, model, probe.conversations, probe.template)
+        # Compared with itself: only its own figures count here.
+        metrics = exam.scored(judgement, judgement).metrics
+        figures[probe.name] = {
             name: metric.tuned
             for name, metric in metrics.items()
             if name in card.metrics and name != "general_loss"
         }
-    return found
+    return figures
 
 
 def _write_page(
-    judging: _Judging,
+    settings: CompareSettings,
+    exam: Exam,
     card: Scorecard,
     judgements: Mapping[str, Judgement],
-    facts: Mapping[str, str],
+    context: int,
 ) -> None:
-    """Writes the report where it was asked for.
+    """Writes the report.
 
     Raises:
-        BiddableError: `output_not_writable`, it cannot be written there.
+        BiddableError: `output_not_writable`.
     """
-    asked = judging.asked
-    report = Report(
-        title=f"{facts['base']} and {facts['tuned']}",
-        card=card,
-        questions=judging.questions,
-        base=judgements["base"],
-        tuned=judgements["tuned"],
-        few_shot=judgements.get("few-shot"),
-        examples=judging.examples,
-        tokens=shown_tokens(judging.examples, judging.tokenizer, judging.template),
-        training_answers=training_answers(judging.rows.train),
-        lengths=[len(e.input_ids) for e in judging.examples],
-        limit=judging.context,
-        facts=facts,
+    report = exam.report(
+        f"{settings.base} and {settings.tuned}",
+        card,
+        judgements,
+        lengths=[len(e.input_ids) for e in exam.held_out.examples],
+        limit=context,
+        facts={n: getattr(settings, n) for n in ("base", "tuned", "data")} | versions(),
     )
     try:
-        Path(asked.html).write_text(page(report, redact=asked.redact), encoding="utf-8")
+        Path(settings.html).write_text(page(report, redact=settings.redact), encoding="utf-8")
     except OSError as error:
         raise BiddableError(
             "output_not_writable",
-            f"the report {asked.html} cannot be written: {error.strerror}",
+            f"the report {settings.html} cannot be written: {error.strerror}",
             "give a path in a folder where you may write",
         ) from error
 
 
-def _show(
-    result: Comparison, questions: Sequence[Question], judgements: Mapping[str, Judgement]
-) -> None:
-    """Scorecard, three answers, verdict, probes and failures on standard error."""
-    out = console()
-    show_outcome(result.scorecard, questions, judgements, out)
-    for probe, values in result.probes.items():
-        told = ", ".join(f"{title(name)} {value:.2f}" for name, value in values.items())
-        line(out, probe.replace("_", " "), told)
-    for failure in result.failures:
+def _read_limit(text: str) -> tuple[str, float]:
+    """METRIC=X.
+
+    Raises:
+        BiddableError: there is no such metric, or X is no number.
+    """
+    name, _, value = text.partition("=")
+    try:
+        limit = float(value)
+    except ValueError:
+        limit = math.nan
+    if name not in NAMES or not math.isfinite(limit):
+        what = f"--fail-under {text!r} is not METRIC=NUMBER{did_you_mean(name, NAMES)}"
+        raise BiddableError("option", what, f"the metrics are {', '.join(NAMES)}")
+    return name, limit
+
+
+def _failures(card: Scorecard, limits: Sequence[tuple[str, float]]) -> list[str]:
+    """What is worse than its limit; a metric that could not be measured fails too."""
+    failed = []
+    for name, limit in limits:
+        metric = card.metrics.get(name)
+        lower = NAMES[name][1] == "lower"
+        if metric is None:
+            failed.append(f"{name} could not be measured on these rows")
+        elif not (metric.tuned <= limit if lower else metric.tuned >= limit):
+            failed.append(f"{name} is {metric.tuned:.4g}, wanted {'<=' if lower else '>='} {limit}")
+    return failed
+
+
+def _refuse_other_tokenizer(base: Any, tuned: Any, name: str) -> None:
+    """Refuses models whose losses cannot be compared token by token."""
+    if base.get_vocab() != tuned.get_vocab():
+        raise BiddableError(
+            "tokenizers_differ",
+            f"{name} has another tokenizer than the tuned model",
+            "compare a model with the base that it was tuned from",
+        )
+
+
+def _show_other_system_prompt(tuned: Base, rows: Sequence[Conversation]) -> None:
+    """Says so where the tuned model is not asked as it was trained."""
+    trained = trained_system_prompt(tuned)
+    if trained is not None and shared_system_prompt(rows) != trained:
+        path = tuned.folder / SYSTEM_PROMPT_FILE
+        text = f"TUNED was trained with the one in {path}, which not all of these rows begin with"
+        line(console(), "system", text)
+
+
+def run(options: dict[str, Any], printing: Printing) -> int:
+    """Compares; returns 1 where --fail-under found something."""
+    comparison, out = compare(**options), console()
+    for probe, values in comparison.probes.items():
+        figures = ", ".join(f"{title(name)} {value:.2f}" for name, value in values.items())
+        line(out, probe.replace("_", " "), figures)
+    for failure in comparison.failures:
         line(out, "failed", failure)
+    if printing.json:
+        write_json(comparison.as_json())
+    return 1 if comparison.failures else 0

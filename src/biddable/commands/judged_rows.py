@@ -9,15 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from biddable.commands.comparing import Options
-from biddable.data.columns import parse_map
 from biddable.data.conversation import Conversation
 from biddable.data.readers import ReadResult, read
-from biddable.data.split import cluster_numbers
 from biddable.dataset.prepare import read_rows, unknown
 from biddable.dataset.prepared import SplitPart
 from biddable.errors import BiddableError, Finding
-from biddable.settings import Settings, read_config, with_values
+from biddable.options import read_config, with_values
+from biddable.settings import CompareSettings, Settings
 from biddable.terminal import line
 from biddable.training.run_folder import EVAL_FILE, RunFolder
 
@@ -29,26 +27,24 @@ class JudgedRows:
     Args:
         held_out: the rows to judge on.
         train: those that TUNED was trained on; empty where they are not known.
-        clusters: a number for each held-out row, the same for those that belong together.
         leaked: training knows every held-out row.
     """
 
     held_out: Sequence[Conversation]
     train: Sequence[Conversation]
-    clusters: Sequence[int]
     leaked: bool
 
 
-def judged_rows(asked: Options, tuned: str, out: Console) -> JudgedRows:
+def judged_rows(settings: CompareSettings, out: Console) -> JudgedRows:
     """The rows of --data or of the run folder TUNED, without those that its training knows.
 
     Raises:
         BiddableError: no data is given and TUNED is no run folder; or the data has faults.
     """
-    run = RunFolder(Path(tuned))
+    run = RunFolder(Path(settings.tuned))
     own = run.eval_rows.is_file()
-    train = _read(asked, asked.train) if asked.train else _trained(run, out) if own else []
-    if not asked.data:
+    train = _read(settings, settings.train) if settings.train else _trained(run, out) if own else []
+    if not settings.data:
         if not own:
             raise BiddableError(
                 "no_data",
@@ -57,13 +53,13 @@ def judged_rows(asked: Options, tuned: str, out: Console) -> JudgedRows:
             )
         held_out = _good(read([str(run.eval_rows)]))
         leaked = bool(run.read_json("data.json").get("leaked"))
-        return JudgedRows(held_out, train, cluster_numbers(held_out), leaked)
-    side, leaked, findings = unknown(train, SplitPart(_read(asked, asked.data), ()))
+        return JudgedRows(held_out, train, leaked)
+    side, leaked, findings = unknown(train, SplitPart(_read(settings, settings.data), ()))
     for finding in findings:
         line(out, "known rows", finding.message)
     if not train:
         line(out, "known rows", "not looked for: no training rows are known; give --train FILE")
-    return JudgedRows(side.conversations, train, cluster_numbers(side.conversations), leaked)
+    return JudgedRows(side.conversations, train, leaked)
 
 
 def _trained(run: RunFolder, out: Console) -> Sequence[Conversation]:
@@ -81,9 +77,9 @@ def _trained(run: RunFolder, out: Console) -> Sequence[Conversation]:
     return [c for c in rows.conversations if (c.file, c.line) not in held_out]
 
 
-def _read(asked: Options, name: str) -> Sequence[Conversation]:
-    mapping = parse_map(asked.map) if asked.map else None
-    return _good(read([name], mapping=mapping, system=asked.system or None))
+def _read(settings: CompareSettings, name: str) -> Sequence[Conversation]:
+    reading = {n: getattr(settings, n) for n in ("map", "system", "encoding")}
+    return _good(read_rows(Settings(**reading), (name,)))
 
 
 def _good(rows: ReadResult) -> Sequence[Conversation]:

@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import importlib.util
 import socket
+from typing import Any
 
+from biddable.dataset.early import refuse_early
 from biddable.engine.precision import choose_device, load_model
 from biddable.errors import BiddableError
 from biddable.lab.api import Lab
 from biddable.models.base import load_tokenizer, resolve_base
+from biddable.options import with_values
+from biddable.settings import LabSettings, Printing
 from biddable.terminal import console, line
 
 ADDRESS = "127.0.0.1"
 NEEDED = ("starlette", "uvicorn")
 
 
-def lab(base: str = "smollm2", *, weights: bool = False, port: int = 8765) -> None:
+def lab(**options: Any) -> None:
     """Serves the page on 127.0.0.1 until Ctrl-C.
 
     Args:
-        base: hub id, folder, run folder, .gguf file or packaged base.
-        weights: load the weights too, for the masked mean.
-        port: 0 takes a free one.
+        options: fields of `biddable.settings.LabSettings`, by name.
 
     Raises:
         BiddableError: the server package is missing, the port is taken, or the base is unusable.
     """
+    settings = with_values(LabSettings(), options)
+    refuse_early(settings)
     if not all(importlib.util.find_spec(name) for name in NEEDED):
         raise BiddableError(
             "missing_extra", f"the lab needs {' and '.join(NEEDED)}", "pip install 'biddable[lab]'"
         )
-    found = resolve_base(base)
-    model = load_model(found, choose_device("cpu")) if weights else None
-    made = Lab(base, load_tokenizer(found), model)
+    found = resolve_base(settings.base)
+    model = load_model(found, choose_device("cpu")) if settings.weights else None
+    made = Lab(settings.base, load_tokenizer(found), model)
     from biddable.lab.server import serve
 
-    with _listen(port) as listener:
+    with _listen(settings.port) as listener:
         line(console(), "lab", f"http://{ADDRESS}:{listener.getsockname()[1]}/ (Ctrl-C ends)")
         serve(made, listener)
 
@@ -49,3 +53,9 @@ def _listen(port: int) -> socket.socket:
             f"port {port} of {ADDRESS} cannot be used: {error}",
             "give another --port; 0 takes a free one",
         ) from error
+
+
+def run(options: dict[str, Any], _: Printing) -> int:
+    """Serves the page until Ctrl-C."""
+    lab(**options)
+    return 0

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from math import isnan
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from biddable.data.drafts import Drafts, Fields, message_list
-from biddable.data.formats import Format
-from biddable.data.plain_text import plain_text
-from biddable.data.rows import parsed, suggestion
+from biddable.data.formats import Drafts, Format, message_list
+from biddable.data.rows import Fields, is_nothing, parsed, plain_text, suggestion
 from biddable.errors import BiddableError
 
 TEXTS = ("system", "user", "assistant")
@@ -42,11 +40,8 @@ def parse_map(text: str) -> dict[str, str]:
     while at < len(text):
         match = PART.match(text, at)
         if not match or match.group(1) in mapping:
-            raise BiddableError(
-                "invalid_map",
-                f"--map cannot be read at {text[at : at + 30]!r}.",
-                'Write it as user=COLUMN,assistant=json:COLUMN,COLUMN,system="constant text".',
-            )
+            fix = 'Write it as user=COLUMN,assistant=json:COLUMN,COLUMN,system="constant text".'
+            raise _invalid(f"--map cannot be read at {text[at : at + 30]!r}.", fix)
         mapping[match.group(1)] = match.group(2).strip()
         at = match.end()
     check_map(mapping)
@@ -55,62 +50,97 @@ def parse_map(text: str) -> dict[str, str]:
 
 def check_map(mapping: Mapping[str, str]) -> None:
     """Refuses a mapping with an unknown field, or with neither messages nor assistant."""
-    for field in mapping:
+    for field, source in mapping.items():
         if field not in FIELDS:
-            raise BiddableError(
-                "invalid_map",
-                f"--map knows no field {field!r}.",
-                suggestion(field, FIELDS, f"Use {', '.join(FIELDS)}."),
-            )
-        if mapping[field] == JSON:
-            raise BiddableError(
-                "invalid_map",
-                f"--map {field}=json: names no column.",
-                f"Name those of the object: {field}=json:COLUMN,COLUMN, or * for all others.",
-            )
-        if mapping[field].startswith(JSON) and field not in TEXTS:
-            raise BiddableError(
-                "invalid_map",
-                f"--map {field}=json: is no text.",
-                f"json: fits {', '.join(TEXTS)}; give {field} a column.",
-            )
+            fix = suggestion(field, FIELDS, f"Use {', '.join(FIELDS)}.")
+            raise _invalid(f"--map knows no field {field!r}.", fix)
+        if source == JSON:
+            fix = f"Name those of the object: {field}=json:COLUMN,COLUMN, or * for all others."
+            raise _invalid(f"--map {field}=json: names no column.", fix)
+        if source.startswith(JSON) and field not in TEXTS:
+            fix = f"json: fits {', '.join(TEXTS)}; give {field} a column."
+            raise _invalid(f"--map {field}=json: is no text.", fix)
     if "messages" not in mapping and "assistant" not in mapping:
-        raise BiddableError(
-            "invalid_map",
-            "--map names no column for the assistant.",
-            "Add assistant=COLUMN (and user=COLUMN), or messages=COLUMN.",
-        )
+        fix = "Add assistant=COLUMN (and user=COLUMN), or messages=COLUMN."
+        raise _invalid("--map names no column for the assistant.", fix)
 
 
-def mapped_fields(row: Fields, mapping: Mapping[str, str]) -> Fields:
-    """The fields of one row by their mapped names; a column that is not there is refused."""
-    return {field: _value(row, source, mapping) for field, source in mapping.items()}
+def _invalid(what: str, fix: str) -> BiddableError:
+    return BiddableError("invalid_map", what, fix)
 
 
-def empty_columns(row: Fields, mapping: Mapping[str, str]) -> list[str]:
-    """The columns that are empty in this row and whose cells stand in JSON."""
-    columns = [
-        column
-        for source in mapping.values()
-        if source not in row
-        for column in (
-            _object_columns(row, source, mapping)
-            if source.startswith(JSON)
-            else _placeholders(source) * _is_json(_filled(_template(source), {}))
-        )
-    ]
-    # A null of JSON or Parquet is meant; an empty cell of a table may have been forgotten.
+@dataclass(frozen=True, slots=True)
+class MappedField:
+    """What a field of the map is made of, in rows that have certain columns.
+
+    Args:
+        columns: whose cells it holds.
+        form: `column` for the value itself, `object` for JSON of the cells, or `template`.
+        template: the text with placeholders.
+        json: a template of JSON, which no cell may break.
+    """
+
+    columns: Sequence[str]
+    form: str
+    template: str = ""
+    json: bool = False
+
+    def value(self, row: Fields) -> Any:
+        """The field's value in a row."""
+        if self.form == "column":
+            value = row[self.columns[0]]
+            # A label column often holds numbers; NaN is none.
+            return plain_text(value, "") or None if isinstance(value, int | float) else value
+        if self.form == "object":
+            return _object({name: row[name] for name in self.columns})
+        texts = {name: plain_text(row[name], name) for name in self.columns}
+        text = _filled(self.template, texts)
+        if self.json:
+            escaped = {k: json.dumps(v, ensure_ascii=False)[1:-1] for k, v in texts.items()}
+            _check_json(text, _filled(self.template, escaped))
+        return text
+
+
+def mapped_fields(mapping: Mapping[str, str], columns: Sequence[str]) -> dict[str, MappedField]:
+    """How to make each field in rows with these columns; a column that is not there is refused."""
+    fields = {name: _field(source, columns) for name, source in mapping.items()}
+    named = {column for field in fields.values() for column in field.columns}
+    rest = [name for name in columns if name and name not in named]
+    for name, source in mapping.items():
+        if source == f"{JSON}*" and "*" not in columns:
+            fields[name] = MappedField(rest, "object")
+    return fields
+
+
+def _field(source: str, columns: Sequence[str]) -> MappedField:
+    if source in columns:
+        return MappedField([source], "column")
+    if source == f"{JSON}*" and "*" not in columns:
+        return MappedField([], "object")
+    quoted = len(source) > 1 and source[0] == source[-1] and source[0] in QUOTES
+    template = _unquoted(source) if quoted else source
+    names = [m[1] for m in PLACEHOLDER.finditer(template) if m[0] not in ("{{", "}}")]
+    if source.startswith(JSON):
+        names = [_unquoted(m[1]) if m[1] else m[2] for m in NAME.finditer(source, len(JSON))]
+    elif not quoted and not PLACEHOLDER.search(source):
+        names = [source]
+    for name in names:
+        if name not in columns:
+            raise missing_column(name, columns)
+    if source.startswith(JSON):
+        return MappedField(names, "object")
+    zeros = _filled(template, dict.fromkeys(names, "0"))
+    is_json = zeros.lstrip()[:1] in ("{", "[") and '"' in zeros and parsed(zeros) is not zeros
+    return MappedField(names, "template", template, is_json)
+
+
+def empty_columns(fields: Mapping[str, MappedField], row: Fields) -> list[str]:
+    """The columns that are empty in this row and whose cells stand in JSON.
+
+    A null of JSON or Parquet is meant; an empty cell of a table may have been forgotten.
+    """
+    columns = [c for f in fields.values() if f.json or f.form == "object" for c in f.columns]
     return [name for name in columns if row[name] is not None and _is_empty(row[name])]
-
-
-def unmapped(row: Fields, mapping: Mapping[str, str]) -> Fields:
-    """The columns of a row that no field is made of."""
-    named = set(mapping.values())
-    named |= {name for source in mapping.values() for name in PLACEHOLDER.findall(source)}
-    for source in mapping.values():
-        if source.startswith(JSON) and source not in row:
-            named.update(_object_columns(row, source, mapping))
-    return {key: value for key, value in row.items() if key not in named and key not in FIELDS}
 
 
 def _drafts(fields: Fields) -> Drafts:
@@ -124,113 +154,50 @@ def _drafts(fields: Fields) -> Drafts:
 MAPPED = Format("columns named by --map", frozenset(), frozenset(FIELDS), _drafts)
 
 
-def _value(row: Fields, source: str, mapping: Mapping[str, str]) -> Any:
-    if source in row:
-        return _text(row[source])
-    if source.startswith(JSON):
-        return _object(row, source, mapping)
-    template = _template(source)
-    if template is source and not PLACEHOLDER.search(source):
-        raise missing_column(source, row)
-    text = _filled(template, row)
-    if _is_json(_filled(template, {})):
-        _check_json(text, _filled(template, row, escape=True))
-    return text
-
-
-def _template(source: str) -> str:
-    quoted = len(source) > 1 and source[0] == source[-1] and source[0] in QUOTES
-    return _unquoted(source) if quoted else source
-
-
 def _unquoted(source: str) -> str:
     return re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t"}.get(m[1], m[1]), source[1:-1])
 
 
-def _filled(template: str, row: Fields, escape: bool = False) -> str:
-    """The template with the row's cells, or 0 for all of them where the row is empty."""
+def _filled(template: str, texts: Mapping[str, str]) -> str:
+    def text(match: re.Match[str]) -> str:
+        return match[0][0] if match[0] in ("{{", "}}") else texts[match[1]]
 
-    def fill(match: re.Match[str]) -> str:
-        if match[0] in ("{{", "}}"):
-            return match[0][0]
-        if not row:
-            return "0"
-        if match[1] not in row:
-            raise missing_column(match[1], row)
-        text = plain_text(row[match[1]], match[1])
-        return json.dumps(text, ensure_ascii=False)[1:-1] if escape else text
-
-    return PLACEHOLDER.sub(fill, template)
-
-
-def _is_json(text: str) -> bool:
-    return text.lstrip()[:1] in ("{", "[") and '"' in text and parsed(text) is not text
+    return PLACEHOLDER.sub(text, template)
 
 
 def _check_json(text: str, escaped: str) -> None:
     """Refuses what a template of JSON became by a cell with quotes, line breaks or backslashes."""
     broken = parsed(text) is text
     if broken or (parsed(escaped) is not escaped and parsed(escaped) != parsed(text)):
-        raise BiddableError(
-            "invalid_map",
-            f"The cells of this row {'break' if broken else 'change'} the JSON of --map.",
-            "Let the JSON be built, with all that it needs escaped: --map assistant=json:A,B.",
-        )
+        what = f"The cells of this row {'break' if broken else 'change'} the JSON of --map."
+        fix = "Let the JSON be built, with all that it needs escaped: --map assistant=json:A,B."
+        raise _invalid(what, fix)
 
 
-def _object(row: Fields, source: str, mapping: Mapping[str, str]) -> str:
-    columns = _object_columns(row, source, mapping)
-    cells = {name: None if _is_empty(row[name]) else row[name] for name in columns}
+def _object(cells: Fields) -> str:
+    cells = {name: None if _is_empty(cell) else cell for name, cell in cells.items()}
     if all(cell is None for cell in cells.values()):
-        raise BiddableError(
-            "empty_cell",
-            f"All cells for the JSON object are empty: {', '.join(columns[:12])}.",
-            "Fill them, or remove the row.",
-        )
+        what = f"All cells for the JSON object are empty: {', '.join(list(cells)[:12])}."
+        raise BiddableError("empty_cell", what, "Fill them, or remove the row.")
     return json.dumps(cells, ensure_ascii=False, default=_plain)
-
-
-def _object_columns(row: Fields, source: str, mapping: Mapping[str, str]) -> list[str]:
-    names = [_unquoted(m[1]) if m[1] else m[2] for m in NAME.finditer(source, len(JSON))]
-    if names == ["*"] and "*" not in row:
-        taken = {name for other in mapping.values() for name in (other, *_placeholders(other))}
-        names = [name for name in row if name and name not in taken]
-    for name in names:
-        if name not in row:
-            raise missing_column(name, row)
-    return names
-
-
-def _placeholders(source: str) -> list[str]:
-    return [name for name in PLACEHOLDER.findall(source) if name]
 
 
 def _is_empty(cell: object) -> bool:
     """Nothing, blanks, or the number that pandas has for nothing."""
-    return (
-        cell is None
-        or (isinstance(cell, float) and isnan(cell))
-        or (isinstance(cell, str) and not cell.strip())
-    )
-
-
-def _text(value: Any) -> Any:
-    """A number as its text: a label column often holds numbers; NaN is none."""
-    return plain_text(value, "") or None if isinstance(value, int | float) else value
+    return cell not in ([], {}) and is_nothing(cell)
 
 
 def _plain(value: object) -> str:
     """Dates and decimal numbers of Parquet as their text."""
     if isinstance(value, bytes):
-        raise BiddableError("data_type", "A cell holds bytes, which JSON has no form for.", "")
+        what = "A cell holds bytes, which JSON has no form for."
+        raise BiddableError("data_type", what, "Leave the column out.")
     return str(value)
 
 
 def missing_column(name: str, columns: Iterable[str]) -> BiddableError:
     """The error for a column that the data does not have."""
     names = [str(column) for column in columns]
-    return BiddableError(
-        "missing_column",
-        f"There is no column {name!r}; the columns are {', '.join(names[:12]) or 'none'}.",
-        suggestion(name, names, "Name one of them; put a text in quotes."),
-    )
+    what = f"There is no column {name!r}; the columns are {', '.join(names[:12]) or 'none'}."
+    fix = suggestion(name, names, "Name one of them; put a text in quotes.")
+    return BiddableError("missing_column", what, fix)

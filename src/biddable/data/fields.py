@@ -1,4 +1,4 @@
-"""What a row of any format may carry beside its messages: system, weight, tools and group.
+"""What a row of any format may carry beside its messages: system prompt, weight and group.
 
 Each is taken out of the row, so that what is left of it at the end is what nothing has read.
 """
@@ -6,21 +6,19 @@ Each is taken out of the row, so that what is left of it at the end is what noth
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from typing import Any
 
 from biddable.data.conversation import Message
-from biddable.data.messages import weight_of
-from biddable.data.plain_text import checked_text, is_nothing
+from biddable.data.parts import text_of
+from biddable.data.rows import Fields, checked_text, is_nothing
 from biddable.errors import BiddableError
 
-Fields = dict[str, Any]
 SYSTEM_KEYS = ("system", "system_prompt", "system_message")
 
 
 def take_system(fields: Fields) -> str:
-    """Takes the row's system prompt out of it; an empty text where it has none."""
+    """Takes the row's system prompt, a text or text parts, out of it; empty where it has none."""
     given = [value for key in SYSTEM_KEYS if (value := fields.pop(key, None)) not in (None, "")]
+    given = [text_of(v, "system", False, []) if isinstance(v, list) else v for v in given]
     texts = {checked_text(value, "'system'") for value in given}
     if len(texts) > 1:
         raise _two_prompts("two system prompts")
@@ -39,22 +37,6 @@ def with_system(own: str, messages: list[Message], default: str | None) -> list[
 
 def _two_prompts(what: str) -> BiddableError:
     return BiddableError("two_system_prompts", f"The row has {what}.", "Keep one of the two.")
-
-
-def take_weight(fields: Fields) -> float | None:
-    """Takes the weight of the row's answers out of it."""
-    weight = fields.pop("weight", None)
-    return None if weight in (None, "") else weight_of(weight)
-
-
-def weighted(weight: float | None, messages: list[Message]) -> list[Message]:
-    """The messages with the row's weight on each answer that has none of its own."""
-    if weight is None:
-        return messages
-    return [
-        replace(m, weight=weight) if m.role == "assistant" and m.weight is None else m
-        for m in messages
-    ]
 
 
 def group_of(value: object) -> str | None:

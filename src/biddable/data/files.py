@@ -19,10 +19,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from biddable.data.charset import as_utf8
-from biddable.data.parquet import arrow_rows, parquet_rows
+from biddable.data.json_rows import json_rows
+from biddable.data.parquet import arrow_rows, damaged, parquet_rows
 from biddable.data.rows import Row
 from biddable.data.tables import table_rows
-from biddable.data.values import array_rows, is_one_value, line_rows
 from biddable.data.workbook import workbook_rows
 from biddable.errors import BiddableError, Finding, refuse_no_text
 
@@ -48,50 +48,47 @@ def expanded(sources: Sequence[str], findings: list[Finding]) -> Iterator[str]:
     if not sources:
         raise BiddableError("missing_file", "No data was given.", "Name a file.")
     for source in sources:
-        if source == "-" or source.startswith("hf:") or not Path(source).is_dir():
+        folder = Path(source)
+        if source == "-" or source.startswith("hf:") or not folder.is_dir():
             yield source
-            continue
-        if (Path(source) / "dataset_dict.json").is_file():
-            yield from _splits(Path(source), findings)
-            continue
-        paths = sorted(p for p in Path(source).iterdir() if _is_data(p))
-        if (Path(source) / "state.json").is_file():
-            # A folder that `save_to_disk` wrote; its JSON files only describe it.
-            paths = [path for path in paths if path.suffix == ".arrow"]
-        training = [path for path in paths if path.name.lower().startswith("train")]
-        left = [path.name for path in paths if path not in training]
-        if not paths:
-            raise BiddableError(
-                "empty_file",
-                "The folder holds no data file.",
-                f"Put files there that end in {', '.join(SUFFIXES)}.",
-                file=source,
-            )
-        for path in training or paths:
-            refuse_no_text(path.name, f"A file name in {source}")
-        if training and left:
-            what = f"Only the train files of the folder were read, not {', '.join(left)}."
-            fix = "Name the files to read others; --eval FILE gives held-out rows."
-            findings.append(Finding("files_left_out", "note", what, fix, source))
-        yield from map(str, training or paths)
+        elif (folder / "dataset_dict.json").is_file():
+            yield from expanded([_train_split(folder, findings)], findings)
+        else:
+            yield from _folder_files(folder, source, findings)
 
 
-def _splits(folder: Path, findings: list[Finding]) -> Iterator[str]:
-    """The Arrow files of the split `train` of a folder with several that `save_to_disk` wrote."""
+def _folder_files(folder: Path, source: str, findings: list[Finding]) -> Iterator[str]:
+    paths = sorted(p for p in folder.iterdir() if _is_data(p))
+    if (folder / "state.json").is_file():
+        # A folder that `save_to_disk` wrote; its JSON files only describe it.
+        paths = [path for path in paths if path.suffix == ".arrow"]
+    if not paths:
+        what, fix = "The folder holds no data file.", f"Put files there: {', '.join(SUFFIXES)}."
+        raise BiddableError("empty_file", what, fix, file=source)
+    training = [path for path in paths if path.name.lower().startswith("train")]
+    left_out = [path.name for path in paths if path not in training]
+    for path in training or paths:
+        refuse_no_text(path.name, f"A file name in {source}")
+    if training and left_out:
+        what = f"Only the train files of the folder were read, not {', '.join(left_out)}."
+        fix = "Name the files to read others; --eval FILE gives held-out rows."
+        findings.append(Finding("files_left_out", "note", what, fix, source))
+    yield from map(str, training or paths)
+
+
+def _train_split(folder: Path, findings: list[Finding]) -> str:
+    """The split `train` of a folder with several that `save_to_disk` wrote."""
     splits = sorted(p.parent.name for p in folder.glob("*/state.json"))
     others = [str(folder / name) for name in splits if name != "train"]
     if "train" not in splits:
-        raise BiddableError(
-            "empty_file",
-            "The folder holds saved data sets, none of which is named train.",
-            f"Name the one to read: {', '.join(others[:12]) or 'it holds none'}.",
-            file=str(folder),
-        )
+        what = "The folder holds saved data sets, none of which is named train."
+        fix = f"Name the one to read: {', '.join(others[:12]) or 'it holds none'}."
+        raise BiddableError("empty_file", what, fix, file=str(folder))
     if others:
         what = f"Only the split train of the folder was read, not {', '.join(others)}."
         fix = f"Held-out rows are given with --eval {others[0]}."
         findings.append(Finding("files_left_out", "note", what, fix, str(folder)))
-    yield from expanded([str(folder / "train")], findings)
+    return str(folder / "train")
 
 
 def _is_data(path: Path) -> bool:
@@ -119,30 +116,52 @@ def file_rows(
         BiddableError: no such file, no permission, empty, or a kind of file that holds no rows.
     """
     with open_source(name, hashes) as stored:
-        head = _head(stored, 4096)
+        head = _head(stored, 8)
         if not head:
-            raise BiddableError(
-                "empty_file",
-                "Standard input is empty." if name == "-" else "The file is empty.",
-                "Give a file with one JSON object a line.",
-            )
+            what = "Standard input is empty." if name == "-" else "The file is empty."
+            fix = "Give a file with one JSON object a line."
+            raise BiddableError("empty_file", what, fix)
         for magic, (what, fix) in STRANGERS.items():
             if head.startswith(magic):
                 raise BiddableError("unreadable_file", f"The file is {what}.", fix)
         packed = head.startswith(PACKED)
         stream = gzip.GzipFile(fileobj=stored) if packed else stored
         lower = name.lower()
+        suffix = Path(lower.removesuffix(".gz") if packed else lower).suffix
         try:
-            suffix = Path(lower.removesuffix(".gz") if packed else lower).suffix
             if _head(stream, 8).startswith(BINARY):
                 yield from _records(stream, name, findings, encoding)
                 return
             with as_utf8(stream, encoding, name, findings) as text:
                 yield from _text_rows(text, suffix)
         except (EOFError, zlib.error, OSError) as error:
-            fix = "The file is damaged or cut short; fetch or write it again."
-            what = f"Reading broke off: {error}."
-            yield Row(0, BiddableError("unreadable_file", what, fix))
+            yield Row(0, damaged(error))
+
+
+def _records(
+    stream: io.BufferedIOBase, name: str, findings: list[Finding], encoding: str
+) -> Iterator[Row]:
+    if encoding:
+        what = "--encoding was not used for this file, which says itself how its text is stored."
+        findings.append(Finding("encoding_not_used", "note", what, "", name))
+    head = _head(stream, 8)
+    if head.startswith(b"PK"):
+        return workbook_rows(stream, name, findings)
+    return parquet_rows(stream) if head.startswith(b"PAR1") else arrow_rows(stream)
+
+
+def _text_rows(stream: io.BufferedIOBase, suffix: str) -> Iterator[Row]:
+    head = _head(stream, MOST_BLANK)
+    if len(head) == MOST_BLANK and not head.strip():
+        what, fix = f"The file begins with {MOST_BLANK:,} blank bytes.", "Write the file again."
+        return iter([Row(0, BiddableError("unreadable_file", what, fix))])
+    return table_rows(stream, suffix) if suffix in (".csv", ".tsv") else json_rows(stream, head)
+
+
+def _head(stream: io.BufferedIOBase, size: int) -> bytes:
+    head = stream.read(size)
+    stream.seek(0)
+    return head
 
 
 def refuse_existing(path: str) -> None:
@@ -151,21 +170,14 @@ def refuse_existing(path: str) -> None:
     Raises:
         BiddableError: `output_exists` or `output_not_writable`.
     """
-    target = Path(path)
-    if os.path.lexists(target):
-        raise BiddableError(
-            "output_exists",
-            "The file exists already.",
-            "Name a new file; nothing is ever overwritten.",
-            file=path,
-        )
-    if not target.parent.is_dir():
-        raise BiddableError(
-            "output_not_writable",
-            "The file cannot be written: its folder is not there.",
-            f"Make it: mkdir -p {shlex.quote(str(target.parent))}",
-            file=path,
-        )
+    folder = Path(path).parent
+    if os.path.lexists(path):
+        fix = "Name a new file; nothing is ever overwritten."
+        raise BiddableError("output_exists", "The file exists already.", fix, file=path)
+    if not folder.is_dir():
+        what = "The file cannot be written: its folder is not there."
+        fix = f"Make it: mkdir -p {shlex.quote(str(folder))}"
+        raise BiddableError("output_not_writable", what, fix, file=path)
 
 
 @contextmanager
@@ -188,12 +200,9 @@ def open_source(name: str, hashes: dict[str, str]) -> Iterator[io.BufferedIOBase
         except FileNotFoundError:
             raise missing_file(name) from None
         except (OSError, ValueError) as error:
-            raise BiddableError(
-                "unreadable_file",
-                f"The file cannot be read: {getattr(error, 'strerror', None) or error}.",
-                "Check that it is a file and that you may read it.",
-                file=name,
-            ) from None
+            what = f"The file cannot be read: {getattr(error, 'strerror', None) or error}."
+            fix = "Check that it is a file and that you may read it."
+            raise BiddableError("unreadable_file", what, fix, file=name) from None
         yield stored
 
 
@@ -208,38 +217,9 @@ def missing_file(name: str) -> BiddableError:
     """The error for a file that is not there, with the one of its folder that was likely meant."""
     path, fix = Path(name), f"Check the path; it is looked up from {Path.cwd()}."
     try:
-        beside = [p.name for p in path.parent.iterdir()]
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], 1)
     except OSError:
-        beside = []
-    near = difflib.get_close_matches(path.name, beside, 1)
+        near = []
     if near:
         fix = f"Did you mean {path.with_name(near[0])}?"
     return BiddableError("missing_file", "There is no such file.", fix, file=name)
-
-
-def _records(
-    stream: io.BufferedIOBase, name: str, findings: list[Finding], encoding: str
-) -> Iterator[Row]:
-    if encoding:
-        what = "--encoding was not used for this file, which says itself how its text is stored."
-        findings.append(Finding("encoding_not_used", "note", what, "", name))
-    head = _head(stream, 8)
-    if head.startswith(b"PK"):
-        return workbook_rows(stream, name, findings)
-    return parquet_rows(stream) if head.startswith(b"PAR1") else arrow_rows(stream)
-
-
-def _text_rows(stream: io.BufferedIOBase, suffix: str) -> Iterator[Row]:
-    head = _head(stream, MOST_BLANK)
-    if len(head) == MOST_BLANK and not head.strip():
-        what, fix = f"The file begins with {MOST_BLANK:,} blank bytes.", "Write the file again."
-        return iter([Row(0, BiddableError("unreadable_file", what, fix))])
-    if suffix in (".csv", ".tsv"):
-        return table_rows(stream, suffix)
-    return array_rows(stream) if is_one_value(head) else line_rows(stream)
-
-
-def _head(stream: io.BufferedIOBase, size: int) -> bytes:
-    head = stream.read(size)
-    stream.seek(0)
-    return head

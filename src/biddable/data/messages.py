@@ -9,11 +9,10 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from biddable.data.conversation import Message
-from biddable.data.plain_text import check_value, checked_text, is_nothing
-from biddable.data.rows import kind, shown, suggestion
+from biddable.data.parts import Notes, answer_parts, text_of, without_results
+from biddable.data.rows import Fields, check_value, is_nothing, kind, shown, suggestion
 from biddable.data.tool_calls import take_calls, written_calls
 from biddable.errors import BiddableError
 
@@ -28,25 +27,27 @@ CALL_ROLES = ("function_call", "tool_call")
 ROLES = {name: role for role, names in WRITTEN_ROLES.items() for name in names}
 ROLES.update(dict.fromkeys(CALL_ROLES, "assistant"))
 ALIASES = {"from": "role", "value": "content"}
-# Whether a turn is trained: of ms-swift, and of axolotl in its documentation.
+# Whether a turn or a row is trained: of ms-swift, and of axolotl in its documentation.
 FLAGS = ("loss", "train")
+FLAG_VALUES = {"true": True, "false": False, "1": True, "0": False}
 # Keys by which yet other tools say it, each with a meaning of its own: never guessed.
 OTHER_FLAGS = re.compile(r"(?:do_)?(?:loss|train|mask|ignore|weight)\w*", re.IGNORECASE)
 READ_KEYS = ("role", "content", *ALIASES, "weight", *FLAGS)
 # What templates print under these names; anything else is handed on with a warning.
 EXTRA_KEYS = ("name", "tool_call_id", "reasoning_content", "thinking", "reasoning")
-TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-
-Fields = dict[str, Any]
 
 
-def to_messages(raw: Sequence[object], unread: list[str], first: int = 0) -> list[Message]:
+def to_messages(
+    raw: Sequence[object], notes: Notes, first: int = 0, row_weight: float | None = None
+) -> list[Message]:
     """Checks and converts raw messages: dicts with `role` and `content`, or `from` and `value`.
 
     Args:
         raw: in order.
-        unread: gets the name of each key with a value that only a template might print.
+        notes: gets each key with a value that only a template might print, and each number that was
+            read as text.
         first: the turn of the first one, 1 if a system prompt will stand before them.
+        row_weight: of the answers that have no weight or flag of their own.
 
     Raises:
         BiddableError: with the code, the turn and the fix of the first fault.
@@ -54,68 +55,77 @@ def to_messages(raw: Sequence[object], unread: list[str], first: int = 0) -> lis
     messages: list[Message] = []
     for turn, item in enumerate(raw, start=first):
         try:
-            message = _message(item, unread)
+            for fields in _turns(item, notes):
+                more_calls = _role_name(fields) == "tool_call"
+                message = _message(fields, notes, row_weight)
+                if more_calls and messages and _goes_on(messages[-1], message):
+                    message = _joined(messages.pop(), message)
+                messages.append(message)
         except BiddableError as error:
             raise BiddableError.of(replace(error.finding, turn=turn)) from None
-        if messages and _goes_on(item, messages[-1], message):
-            calls = [*messages[-1].extra.get("tool_calls", []), *message.extra["tool_calls"]]
-            messages[-1] = replace(messages[-1], extra={**messages[-1].extra, "tool_calls": calls})
-        else:
-            messages.append(message)
     if not messages:
-        raise BiddableError(
-            "missing_messages_list",
-            "The list of messages is empty.",
-            "Give at least a user and an assistant message.",
-        )
+        fix = "Give at least a user and an assistant message."
+        raise BiddableError("missing_messages_list", "The list of messages is empty.", fix)
     if not any(message.role == "assistant" for message in messages):
-        raise BiddableError(
-            "example_missing_assistant_message",
-            "The row has no assistant message, so there is nothing to learn.",
-            "Add the answer, or remove the row.",
-        )
+        what = "The row has no assistant message, so there is nothing to learn."
+        fix = "Add the answer, or remove the row."
+        raise BiddableError("example_missing_assistant_message", what, fix)
     return messages
 
 
 def written_role(item: object) -> str:
     """The role that a raw message names, in small letters; an empty text where it names none."""
-    role = _renamed(item).get("role") if isinstance(item, dict) else None
+    return _role_name(_renamed(item)) if isinstance(item, dict) else ""
+
+
+def _role_name(fields: Fields) -> str:
+    role = fields.get("role")
     return role.strip().casefold() if isinstance(role, str) else ""
 
 
-def _goes_on(item: object, before: Message, message: Message) -> bool:
+def _turns(item: object, notes: Notes) -> Sequence[Fields]:
+    if not isinstance(item, dict):
+        fix = 'Write it as {"role": ..., "content": ...}.'
+        raise BiddableError("data_type", f"The message is {kind(item)}, not an object.", fix)
+    fields = _renamed(item)
+    return without_results(fields, notes) if ROLES.get(_role_name(fields)) == "user" else [fields]
+
+
+def _goes_on(before: Message, message: Message) -> bool:
     """Whether a turn of ms-swift's role tool_call belongs to the answer before it: several calls
     at once, or a call behind a text."""
     same = before.role == "assistant" and before.weight == message.weight
-    return written_role(item) == "tool_call" and same and message.extra.keys() == {"tool_calls"}
+    return same and message.extra.keys() == {"tool_calls"}
 
 
-def _message(item: object, unread: list[str]) -> Message:
-    if not isinstance(item, dict):
-        raise BiddableError(
-            "data_type",
-            f"The message is {kind(item)}, not an object.",
-            'Write it as {"role": ..., "content": ...}.',
-        )
-    fields = _renamed(item)
+def _joined(before: Message, message: Message) -> Message:
+    calls = [*before.extra.get("tool_calls", []), *message.extra["tool_calls"]]
+    return replace(before, extra={**before.extra, "tool_calls": calls})
+
+
+def _message(fields: Fields, notes: Notes, row_weight: float | None) -> Message:
+    name = _role_name(fields)
     role = _role(fields.pop("role", None))
     value = fields.pop("content", None)
-    if written_role(item) in CALL_ROLES:
-        calls, value = [*written_calls(value), *take_calls(fields)], ""
-    else:
-        calls = take_calls(fields)
+    calls: list[Fields] = []
+    if name in CALL_ROLES:
+        calls, value = written_calls(value), ""
+    elif role == "assistant" and isinstance(value, list):
+        value, calls = answer_parts(value, fields, notes)
+    calls += take_calls(fields)
     if value is None and role == "assistant":
         # What OpenAI writes instead of a content where the model declines.
         value = fields.pop("refusal", None)
-    content = _content(value, role, bool(calls), unread)
-    weight = _trained(fields, _weight(fields.pop("weight", None), role), role)
+    content = text_of(value, role, bool(calls), notes)
+    weight = trained(fields, role, row_weight)
+    for key in fields:
+        if OTHER_FLAGS.fullmatch(key) and not is_nothing(fields[key]):
+            raise _weight_invalid(f"The message has {shown(key)}, which may say what is trained.")
     if role == "assistant" and not content.strip() and not calls and weight != 0:
-        raise BiddableError(
-            "empty_assistant",
-            "The assistant message is empty.",
-            "Write the answer, remove the row, or give the message weight 0.",
-        )
-    unread += (k for k, v in fields.items() if k not in EXTRA_KEYS and not is_nothing(v))
+        fix = "Write the answer, remove the row, or give the message weight 0."
+        raise BiddableError("empty_assistant", "The assistant message is empty.", fix)
+    unread = (k for k, v in fields.items() if k not in EXTRA_KEYS and not is_nothing(v))
+    notes += (("message", key) for key in unread)
     extra = {**fields, "tool_calls": calls} if calls else fields
     check_value(extra)
     return Message(role, content, weight, extra)
@@ -129,107 +139,61 @@ def _renamed(item: Fields) -> Fields:
         name = ALIASES.get(folded, folded) if folded in READ_KEYS else key
         if value is None or fields.setdefault(name, value) in (value,):
             continue
-        raise BiddableError(
-            "data_type",
-            f"The message has two values for its {name}.",
-            f"Keep one of {name!r} and {key!r}.",
-        )
+        what = f"The message has two values for its {name}."
+        raise BiddableError("data_type", what, f"Keep one of {name!r} and {key!r}.")
     return fields
 
 
 def _role(written: object) -> str:
     if written is None:
-        raise BiddableError(
-            "message_missing_key",
-            "The message has no role.",
-            'Give each message a "role": system, user, assistant or tool.',
-        )
+        fix = 'Give each message a "role": system, user, assistant or tool.'
+        raise BiddableError("message_missing_key", "The message has no role.", fix)
     name = written.strip().casefold() if isinstance(written, str) else ""
     if name in ROLES:
         return ROLES[name]
-    raise BiddableError(
-        "unrecognized_role",
-        f"The role {shown(written)} is not known.",
-        suggestion(name, ROLES, "Use system, user, assistant or tool."),
-    )
+    fix = suggestion(name, ROLES, "Use system, user, assistant or tool.")
+    raise BiddableError("unrecognized_role", f"The role {shown(written)} is not known.", fix)
 
 
-def _content(value: object, role: str, calls: bool, unread: list[str]) -> str:
-    if isinstance(value, list):
-        value = "".join(_part(part, unread) for part in value)
-    if value is None and calls:
-        return ""
-    if value is None:
-        raise BiddableError(
-            "empty_assistant" if role == "assistant" else "missing_content",
-            f"The {role} message has no content.",
-            "Write its text, or remove the row.",
-        )
-    return checked_text(value, "The content")
+def trained(fields: Fields, role: str, row_weight: float | None = None) -> float | None:
+    """Takes weight and flags out of a message, or of a row; `"loss": false` is weight 0.
 
-
-def _part(part: object, unread: list[str]) -> str:
-    """The text of one part of a content list; a picture or a sound cannot be learned from."""
-    if isinstance(part, str):
-        return part
-    what = kind(part)
-    if isinstance(part, dict):
-        key = TEXT_PARTS.get(str(part.get("type", "text")), "")
-        if isinstance(part.get(key), str):
-            others = (k for k, v in part.items() if k not in ("type", key) and not is_nothing(v))
-            unread += (f"content.{other}" for other in others)
-            return str(part[key])
-        what = shown(part["type"]) if part.get("type") and not key else what
-    raise BiddableError(
-        "content_not_text",
-        f"A part of the content is {what}, not text.",
-        "Only text can be trained on; remove the part or the row.",
-    )
-
-
-def _weight(value: object, role: str) -> float | None:
-    number = None if value is None else weight_of(value)
-    if role == "assistant" or not number:
-        return number if role == "assistant" else None
-    raise BiddableError(
-        "weight_invalid",
-        f"A {role} message has weight {number:g}.",
-        "Weights belong on assistant messages; remove it.",
-    )
-
-
-def _trained(fields: Fields, weight: float | None, role: str) -> float | None:
-    """The weight of a message after its flags: `"loss": false` is weight 0.
+    Args:
+        fields: of the message or the row.
+        role: whose text it is; only answers are trained.
+        row_weight: the weight where there is none of its own.
 
     Raises:
-        BiddableError: `weight_invalid`, a flag is none, contradicts the weight, or wants what is
-            not possible: only a part of a turn, or another role's text.
+        BiddableError: `weight_invalid`, a weight or flag is none, they contradict each other, or
+            another role's text is to be trained.
     """
-    what = ""
+    given = fields.pop("weight", None)
+    weight = None if given in (None, "") else weight_of(given)
+    flags: dict[str, bool | None] = {}
     for key in FLAGS:
         flag = fields.pop(key, None)
         if is_nothing(flag):
             continue
-        word = flag.strip().casefold() if isinstance(flag, str) else flag
-        trained = word == "true" if word in ("true", "false") else word
-        if trained not in (True, False):
-            what = f"{key!r} is {shown(flag)}, not true or false."
-        elif trained and role != "assistant":
-            what = f"A {role} message has {key!r} true."
-        elif weight is not None and bool(weight) != trained:
-            what = f"The message has weight {weight:g} and {key!r} {shown(flag)}."
-        elif not trained and role == "assistant":
-            weight = 0.0
-    for key, value in fields.items():
-        if OTHER_FLAGS.fullmatch(key) and not is_nothing(value):
-            what = f"The message has {shown(key)}, which may say what of it is trained."
-    if not what:
-        return weight
-    raise BiddableError(
-        "weight_invalid",
-        what,
-        'Only whole answers are trained or not; give those that are not "weight": 0.',
-    )
+        number = isinstance(flag, float) and flag not in (0, 1)
+        word = "" if number else str(flag).strip().casefold().removesuffix(".0")
+        if word not in FLAG_VALUES:
+            raise _weight_invalid(f"{key!r} is {shown(flag)}, not true or false.")
+        flags[key] = FLAG_VALUES[word]
+    if role != "assistant" and (weight or True in flags.values()):
+        raise _weight_invalid(f"A {role} message has weight {weight or 1:g}.")
+    says = {*flags.values(), *([bool(weight)] if weight is not None else [])}
+    if len(says) > 1:
+        raise _weight_invalid(f"Weight {given!r} and {flags} contradict each other.")
+    if role != "assistant":
+        return None
+    if weight is not None or not flags:
+        return row_weight if weight is None else weight
+    return (row_weight or None) if True in says else 0.0
+
+
+def _weight_invalid(what: str) -> BiddableError:
+    fix = 'Only whole answers are trained or not: give them "weight": 0 or 1, or rename the key.'
+    return BiddableError("weight_invalid", what, fix)
 
 
 def weight_of(value: object, turn: int | None = None) -> float:
@@ -240,10 +204,7 @@ def weight_of(value: object, turn: int | None = None) -> float:
     except (ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not math.isfinite(number) or number < 0:
-        raise BiddableError(
-            "weight_invalid",
-            f"The weight {shown(value)} is not a number of 0 or more.",
-            "Use 0 for context, 1 for an ordinary answer. Negative weights are not supported.",
-            turn=turn,
-        )
+        what = f"The weight {shown(value)} is not a number of 0 or more."
+        fix = "Use 0 for context, 1 for an ordinary answer. Negative weights are not supported."
+        raise BiddableError("weight_invalid", what, fix, turn=turn)
     return number

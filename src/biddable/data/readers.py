@@ -8,34 +8,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import NamedTuple
 
 from biddable.data.charset import check_encoding
 from biddable.data.columns import (
     MAPPED,
+    MappedField,
     check_map,
     empty_columns,
     mapped_fields,
     missing_column,
-    unmapped,
 )
 from biddable.data.conversation import Conversation
-from biddable.data.drafts import Drafts, Fields
-from biddable.data.fields import group_of, take_system, take_weight, weighted, with_system
+from biddable.data.fields import group_of, take_system, with_system
 from biddable.data.files import expanded, file_rows
-from biddable.data.formats import FLAT, Format, detect
-from biddable.data.messages import to_messages, written_role
+from biddable.data.formats import FLAT, Drafts, Format, detect
+from biddable.data.messages import to_messages, trained, written_role
+from biddable.data.notes import RESERVED, KeyNotes
 from biddable.data.parquet import hub_rows
-from biddable.data.plain_text import is_nothing
-from biddable.data.rows import Row, kind
+from biddable.data.parts import Notes
+from biddable.data.rows import Fields, Row, is_nothing, kind, number_of
 from biddable.data.tool_calls import take_tools
 from biddable.data.trees import flat_paths
-from biddable.data.unread import RESERVED, Unread, noted_at
 from biddable.errors import BiddableError, Finding
 
 # A file with more faults than this is a file of another kind; the rest would only repeat them.
 MOST_ERRORS = 1000
-MOST_NAMED = 12
 
 
 @dataclass(slots=True)
@@ -62,21 +60,6 @@ class ReadResult:
         return [finding for finding in self.findings if finding.severity == "error"]
 
 
-@dataclass(slots=True)
-class _Reading:
-    """What one call of `read` was asked for and collects; `file` and `errors` are of one source."""
-
-    result: ReadResult
-    mapping: Mapping[str, str] | None
-    system: str | None
-    group_by: str | None
-    formats: Counter[str] = field(default_factory=Counter)
-    shapes: dict[tuple[str, ...], Any] = field(default_factory=dict)
-    unread: Unread = field(default_factory=Unread)
-    file: str = ""
-    errors: int = 0
-
-
 def read(
     sources: Sequence[str],
     *,
@@ -101,184 +84,200 @@ def read(
         check_map(mapping)
     if encoding:
         check_encoding(encoding)
-    reading = _Reading(ReadResult(), mapping, system, group_by)
-    hashes, findings = reading.result.hashes, reading.result.findings
-    for name in expanded(sources, findings):
-        reading.file, reading.errors = name, 0
+    reader = _Reader(mapping, system, group_by)
+    result = reader.result
+    for name in expanded(sources, result.findings):
         hub = name.startswith("hf:")
         try:
-            rows = hub_rows(name) if hub else file_rows(name, hashes, findings, encoding)
-            _take_all(reading, rows)
+            rows = (
+                hub_rows(name) if hub else file_rows(name, result.hashes, result.findings, encoding)
+            )
+            reader.take_source(name, rows)
         except BiddableError as error:
             raise BiddableError.of(replace(error.finding, file=name)) from error
-    _conclude(reading)
-    return reading.result
+    reader.conclude()
+    return result
 
 
-def _take_all(reading: _Reading, rows: Iterator[Row]) -> None:
-    before = reading.result.rows
-    flat: list[Row] = []
-    for row in rows:
-        reading.result.rows += 1
-        if _take(reading, row) is FLAT:
-            flat.append(row)
-        if reading.errors >= MOST_ERRORS:
-            what = f"Reading stopped here after {MOST_ERRORS:,} faults."
-            fix = "Is this the right file? Mend the first ones, then check again."
-            _fault(reading, Finding("too_many_errors", "error", what, fix, "", row.line))
-            break
-    if reading.result.rows == before:
-        raise BiddableError(
-            "empty_file", "The file holds no rows.", "Give a file with one JSON object a line."
-        )
-    left_out = len(flat)
-    for row, path in flat_paths(flat):
-        if path is not None:
-            left_out -= sum(map(len, path))
-            _take(reading, row, path)
-            continue
-        left_out -= 1
-        what = f"The message answers {row.value['parent_id'][:40]!r}, which is not in the data;"
-        fix = "Keep whole trees in one file."
-        _fault(
-            reading,
-            Finding("missing_parent", "warning", f"{what} it is left out.", fix, "", row.line),
-        )
-    if left_out:
-        what = f"{left_out:,} of {len(flat):,} messages of trees are not on a best path; left out."
-        _fault(reading, Finding("not_on_best_path", "note", what, ""))
-
-
-def _fault(reading: _Reading, finding: Finding) -> None:
-    reading.result.findings.append(replace(finding, file=reading.file))
-    reading.errors += finding.severity == "error"
-
-
-def _take(reading: _Reading, row: Row, path: Drafts | None = None) -> Format | None:
-    """Takes one row; whatever is wrong with it becomes a Finding at its place.
+class _Shape(NamedTuple):
+    """What rows with certain keys are.
 
     Args:
-        path: the messages, where the row is the first one of a tree.
-
-    Returns:
-        What the row was taken for; None where something is wrong.
+        form: their format.
+        names: the plain form of keys in other letter case, unless it is that of several.
+        mapped: how the fields of --map are made.
+        rest: the keys that --map does not use.
     """
-    try:
-        fields = _fields(reading, row.value)
-        form = _format(reading, row, fields) if path is None else FLAT
-        # The documented form of a row names its system prompt itself: nothing to announce.
-        own = "system" if form.name.startswith("system/") else ""
-        read_by_name = {key: fields[key] for key in RESERVED if key in fields and key != own}
-        drafts = form.build(fields)
-        rest = _common(reading, row, fields, form)
-        made = [_conversation(reading, row, draft, *rest) for draft in path or drafts]
-    except BiddableError as error:
-        _fault(reading, replace(error.finding, line=row.line))
-        return None
-    if path is None:
-        reading.unread.note_rest(fields, reading.file, row.line)
-        if reading.mapping is None:
-            reading.unread.note_reserved(read_by_name, reading.file, row.line)
-    reading.result.conversations += made
-    if not made and (path is not None or form is not FLAT):
-        what = "The tree holds no answer that people kept; it is left out."
-        _fault(reading, Finding("no_answer", "note", what, "", "", row.line))
-    return form
+
+    form: Format
+    names: Mapping[str, str]
+    mapped: Mapping[str, MappedField]
+    rest: Sequence[str]
 
 
-def _fields(reading: _Reading, value: Any) -> Fields:
-    if isinstance(value, BiddableError):
-        raise value
-    if isinstance(value, list) and value and all(map(written_role, value)):
-        value = {"messages": value}
-    if not isinstance(value, dict):
-        raise BiddableError(
-            "data_type",
-            f"The row is {kind(value)}, not an object.",
-            'Write each row as an object, as in {"user": "...", "assistant": "..."}.',
+class _Reader:
+    """The rows of one call of `read` on their way to conversations and findings."""
+
+    def __init__(
+        self, mapping: Mapping[str, str] | None, system: str | None, group_by: str | None
+    ) -> None:
+        self.result = ReadResult()
+        self._mapping, self._system, self._group_by = mapping, system, group_by
+        self._formats: Counter[str] = Counter()
+        self._shapes: dict[tuple[str, ...], _Shape | BiddableError] = {}
+        self._notes = KeyNotes()
+        # Of the source at hand; `_flat` holds its rows of one message each.
+        self._file, self._errors = "", 0
+        self._flat: list[Row] = []
+
+    def take_source(self, name: str, rows: Iterator[Row]) -> None:
+        """Takes all rows of a source; those of one message each are put together at its end."""
+        self._file, self._errors, self._flat = name, 0, []
+        before = self.result.rows
+        for row in rows:
+            self.result.rows += 1
+            self._take(row)
+            if self._errors >= MOST_ERRORS:
+                what = f"Reading stopped here after {MOST_ERRORS:,} faults."
+                fix = "Is this the right file? Correct the first ones, then check again."
+                self._add(Finding("too_many_errors", "error", what, fix, "", row.line))
+                break
+        if self.result.rows == before:
+            fix = "Give a file with one JSON object a line."
+            raise BiddableError("empty_file", "The file holds no rows.", fix)
+        self._take_trees(self._flat)
+
+    def conclude(self) -> None:
+        """The format in words, and the findings about keys."""
+        result = self.result
+        names = [f"{name} ({number_of(n, 'row')})" for name, n in self._formats.most_common()]
+        result.format = ", ".join(names if len(names) > 1 else self._formats)
+        result.findings += self._notes.findings(result.conversations)
+        if len(names) > 1:
+            what = f"The rows have several formats: {', '.join(names)}."
+            fix = "Check that all of them were taken for what they are."
+            result.findings.append(Finding("mixed_formats", "warning", what, fix))
+
+    def _add(self, finding: Finding) -> None:
+        self.result.findings.append(replace(finding, file=self._file))
+        self._errors += finding.severity == "error"
+
+    def _take_trees(self, rows: Sequence[Row]) -> None:
+        left_out = len(rows)
+        for row, paths in flat_paths(rows):
+            if paths is not None:
+                left_out -= sum(map(len, paths))
+                self._take(row, paths)
+                continue
+            left_out -= 1
+            parent = row.value["parent_id"][:40]
+            what = f"The message answers {parent!r}, which is not in the data; it is left out."
+            fix = "Keep whole trees in one file."
+            self._add(Finding("missing_parent", "warning", what, fix, "", row.line))
+        if left_out:
+            what = f"Left out: {left_out:,} of {number_of(len(rows), 'message')} of trees, which"
+            what += " are not on a best path."
+            self._add(Finding("not_on_best_path", "note", what, ""))
+
+    def _take(self, row: Row, tree: Drafts | None = None) -> None:
+        """Takes one row; whatever is wrong with it becomes a Finding at its place.
+
+        Args:
+            tree: the messages, where the row is the first one of a tree.
+        """
+        try:
+            shape, fields = self._fields(row)
+            form = shape.form
+            self._formats[form.name] += tree is None
+            # The documented form of a row names its system prompt itself: nothing to announce.
+            own = "system" if form.name.startswith("system/") else ""
+            reserved = {key: fields[key] for key in RESERVED if key in fields and key != own}
+            flat = form is FLAT and tree is None
+            plain_row = Row(row.line, dict(fields)) if flat else row
+            drafts = form.build(fields) if tree is None else tree
+            conversations = self._conversations(row, fields, form, drafts)
+        except BiddableError as error:
+            self._add(replace(error.finding, line=row.line))
+            return
+        if flat:
+            self._flat.append(plain_row)
+        elif not drafts:
+            what = "The tree holds no answer that people kept; it is left out."
+            self._add(Finding("no_answer", "note", what, "", "", row.line))
+        if tree is None:
+            rest = {key: row.value[key] for key in shape.rest if key != self._group_by}
+            announced = {} if shape.mapped else reserved
+            self._notes.add_row({**fields, **rest}, announced, self._file, row.line)
+        for conversation in conversations:
+            if any(m.weight != 0 for m in conversation.messages if m.role == "assistant"):
+                self.result.conversations.append(conversation)
+            else:
+                self._notes.add("untrained", "", self._file, row.line)
+
+    def _fields(self, row: Row) -> tuple[_Shape, Fields]:
+        """What a row is, and its fields by their plain names."""
+        value = row.value
+        if isinstance(value, BiddableError):
+            raise value
+        if isinstance(value, list) and value and all(map(written_role, value)):
+            value = {"messages": value}
+        if not isinstance(value, dict):
+            what = f"The row is {kind(value)}, not an object."
+            fix = 'Write each row as an object, as in {"user": "...", "assistant": "..."}.'
+            raise BiddableError("data_type", what, fix)
+        if self._group_by is not None and self._group_by not in value:
+            raise missing_column(self._group_by, value)
+        keys = tuple(value)
+        if keys not in self._shapes:
+            self._shapes[keys] = self._shape(keys)
+        shape = self._shapes[keys]
+        if isinstance(shape, BiddableError):
+            raise shape
+        if not shape.mapped:
+            return shape, {shape.names.get(key, key): cell for key, cell in value.items()}
+        fields = {name: field.value(value) for name, field in shape.mapped.items()}
+        for name in empty_columns(shape.mapped, value):
+            self._notes.add("empty", name, self._file, row.line)
+        return shape, fields
+
+    def _shape(self, keys: Sequence[str]) -> _Shape | BiddableError:
+        """What rows with these keys are, or the error to raise for them."""
+        low = [key.strip().casefold() for key in keys]
+        names = {k: name for k, name in zip(keys, low, strict=True) if low.count(name) == 1}
+        try:
+            if self._mapping is None:
+                return _Shape(detect(frozenset(names.get(key, key) for key in keys)), names, {}, ())
+            mapped = mapped_fields(self._mapping, keys)
+        except BiddableError as error:
+            return error
+        used = {column for field in mapped.values() for column in field.columns}
+        return _Shape(MAPPED, {}, mapped, [key for key in keys if key not in used])
+
+    def _conversations(
+        self, row: Row, fields: Fields, form: Format, drafts: Drafts
+    ) -> list[Conversation]:
+        """The conversations of a row, with what any row may carry: system prompt, weight, group
+        and tool schemas, which are taken out of its fields."""
+        group = fields.pop("group", None)
+        if self._group_by is not None:
+            group = row.value[self._group_by]
+            fields.pop(self._group_by, None)
+        if form.group and is_nothing(group):
+            group = fields.pop(form.group, None)
+        system, weight, tools = (
+            take_system(fields),
+            trained(fields, "assistant"),
+            take_tools(fields),
         )
-    if reading.group_by is not None and reading.group_by not in value:
-        raise missing_column(reading.group_by, value)
-    if reading.mapping is not None:
-        return {**unmapped(value, reading.mapping), **mapped_fields(value, reading.mapping)}
-    return dict(value)
-
-
-def _format(reading: _Reading, row: Row, fields: Fields) -> Format:
-    """What a row is; its keys get their plain form."""
-    keys = tuple(fields)
-    if keys not in reading.shapes:
-        reading.shapes[keys] = _shape(reading, keys)
-    form, names = reading.shapes[keys]
-    if not isinstance(form, Format):
-        raise form
-    for key, low in names.items():
-        fields[low] = fields.pop(key)
-    for name in empty_columns(row.value, reading.mapping or {}):
-        noted_at(reading.unread.empty, name, reading.file, row.line)
-    reading.formats[form.name] += 1
-    return form
-
-
-def _shape(reading: _Reading, given: Sequence[str]) -> tuple[Any, dict[str, str]]:
-    """What rows with these keys are: a format or the error to raise, and the plain form of keys in
-    other letter case, unless it is that of several."""
-    if reading.mapping is not None:
-        return MAPPED, {}
-    low = [key.strip().casefold() for key in given]
-    names = {k: name for k, name in zip(given, low, strict=True) if low.count(name) == 1}
-    names = {key: name for key, name in names.items() if key != name}
-    try:
-        return detect(frozenset(names.get(key, key) for key in given)), names
-    except BiddableError as error:
-        return error, names
-
-
-def _common(reading: _Reading, row: Row, fields: Fields, form: Format) -> tuple[Any, ...]:
-    """Takes what any row may carry out of it: system prompt, weight, group and tool schemas."""
-    group = fields.pop("group", None)
-    if reading.group_by is not None:
-        group = row.value[reading.group_by]
-        fields.pop(reading.group_by, None)
-    if form.group and is_nothing(group):
-        group = fields.pop(form.group, None)
-    return (take_system(fields), take_weight(fields), group_of(group), take_tools(fields))
-
-
-def _conversation(
-    reading: _Reading,
-    row: Row,
-    draft: Sequence[Any],
-    system: str,
-    weight: float | None,
-    group: str | None,
-    tools: Sequence[Fields],
-) -> Conversation:
-    unread: list[str] = []
-    messages = to_messages(draft, unread, first=int(bool(system)))
-    for key in unread:
-        noted_at(reading.unread.messages, key, reading.file, row.line)
-    messages = weighted(weight, with_system(system, messages, reading.system))
-    return Conversation(messages, reading.file, row.line, group, tools)
-
-
-def _conclude(reading: _Reading) -> None:
-    """The format in words, and a finding for the keys that were not read as the user may think."""
-    findings = reading.result.findings
-    names = [f"{name} ({count:,} rows)" for name, count in reading.formats.most_common()]
-    reading.result.format = ", ".join(names if len(names) > 1 else reading.formats)
-    findings += reading.unread.findings()
-    if len(names) > 1:
-        what = f"The rows have several formats: {', '.join(names)}."
-        fix = "Check that all of them were taken for what they are."
-        findings.append(Finding("mixed_formats", "warning", what, fix))
-
-
-def _named(keys: Mapping[str, tuple[int, str, int]], what: str) -> str:
-    """Keys with the number of their rows or messages."""
-    texts = []
-    for key, (count, _, _) in sorted(keys.items(), key=lambda item: -item[1][0]):
-        name = repr(key[:40]) if key else "the column without a name"
-        texts.append(f"{name} ({count:,} {what}{'s' * (count > 1)})")
-    more = [f"and {len(texts) - MOST_NAMED:,} more"] if len(texts) > MOST_NAMED else []
-    return ", ".join(texts[:MOST_NAMED] + more)
+        conversations = []
+        for draft in drafts:
+            notes: Notes = []
+            messages = to_messages(draft, notes, int(bool(system)), weight)
+            for about, key in notes:
+                number = key if about == "number" else None
+                self._notes.add(about, "" if number else key, self._file, row.line, number)
+            messages = with_system(system, messages, self._system)
+            conversations.append(
+                Conversation(messages, self._file, row.line, group_of(group), tools)
+            )
+        return conversations

@@ -1,11 +1,27 @@
-"""The record that every kind of file is cut into, and words for its JSON values."""
+"""What all readers share: the record of a row, what its JSON values say, and words for messages."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+from biddable.errors import BiddableError
+
+Fields = dict[str, Any]
+# The deepest tool call in the wild has about ten levels; a template walks them by recursion.
+MOST_DEPTH = 50
+KINDS = {
+    type(None): "null",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
 
 
 class Row(NamedTuple):
@@ -19,17 +35,6 @@ class Row(NamedTuple):
 
     line: int
     value: Any
-
-
-KINDS = {
-    type(None): "null",
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    dict: "an object",
-}
 
 
 def parsed(text: str) -> Any:
@@ -50,12 +55,74 @@ def shown(value: object) -> str:
     return shortened(repr(value) if isinstance(value, str | int | float) else kind(value))
 
 
+def shortened(text: str) -> str:
+    """A text of at most 60 characters."""
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def suggestion(written: str, known: Iterable[str], otherwise: str) -> str:
     """The fix for a name that is not known: the one that was likely meant, or what else to do."""
     near = difflib.get_close_matches(written, list(known), 1)
     return f"Did you mean {near[0]!r}?" if near else otherwise
 
 
-def shortened(text: str) -> str:
-    """A text of at most 60 characters."""
-    return text if len(text) <= 60 else text[:57] + "..."
+def number_of(count: int, one: str, several: str = "") -> str:
+    """`1 row`, `1,234 rows`; `several` where it is not `one` with an s."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+def is_nothing(value: object) -> bool:
+    """Whether a value says nothing: null, NaN, blank text, an empty list or object."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or value in ([], {}) or (isinstance(value, float) and math.isnan(value))
+
+
+def plain_text(value: object, key: str) -> str:
+    """The text of a value that becomes part of a prompt.
+
+    A number is its own text; texts of a list are joined by line breaks, as passages that were
+    retrieved are; `{"text": ...}` is its text. Any other object is refused: `data_type`.
+    """
+    if is_nothing(value):
+        return value if isinstance(value, str) else ""
+    if isinstance(value, dict) and value.keys() == {"text"}:
+        value = value["text"]
+    if isinstance(value, list):
+        return "\n".join(text for part in value if (text := plain_text(part, key)))
+    if isinstance(value, int | float):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return checked_text(value)
+    fix = f'Write it as text, or name the parts of the prompt: --map user="...{{{key}}}".'
+    raise BiddableError("data_type", f"{key!r} holds {kind(value)}, not text.", fix)
+
+
+def checked_text(value: object, what: str = "The text") -> str:
+    """A value that is a text which a tokenizer can encode; all else is refused."""
+    if not isinstance(value, str):
+        fix = "Put it in quotes, as a JSON string."
+        raise BiddableError("content_not_text", f"{what} is {kind(value)}, not text.", fix)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        what = f"The text holds half of a surrogate pair at character {error.start + 1}."
+        fix = "An emoji was cut in two or the file is not UTF-8; correct the text."
+        raise BiddableError("invalid_text", what, fix) from None
+    return value
+
+
+def check_value(value: object) -> None:
+    """Refuses a nested JSON value with a text that is none, or too deep; without recursion."""
+    todo: list[tuple[object, int]] = [(value, 0)]
+    while todo:
+        item, depth = todo.pop()
+        if depth > MOST_DEPTH:
+            what = f"A field of the message is nested over {MOST_DEPTH} levels deep."
+            raise BiddableError("invalid_json", what, "Flatten it, or remove the row.")
+        if isinstance(item, str):
+            checked_text(item)
+        elif isinstance(item, dict):
+            todo += [(part, depth + 1) for pair in item.items() for part in pair]
+        elif isinstance(item, list):
+            todo += [(part, depth + 1) for part in item]

@@ -6,15 +6,13 @@ deleted messages and those that reviewers refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from biddable.data.plain_text import is_nothing
-from biddable.data.rows import Row, kind
+from biddable.data.rows import Fields, Row, is_nothing, kind
 from biddable.errors import BiddableError
 
-UNRANKED = 1 << 30
-Fields = dict[str, Any]
+UNRANKED = float(1 << 30)
 # What the choice of the path reads of a message.
 NODE_KEYS = (
     *("message_id", "parent_id", "role", "text", "rank", "replies", "deleted"),
@@ -30,13 +28,10 @@ def tree_path(row: Fields) -> list[list[Fields]]:
     """
     root = row.pop("prompt")
     if not isinstance(root, dict):
-        raise BiddableError(
-            "data_type",
-            f"'prompt' is {kind(root)}, not the first message of a tree.",
-            "Keep message_tree_id for trees, or add the answer.",
-        )
-    drafts = _path(root, {})
-    texts = [message["content"] for draft in drafts for message in draft]
+        what = f"'prompt' is {kind(root)}, not the first message of a tree."
+        raise BiddableError("data_type", what, "Keep message_tree_id for trees, or add the answer.")
+    paths = _best_path(root, {})
+    texts = [message["content"] for path in paths for message in path]
     todo: list[Any] = [root]
     while todo:
         node = todo.pop()
@@ -45,15 +40,11 @@ def tree_path(row: Fields) -> list[list[Fields]]:
             continue
         replies = node.get("replies")
         todo += replies if isinstance(replies, list) else [replies] if replies else []
-        row.update({f"prompt.{k}": v for k, v in unread_keys(node).items()})
+        unread = {k: v for k, v in node.items() if k not in NODE_KEYS and not is_nothing(v)}
+        row.update({f"prompt.{key}": value for key, value in unread.items()})
         if node.get("text") not in texts:
             row["prompt.replies"] = node.get("text")
-    return drafts
-
-
-def unread_keys(node: Fields) -> Fields:
-    """What a message of a tree holds that the choice of the path does not read."""
-    return {k: v for k, v in node.items() if k not in NODE_KEYS and not is_nothing(v)}
+    return paths
 
 
 def take_node(row: Fields) -> list[list[Fields]]:
@@ -76,21 +67,21 @@ def flat_paths(rows: Sequence[Row]) -> Iterator[tuple[Row, list[list[Fields]] | 
     for row in rows:
         parent = row.value["parent_id"]
         if not _is_id(parent):
-            yield row, _path(row.value, by_parent)
+            yield row, _best_path(row.value, by_parent)
         elif parent not in known:
             yield row, None
 
 
-def _path(root: Any, by_parent: dict[str, list[Fields]]) -> list[list[Fields]]:
+def _best_path(root: Any, by_parent: Mapping[str, list[Fields]]) -> list[list[Fields]]:
     path: list[Fields] = []
     node, seen = root, set()
-    while isinstance(node, dict) and _kept(node) and id(node) not in seen:
+    while isinstance(node, dict) and _is_kept(node) and id(node) not in seen:
         seen.add(id(node))
         path.append({"role": node.get("role"), "content": node.get("text")})
-        below, key = node.get("replies"), node.get("message_id")
-        if not isinstance(below, list) or not below:
-            below = by_parent.get(key, []) if isinstance(key, str) else []
-        kept = [reply for reply in below if isinstance(reply, dict) and _kept(reply)]
+        replies, key = node.get("replies"), node.get("message_id")
+        if not isinstance(replies, list) or not replies:
+            replies = by_parent.get(key, []) if isinstance(key, str) else []
+        kept = [reply for reply in replies if isinstance(reply, dict) and _is_kept(reply)]
         node = min(kept, key=_rank, default=None)
     while path and path[-1]["role"] != "assistant":
         path.pop()
@@ -101,7 +92,7 @@ def _is_id(value: object) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _kept(node: Fields) -> bool:
+def _is_kept(node: Fields) -> bool:
     deleted = node.get("deleted") in (True, "True", "true")
     return not deleted and node.get("review_result") not in (False, "False", "false")
 

@@ -3,40 +3,65 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from biddable.data.charset import check_encoding
 from biddable.data.columns import parse_map
-from biddable.data.files import refuse_existing, refuse_missing
-from biddable.errors import BiddableError
-from biddable.settings import Settings
+from biddable.data.files import missing_file, refuse_existing, refuse_missing
+from biddable.errors import BiddableError, did_you_mean
+from biddable.settings import PACKAGED
 from biddable.storage import refuse_existing_run
+from biddable.template.frames import FRAMES
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
-def refuse_early(settings: Settings, outputs: Sequence[str] = ()) -> None:
-    """Raises the first of what is wrong with options, names of files and the device.
-
-    Args:
-        settings: those of the run.
-        outputs: files that will be written.
+def refuse_early(settings: DataclassInstance) -> None:
+    """Raises the first of what is wrong with the files, folders, names and device of a command.
 
     Raises:
         BiddableError: a file is missing, an output exists, an option or the device cannot be used.
     """
-    system = settings.system[1:] if settings.system.startswith("@") else ""
-    refuse_missing((*settings.data, settings.eval, system))
-    refuse_existing_run(settings.out)
-    for path in filter(None, outputs):
+    named: dict[str, list[str]] = {"read": [], "write": [], "make": [], "model": []}
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if value and (kind := f.metadata.get("file")):
+            named[kind] += value if isinstance(value, tuple) else [value]
+    system, template = (getattr(settings, name, "") or "" for name in ("system", "template"))
+    refuse_missing((*named["read"], system[1:] if system.startswith("@") else ""))
+    for name in named["make"]:
+        refuse_existing_run(name)
+    for path, count in Counter(named["write"]).items():
         refuse_existing(path)
-        if list(outputs).count(path) > 1:
+        if count > 1:
             what, fix = "Two outputs have the same name.", "Give each its own."
             raise BiddableError("option", what, fix, file=path)
-    if settings.map:
-        parse_map(settings.map)
-    if settings.encoding:
-        check_encoding(settings.encoding)
-    refuse_device(settings.device)
+    for name in named["model"]:
+        _refuse_missing_model(name)
+    if template not in ("", *FRAMES) and not Path(template).exists():
+        hint = did_you_mean(template, FRAMES)
+        what = f"There is no template {template!r}, neither built in nor as a file{hint}"
+        fix = f"Use one of {', '.join(FRAMES)}, or the path of a Jinja file."
+        raise BiddableError("template_refused", what if hint else f"{what}.", fix)
+    if map_text := getattr(settings, "map", ""):
+        parse_map(map_text)
+    if encoding := getattr(settings, "encoding", ""):
+        check_encoding(encoding)
+    refuse_device(getattr(settings, "device", ""))
+
+
+def _refuse_missing_model(name: str) -> None:
+    """Raises an error for a path that is not there; any other name may be one of a hub."""
+    path = Path(name).expanduser()
+    here = name[:1] in ("/", ".", "~") or name.endswith(".gguf") or path.parent.is_dir()
+    if name != PACKAGED and len(path.parts) > 1 and here and not path.exists():
+        error = missing_file(str(path)).finding
+        raise BiddableError("base_not_found", error.message, error.fix, file=name)
 
 
 def refuse_device(device: str) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from biddable.data.conversation import Conversation
 from biddable.dataset.workers import encode_each
-from biddable.encoding.encode import Encoder, Example, LossOn, make_encoder
+from biddable.encoding.encode import Encoder, Example, make_encoder
+from biddable.encoding.trained_turns import LossOn
 from biddable.encoding.unprinted import unprinted
 from biddable.errors import BiddableError, Finding
 from biddable.template.rendering import UNUSABLE

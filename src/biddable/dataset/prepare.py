@@ -27,7 +27,7 @@ from biddable.dataset.workers import setup_of
 from biddable.encoding.encode import make_encoder
 from biddable.errors import BiddableError, Finding, capped
 from biddable.models.base import load_config, load_tokenizer, resolve_base
-from biddable.settings import Settings
+from biddable.settings import ReadSettings
 from biddable.template.template import Template
 
 Tell = Callable[[int], None] | None
@@ -35,7 +35,7 @@ Tell = Callable[[int], None] | None
 MOST_HELD_OUT = 500
 
 
-def prepare(settings: Settings, tell: Tell = None, today: date | None = None) -> Prepared:
+def prepare(settings: ReadSettings, tell: Tell = None, today: date | None = None) -> Prepared:
     """Reads, checks, renders, encodes and splits; faults of single rows are findings.
 
     Args:
@@ -57,7 +57,7 @@ def prepare(settings: Settings, tell: Tell = None, today: date | None = None) ->
     return store(path, prepared, opened)
 
 
-def open_base(settings: Settings, today: date | None) -> OpenedBase:
+def open_base(settings: ReadSettings, today: date | None) -> OpenedBase:
     """The base with all that encoding needs of it."""
     base = resolve_base(settings.base)
     tokenizer = load_tokenizer(base)
@@ -79,7 +79,7 @@ def open_base(settings: Settings, today: date | None) -> OpenedBase:
     return {"base": base, "tokenizer": tokenizer, "template": template, "max_length": longest}
 
 
-def _inputs(settings: Settings, opened: OpenedBase) -> dict[str, Any]:
+def _inputs(settings: ReadSettings, opened: OpenedBase) -> dict[str, Any]:
     """All beside the data files that decides the encoded rows, as JSON values."""
     s, encoder = settings, make_encoder(opened["tokenizer"], opened["template"])
     return {
@@ -90,7 +90,7 @@ def _inputs(settings: Settings, opened: OpenedBase) -> dict[str, Any]:
     }
 
 
-def _encode_and_split(settings: Settings, opened: OpenedBase, tell: Tell) -> Prepared:
+def _encode_and_split(settings: ReadSettings, opened: OpenedBase, tell: Tell) -> Prepared:
     encode = partial(
         encode_all,
         tokenizer=opened["tokenizer"],
@@ -160,7 +160,7 @@ def template_arguments(pairs: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def read_rows(settings: Settings, sources: Sequence[str]) -> ReadResult:
+def read_rows(settings: ReadSettings, sources: Sequence[str]) -> ReadResult:
     """The rows of these sources, read as the settings say."""
     mapping = parse_map(settings.map) if settings.map else None
     return read(

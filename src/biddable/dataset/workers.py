@@ -20,9 +20,10 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from biddable.data.conversation import Conversation, Message
-from biddable.encoding.encode import Encoder, Example, LossOn, encode_many
+from biddable.encoding.chats import Rules
+from biddable.encoding.encode import Encoder, Example, encode_many
 from biddable.encoding.tokens import make_codec
-from biddable.encoding.turns import Rules
+from biddable.encoding.trained_turns import LossOn
 from biddable.errors import BiddableError, Finding
 from biddable.template.template import Template
 from biddable.terminal import Writer, answers, guard

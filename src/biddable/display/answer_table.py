@@ -1,114 +1,88 @@
-"""The answers side by side: a table of the report, with what its filters need."""
+"""The answers side by side: the rows of the report's table, and what its filters need."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
-from html import escape
+from typing import Any
 
 from rapidfuzz import fuzz, process
 
 from biddable.errors import place
 from biddable.judging.judge import Judgement, Question
-from biddable.judging.metrics import copier, normalised, similarity
+from biddable.judging.text_measures import copier, normalized, similarity
 
 # Characters of all texts in the table, so that 200 rows stay below half a megabyte.
 TABLE_CHARACTERS = 200_000
 LONGEST_CELL = 1500
 SHORTEST_CELL = 80
-# A row is called worse or copied from here on.
+# A row is called worse or copied from these differences on.
 WORSE = 0.05
 COPIED = 0.5
-# What a row can be, and how its filter is called.
-KINDS = {
-    "changed": "changed", "worse": "worse", "copied": "copied", "unstopped": "did not stop"
-}  # fmt: skip
+# The kinds of rows, and the names of their filters.
+KINDS = {"changed": "changed", "worse": "worse", "copied": "copied", "unstopped": "did not stop"}
+WORD = re.compile(r"\s*\S+")
 
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer, and whether the model ended it by itself."""
-
-    text: str
-    stopped: bool
+Copied = Callable[[str], tuple[int, int, int]]
 
 
 def answer_table(
     questions: Sequence[Question],
     judgements: Mapping[str, Judgement],
     training_answers: Sequence[str],
-) -> str:
-    """Prompt, reference and the answer of each model, a row each, with filters; empty without
-    questions.
+) -> dict[str, Any] | None:
+    """Prompt, reference and the answer of each model, a row each; None without questions.
 
     Args:
-        judgements: by the name of the model; `base` and `tuned` among them, tuned last.
+        judgements: by the name of the model, `base` first and `tuned` last.
     """
     if not questions:
-        return ""
+        return None
     longest = TABLE_CHARACTERS // (5 * len(questions))
     longest = max(SHORTEST_CELL, min(LONGEST_CELL, longest))
-    copied = copier(training_answers)
+    copied = copier(training_answers) if training_answers else None
     rows = []
     for i, question in enumerate(questions):
-        given = {name: Answered(j.answers[i], j.stopped[i]) for name, j in judgements.items()}
-        before, after = given["base"], given["tuned"]
-        near = process.extractOne(after.text, training_answers, scorer=fuzz.ratio)
-        which = _kinds(question.reference, before, after, copied if training_answers else None)
-        rows.append((which, _cells(question, list(given.values()), near, longest)))
-    boxes = "".join(
-        f'<label><input type="checkbox" value="{kind}"> {name}'
-        f" ({sum(kind in which for which, _ in rows)})</label> "
-        for kind, name in KINDS.items()
-    )
-    heads = "".join(f'<th scope="col">{h}</th>' for h in ("prompt", "reference", *judgements))
-    body = "".join(f'<tr class="{" ".join(which)}">{cells}</tr>' for which, cells in rows)
-    return (
-        f'<p class="filters">Show only: {boxes}<output></output></p><p>In answers, words that the '
-        "reference does not have are <ins>marked</ins>.</p>"
-        f'<table class="answers"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
-    )
+        row = {
+            "kinds": " ".join(_kinds(question.reference, judgements, i, copied)),
+            "prompt": _cut(question.text, longest),
+            "place": place(question.file, question.line),
+            "reference": _cut(question.reference, longest),
+            "answers": [
+                _answer(name, judgement.answers[i], question.reference, longest)
+                | {"stopped": judgement.stopped[i]}
+                for name, judgement in judgements.items()
+            ],
+            "nearest": None,
+        }
+        tuned = judgements["tuned"].answers[i]
+        if near := process.extractOne(tuned, training_answers, scorer=fuzz.ratio):
+            row |= {"nearest": _cut(near[0], longest), "alike": f"{near[1]:.0f}"}
+        rows.append(row)
+    counts = {kind: sum(kind in str(row["kinds"]).split() for row in rows) for kind in KINDS}
+    return {
+        "heads": ["prompt", "reference", *judgements],
+        "kinds": [(kind, name, counts[kind]) for kind, name in KINDS.items()],
+        "rows": rows,
+    }
 
 
 def _kinds(
-    reference: str,
-    base: Answered,
-    tuned: Answered,
-    copied: Callable[[str], tuple[int, int, int]] | None,
-) -> list[str]:
-    """What a row is: some of the names in `KINDS`."""
-    fell = similarity(tuned.text, reference) < similarity(base.text, reference) - WORSE
-    kinds = {
-        "changed": normalised(base.text) != normalised(tuned.text),
-        "worse": fell or (base.stopped and not tuned.stopped),
-        "copied": copied is not None
-        and _share(copied(tuned.text)) - _share(copied(reference)) >= COPIED,
-        "unstopped": not tuned.stopped,
-    }
-    return [kind for kind, there in kinds.items() if there]
-
-
-def _cells(
-    question: Question,
-    answers: Sequence[Answered],
-    near: tuple[str, float, int] | None,
-    longest: int,
-) -> str:
-    where = escape(place(question.file, question.line))
-    nearest = (
-        f"<details><summary>nearest training answer, {near[1]:.0f} % alike</summary>"
-        f"{_text(near[0], longest)}</details>"
-        if near
-        else ""
-    )
-    cells = [
-        f'{_text(question.text, longest)}<p class="place">{where}</p>',
-        _text(question.reference, longest),
-        *(_marked(a.text, question.reference, longest) + _end(a.stopped) for a in answers),
-    ]
-    cells[-1] += nearest
-    return "".join(f"<td>{text}</td>" for text in cells)
+    reference: str, judgements: Mapping[str, Judgement], i: int, copied: Copied | None
+) -> Iterator[str]:
+    """Those names in `KINDS` that row `i` has."""
+    base, tuned = judgements["base"], judgements["tuned"]
+    before, after = base.answers[i], tuned.answers[i]
+    if normalized(before) != normalized(after):
+        yield "changed"
+    fell = similarity(after, reference) < similarity(before, reference) - WORSE
+    if fell or (base.stopped[i] and not tuned.stopped[i]):
+        yield "worse"
+    if copied and _share(copied(after)) - _share(copied(reference)) >= COPIED:
+        yield "copied"
+    if not tuned.stopped[i]:
+        yield "unstopped"
 
 
 def _share(copy: tuple[int, int, int]) -> float:
@@ -116,29 +90,24 @@ def _share(copy: tuple[int, int, int]) -> float:
     return seen / runs if runs else 0.0
 
 
-def _end(stopped: bool) -> str:
-    return "" if stopped else '<p class="place">did not stop</p>'
-
-
-def _cut(text: str, longest: int) -> tuple[str, str]:
-    """(the beginning of a text, what is told of the rest)."""
+def _cut(text: str, longest: int) -> dict[str, str]:
+    """The beginning of a text, and a note on the rest."""
+    text = text.strip()
     more = len(text) - longest
-    return text[:longest], f" … {more:,} characters more" if more > 0 else ""
+    rest = f" … {more:,} characters more" if more > 0 else ""
+    return {"start": text[:longest], "rest": rest}
 
 
-def _text(text: str, longest: int) -> str:
-    start, rest = _cut(text.strip(), longest)
-    return f'<div class="text" dir="auto">{escape(start)}<i>{rest}</i></div>'
-
-
-def _marked(answer: str, reference: str, longest: int) -> str:
-    """An answer with the words that its reference does not have in their place marked."""
-    start, rest = _cut(answer.strip(), longest)
-    mine = start.split(" ")
-    matcher = SequenceMatcher(None, mine, reference.strip()[: 2 * longest].split(" "), False)
-    shown = []
-    for kind, a, b, _, _ in matcher.get_opcodes():
-        part = escape(" ".join(mine[a:b]))
-        if part:
-            shown.append(part if kind == "equal" else f"<ins>{part}</ins>")
-    return f'<div class="text" dir="auto">{" ".join(shown)}<i>{rest}</i></div>'
+def _answer(name: str, answer: str, reference: str, longest: int) -> dict[str, Any]:
+    """An answer as (space, words, whether the reference lacks these words in their place)."""
+    cut = _cut(answer, longest)
+    pieces = WORD.findall(cut["start"])
+    wanted = reference.strip()[: 2 * longest].split()
+    matcher = SequenceMatcher(None, [piece.strip() for piece in pieces], wanted, autojunk=False)
+    words = []
+    for kind, start, end, _, _ in matcher.get_opcodes():
+        run = "".join(pieces[start:end])
+        space = run[: len(run) - len(run.lstrip())]
+        if run:
+            words.append((space, run.lstrip(), kind != "equal"))
+    return {"name": name, "words": words, "rest": cut["rest"]}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
-from html import escape
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.text import Text
 
+from biddable.display.pages import GOOD, render
 from biddable.encoding.encode import Encoder, Example, make_encoder
 from biddable.errors import place
 from biddable.template.template import Template
@@ -20,19 +21,6 @@ if TYPE_CHECKING:
 
 # The longest run of tokens that may make up one character between them.
 LONGEST_CHARACTER = 8
-
-PAGE_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.6 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h2 { font-size: 1rem; margin: 2rem 0 .3rem; }
-.tokens { font-family: ui-monospace, monospace; font-size: .9rem; white-space: pre-wrap;
-  overflow-wrap: anywhere; }
-.tokens span { border-radius: 2px; box-shadow: inset 0 0 0 1px rgba(128,128,128,.25); }
-.trained { background: rgba(46,160,67,.28); text-decoration: underline 2px; font-weight: 600; }
-.context { opacity: .8; }
-.special { font-style: italic; border: 1px solid; padding: 0 .2em; }
-.stop { outline: 3px double currentColor; outline-offset: 1px; }
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +42,26 @@ class Token:
     stop: bool = False
 
 
+class Shown(NamedTuple):
+    """A token in a page: its text, the names of its kinds, and what pointing at it tells."""
+
+    text: str
+    kinds: str
+    note: str
+
+
 def tokens_of(
     example: Example, tokenizer: PreTrainedTokenizerFast, encoder: Encoder
 ) -> list[Token]:
-    """The tokens of an example with their texts, which joined are the text of the whole."""
+    """The tokens of an example; their texts joined are the text of the example."""
     control = set(encoder.rules.codec.control.values())
-    shown = []
+    tokens = []
     for start, end, text in decoded(tokenizer, list(example.input_ids)):
         ids, weight = tuple(example.input_ids[start:end]), max(example.weights[start:end])
         special = len(ids) == 1 and ids[0] in control
         stop = weight > 0 and len(ids) == 1 and ids[0] in encoder.stops
-        shown.append(Token(text, ids, weight, special, stop))
-    return shown
+        tokens.append(Token(text, ids, weight, special, stop))
+    return tokens
 
 
 def decoded(
@@ -94,27 +90,29 @@ def decoded(
 
 def example_text(example: Example, tokenizer: PreTrainedTokenizerFast, template: Template) -> Text:
     """An example for a terminal: trained tokens tinted and between [[ and ]], specials reversed."""
-    shown = tokens_of(example, tokenizer, make_encoder(tokenizer, template))
     text = Text(f"{heading(example)}\n", "bold")
+    mark = f"bold {GOOD.terminal}"
     trained = False
-    for number, token in enumerate(shown):
+    for number, token in enumerate(
+        tokens_of(example, tokenizer, make_encoder(tokenizer, template))
+    ):
         if (token.weight > 0) is not trained:
             trained = not trained
-            text.append("[[" if trained else "]]", "bold green not reverse")
-        text.append(marked(token.text), style_of(token, number))
+            text.append("[[" if trained else "]]", f"{mark} not reverse")
+        text.append(marked(token.text), _style(token, number))
         if token.stop:
-            text.append(" (stop)", "bold green")
+            text.append(" (stop)", mark)
     if trained:
-        text.append("]]", "bold green")
+        text.append("]]", mark)
     return text
 
 
-def style_of(token: Token, number: int) -> str:
-    """A rich style; neighbours differ a little, so that one sees where a token ends."""
+def _style(token: Token, number: int) -> str:
+    """A rich style; neighbors differ a little, to show where a token ends."""
     if token.special:
-        return "bold reverse green" if token.stop else "reverse dim"
+        return f"bold reverse {GOOD.terminal}" if token.stop else "reverse dim"
     if token.weight > 0:
-        return "underline green" if number % 2 else "underline bright_green"
+        return f"underline {'' if number % 2 else 'bright_'}{GOOD.terminal}"
     return "not bold" if number % 2 else "not bold dim"
 
 
@@ -128,6 +126,13 @@ def heading(example: Example) -> str:
 def marked(text: str) -> str:
     """A token's text with line breaks and tabs marked, and what would steer written out."""
     return visible(text).replace("\t", "\\t").replace("\n", "\\n\n")
+
+
+def shown(token: Token, note: str) -> Shown:
+    """A token as the pages show it."""
+    kinds = ["trained" if token.weight > 0 else "context"]
+    kinds += ["special"] * token.special + ["stop"] * token.stop
+    return Shown(marked(token.text), " ".join(kinds), note)
 
 
 def worst_first(examples: Iterable[Example], max_length: int, count: int) -> list[Example]:
@@ -147,37 +152,26 @@ def page(
     template: Template,
     *,
     title: str = "What is trained",
-    summary: Sequence[tuple[str, str]] = (),
+    summary: Mapping[str, Any] = MappingProxyType({}),
+    findings: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """One HTML page with the masks of some examples: no script, nothing loaded, all text escaped.
+    """One HTML page with the masks of examples: no script, nothing loaded, all text escaped.
 
     Args:
         summary: names and values for the head of the page.
+        findings: each with `severity`, `text`, `code`, `places` and `fix`.
     """
     encoder = make_encoder(tokenizer, template)
-    head = "".join(f"<li>{escape(name)}: {escape(value)}</li>" for name, value in summary)
-    articles = "".join(
-        f"<article><h2>{escape(heading(example))}</h2><p class=tokens>"
-        + "".join(map(token_html, tokens_of(example, tokenizer, encoder)))
-        + "</p></article>\n"
+    masks = [
+        {
+            "heading": heading(example),
+            "tokens": [
+                shown(token, f"{' '.join(map(str, token.ids))}, weight {token.weight:g}")
+                for token in tokens_of(example, tokenizer, encoder)
+            ],
+        }
         for example in examples
+    ]
+    return render(
+        "display/masks.html", title=title, summary=summary, findings=findings, examples=masks
     )
-    return (
-        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
-        '<meta name=viewport content="width=device-width">'
-        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none';"
-        " style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{PAGE_STYLE}</style></head>\n"
-        f"<body><h1>{escape(title)}</h1><ul>{head}</ul>"
-        '<p>Legend: <span class="context">context</span>, <span class="trained">trained</span>,'
-        ' <span class="special">control token</span>,'
-        ' <span class="trained special stop">stop token</span>.</p>\n'
-        f"{articles}</body></html>\n"
-    )
-
-
-def token_html(token: Token) -> str:
-    kinds = ["trained" if token.weight > 0 else "context"]
-    kinds += ["special"] * token.special + ["stop"] * token.stop
-    told = f"{' '.join(map(str, token.ids))}, weight {token.weight:g}"
-    return f'<span class="{" ".join(kinds)}" title="{told}">{escape(marked(token.text))}</span>'

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from biddable.display.pages import PALETTE
 from biddable.display.scorecard_lines import card_lines
 from biddable.judging.intervals import smallest_difference
 from biddable.judging.judge import Judgement, Question
@@ -16,8 +17,8 @@ from biddable.judging.scorecard import Scorecard
 from biddable.terminal import line
 
 SIDE_BY_SIDE = 3
-# Of the verdict; every other outcome is yellow.
-COLORS = {"learned": "green", "worse": "red", "overfit": "red", "leaked": "red"}
+# The colors of verdicts, as in `PALETTE`; every other outcome is `caution`.
+COLORS = {"learned": "good", "worse": "bad", "overfit": "bad", "leaked": "bad"}
 
 
 def show_outcome(
@@ -37,7 +38,7 @@ def show_outcome(
         for name, judgement in judgements.items():
             end = "" if judgement.stopped[i] else "  (did not stop)"
             line(out, name, judgement.answers[i].rstrip() + end)
-    style = f"bold {COLORS.get(card.verdict.outcome, 'yellow')}"
+    style = f"bold {PALETTE[COLORS.get(card.verdict.outcome, 'caution')].terminal}"
     out.print()
     out.print(Text.assemble(("verdict     ", "bold"), (card.verdict.sentence, style)))
     line(out, "", card.verdict.evidence)
@@ -62,29 +63,21 @@ def show_smallest_difference(questions: Sequence[Question], out: Console) -> Non
 def show_unusual(trained: Sequence[tuple[str, float]], out: Console) -> None:
     """The training rows, as (place, loss), that most need a look, and those that need none."""
     for end, rows in zip(ENDS, unusual([loss for _, loss in trained]), strict=True):
-        told = ", ".join(f"{trained[i][0]} {trained[i][1]:.2f}" for i in rows[:SIDE_BY_SIDE])
-        if told:
-            line(out, "trained on", f"{end}  {told}")
+        places = ", ".join(f"{trained[i][0]} {trained[i][1]:.2f}" for i in rows[:SIDE_BY_SIDE])
+        if places:
+            line(out, "trained on", f"{end}  {places}")
 
 
 def samples(
     questions: Sequence[Question], judgements: Mapping[str, Judgement]
 ) -> list[dict[str, Any]]:
     """One record a question, for samples.jsonl."""
-    return [
-        {
-            "file": question.file,
-            "line": question.line,
-            "question": question.text,
-            "reference": question.reference,
-        }
-        | {
-            key: value
-            for name, judgement in judgements.items()
-            for key, value in (
-                (name.replace("-", "_"), judgement.answers[i]),
-                (f"{name.replace('-', '_')}_stopped", judgement.stopped[i]),
-            )
-        }
-        for i, question in enumerate(questions)
-    ]
+    records: list[dict[str, Any]] = []
+    for i, question in enumerate(questions):
+        record: dict[str, Any] = {"file": question.file, "line": question.line}
+        record |= {"question": question.text, "reference": question.reference}
+        for name, judgement in judgements.items():
+            key = name.replace("-", "_")
+            record |= {key: judgement.answers[i], f"{key}_stopped": judgement.stopped[i]}
+        records.append(record)
+    return records

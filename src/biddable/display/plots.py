@@ -1,4 +1,4 @@
-"""Pictures for the report: SVG that stands inside a page and takes its text color.
+"""Pictures for the report: SVG inside a page, in the page's own colors.
 
 Readable without color: base is hollow and dashed, tuned is filled and solid.
 """
@@ -10,18 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from biddable.judging.figures import Metric
+from markupsafe import Markup
+
 from biddable.judging.intervals import wilson
-from biddable.judging.metric_names import title
+from biddable.judging.metric import Metric, title
 
-# Drawn in this color, which nothing else has, and then replaced by the page's own.
-_INK = "#010203"
-_TUNED = "#2f7ed8"
-_BASE = "#b8860b"
-SMOOTHING = 0.8
+# Drawn in these colors, which nothing else has, and then replaced by those of the page.
+_INK, _TUNED, _BASE = "#010203", "#010204", "#010205"
+_PAGE_COLORS = {_INK: "currentColor", _TUNED: "var(--accent)", _BASE: "var(--caution)"}
+_SMOOTHING = 0.8
 
 
-def loss_curve(events: Sequence[Mapping[str, Any]]) -> str:
+def loss_curve(events: Sequence[Mapping[str, Any]]) -> Markup:
     """Training loss, faint and smoothed, with held-out loss as dots; the first dot is base.
 
     Args:
@@ -30,7 +30,7 @@ def loss_curve(events: Sequence[Mapping[str, Any]]) -> str:
     steps = [e for e in events if e["event"] == "step"]
     evals = [e for e in events if e["event"] == "eval"]
     if not steps:
-        return ""
+        return Markup()
 
     def draw(axes: Any) -> None:
         places = [e["step"] for e in steps]
@@ -50,10 +50,10 @@ def loss_curve(events: Sequence[Mapping[str, Any]]) -> str:
     return _svg(draw, 3.0)
 
 
-def lengths(tokens: Sequence[int], limit: int) -> str:
+def lengths(tokens: Sequence[int], limit: int) -> Markup:
     """Histogram of example lengths, with the limit where it is near."""
     if not tokens:
-        return ""
+        return Markup()
 
     def draw(axes: Any) -> None:
         axes.hist(tokens, bins=30, color=_TUNED, edgecolor=_INK, linewidth=0.4)
@@ -66,11 +66,11 @@ def lengths(tokens: Sequence[int], limit: int) -> str:
     return _svg(draw, 2.0)
 
 
-def rates(metrics: Mapping[str, Metric]) -> str:
+def rates(metrics: Mapping[str, Metric]) -> Markup:
     """Each rate of base and tuned with its 95 % interval."""
     shown = [(title(name), m) for name, m in metrics.items() if m.kind == "rate"]
     if not shown:
-        return ""
+        return Markup()
 
     def draw(axes: Any) -> None:
         for row, (_, metric) in enumerate(reversed(shown)):
@@ -113,18 +113,19 @@ def _smoothed(values: Sequence[float]) -> list[float]:
     """Exponential mean without the bias of its start."""
     smooth, total, weight = [], 0.0, 0.0
     for value in values:
-        total = SMOOTHING * total + (1 - SMOOTHING) * value
-        weight = SMOOTHING * weight + 1 - SMOOTHING
+        total = _SMOOTHING * total + (1 - _SMOOTHING) * value
+        weight = _SMOOTHING * weight + 1 - _SMOOTHING
         smooth.append(total / weight)
     return smooth
 
 
-def _svg(draw: Callable[[Any], None], height: float) -> str:
+def _svg(draw: Callable[[Any], None], height: float) -> Markup:
     """One plot as an SVG element, the same bytes for the same data."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "biddable"}):
+        mpl.rcParams["text.parse_math"] = False  # A name with dollar signs is no formula.
         figure = Figure(figsize=(7.5, height), layout="constrained")
         axes = figure.add_subplot()
         axes.patch.set_alpha(0)
@@ -138,4 +139,7 @@ def _svg(draw: Callable[[Any], None], height: float) -> str:
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     drawn = file.getvalue()
-    return drawn[drawn.index("<svg") :].replace(_INK, "currentColor")
+    for placeholder, color in _PAGE_COLORS.items():
+        drawn = drawn.replace(f": {placeholder}", f": {color}")
+    # Matplotlib escapes the texts that it writes.
+    return Markup(drawn[drawn.index("<svg") :])

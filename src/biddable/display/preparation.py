@@ -1,32 +1,47 @@
-"""What a person sees on standard error: the data before step 1, findings, and the outcome."""
+"""What a person sees before step 1: the data in numbers, the masks, and the findings."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.text import Text
 
 from biddable.dataset.prepared import Prepared, summary
 from biddable.display.masks import example_text, page, worst_first
+from biddable.display.pages import BAD, CAUTION
 from biddable.encoding.encode import Example
 from biddable.errors import Finding, by_kind, place
 from biddable.terminal import line
 
 # Places of a kind of finding that are named.
 MOST_PLACES = 3
-_COLORS = {"error": "bold red", "warning": "yellow", "note": "dim"}
+# Examples of the page with masks.
+MOST_MASKS = 20
+_STYLES = {"error": f"bold {BAD.terminal}", "warning": CAUTION.terminal, "note": "dim"}
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+class FindingLine(NamedTuple):
+    """All findings of a kind in one line, with the first places and what to do."""
+
+    severity: str
+    text: str
+    code: str
+    places: str
+    fix: str
 
 
 def show_prepared(prepared: Prepared, out: Console) -> None:
     """Counts, lengths, stop token and split, a line each."""
-    told = summary(prepared)
-    tokens, trained = told["tokens"], told["trained_tokens"]
+    counts = summary(prepared)
+    tokens, trained = counts["tokens"], counts["trained_tokens"]
     share = trained / tokens if tokens else 0.0
-    stop = "yes" if told["stop_token_trained"] else "NO"
-    line(out, "data", f"{prepared.format or 'nothing that could be read'}, {told['rows']:,} rows")
+    stop = "yes" if counts["stop_token_trained"] else "NO"
+    line(out, "data", f"{prepared.format or 'nothing that could be read'}, {counts['rows']:,} rows")
     line(out, "base", f"{prepared.base.name} ({prepared.base.folder})")
     line(out, "tokens", f"{tokens:,}, of which {trained:,} are trainable ({share:.0%})")
     line(out, "lengths", f"{length_line(prepared.lengths)}, limit {prepared.max_length:,}")
@@ -47,7 +62,7 @@ def show_masks(examples: Sequence[Example], prepared: Prepared, out: Console) ->
 def chosen(
     prepared: Prepared, count: int, *, at_line: int = 0, worst: bool = False
 ) -> Sequence[Example]:
-    """Those of a line of the file, or `count` of them: the first, or the least trained."""
+    """The examples of a line of the file, or `count` of them: the first, or the least trained."""
     if at_line:
         return [e for e in prepared.examples() if e.line == at_line]
     if worst:
@@ -59,38 +74,55 @@ def show_findings(prepared: Prepared, out: Console, command: str = "") -> None:
     """The findings by kind, worst first, how many there are, and the command that mends some."""
     kinds = by_kind([*prepared.findings, *prepared.dropped])
     out.print()
-    for kind in kinds:
-        # A finding that sums up rows has a message of its own, and so a line.
-        sums = [finding for finding in kind if finding.line and finding.count > 1]
-        for finding in sums:
-            _kind([finding], out)
-        if rest := [finding for finding in kind if finding not in sums]:
-            _kind(rest, out)
+    for severity, text, code, places, fix in finding_lines(kinds):
+        style = _STYLES[severity]
+        out.print(Text.assemble((f"{severity:<8}", style), f"{text} ", (f"[{code}]", "dim")))
+        if places:
+            out.print(Text(f"        at {places}", "dim"))
+        if fix:
+            out.print(Text(f"        fix: {fix}", "dim"))
     out.print(", ".join(_number(kinds, severity) for severity in ("error", "warning")))
     if command:
         line(out, "next", command)
 
 
-def mask_page(prepared: Prepared, count: int = 20) -> str:
-    """One HTML page with the masks of the examples that most need a look."""
-    told = [(name, str(value)) for name, value in summary(prepared).items()]
+def mask_page(prepared: Prepared) -> str:
+    """One HTML page with the findings, and the masks of the examples that most need a look."""
+    kinds = by_kind([*prepared.findings, *prepared.dropped])
     return page(
-        chosen(prepared, count, worst=True), prepared.tokenizer, prepared.template, summary=told
+        chosen(prepared, MOST_MASKS, worst=True),
+        prepared.tokenizer,
+        prepared.template,
+        summary={name.replace("_", " "): value for name, value in summary(prepared).items()},
+        findings=[finding._asdict() for finding in finding_lines(kinds)],
     )
 
 
-def length_line(lengths: Sequence[int]) -> str:
-    """Median, 99th percentile and longest, with a small histogram."""
-    if not lengths:
-        return "none"
-    ordered = sorted(lengths)
-    last = ordered[-1]
-    bins = [0] * 16
-    for length in ordered:
-        bins[min(15, 16 * length // (last + 1))] += 1
-    bars = "".join(" ▁▂▃▄▅▆▇█"[-(-8 * n // max(bins))] for n in bins)
-    median = int(statistics.median(ordered))
-    return f"{bars}  median {median}, 99 % {ordered[-(-99 * len(ordered) // 100) - 1]}, most {last}"
+def finding_lines(kinds: Sequence[Sequence[Finding]]) -> Iterator[FindingLine]:
+    """A line for each kind, and one for each finding that sums up rows: it has its own message."""
+    for kind in kinds:
+        rest = []
+        for finding in kind:
+            if finding.line and finding.count > 1:
+                yield _line_of([finding])
+            else:
+                rest.append(finding)
+        if rest:
+            yield _line_of(rest)
+
+
+def _line_of(kind: Sequence[Finding]) -> FindingLine:
+    first, total, places = kind[0], sum(finding.count for finding in kind), ""
+    where = first.place() if len(kind) == 1 else f"{total:,} times"
+    if len({finding.message for finding in kind if finding.line}) > 1:
+        where += ", the first"
+    if len(kind) > 1:
+        named = list(dict.fromkeys(place(f.file, f.line) for f in kind if f.line))[:MOST_PLACES]
+        more = total - len(named)
+        if named:
+            places = ", ".join(named) + (f" and {more:,} more" if more > 0 else "")
+    text = f"{where}: {first.message}" if where else first.message
+    return FindingLine(first.severity, text, first.code, places, first.fix)
 
 
 def _number(kinds: Sequence[Sequence[Finding]], severity: str) -> str:
@@ -99,23 +131,15 @@ def _number(kinds: Sequence[Sequence[Finding]], severity: str) -> str:
     return f"{number:,} {severity}{'' if number == 1 else 's'}"
 
 
-def _kind(kind: Sequence[Finding], out: Console) -> None:
-    """One line for all findings of a kind; behind it the first places and what to do."""
-    first = kind[0]
-    total = sum(finding.count for finding in kind)
-    where = first.place() if len(kind) == 1 else f"{total:,} times"
-    if len({finding.message for finding in kind if finding.line}) > 1:
-        where += ", the first"
-    head = Text.assemble(
-        (f"{first.severity:<8}", _COLORS[first.severity]),
-        f"{where + ': ' if where else ''}{first.message} ",
-        (f"[{first.code}]", "dim"),
-    )
-    out.print(head)
-    if len(kind) > 1:
-        places = list(dict.fromkeys(place(f.file, f.line) for f in kind if f.line))[:MOST_PLACES]
-        more = total - len(places)
-        told = ", ".join(places) + (f" and {more:,} more" if more > 0 else "")
-        out.print(Text(f"        at {told}", "dim"))
-    if first.fix:
-        out.print(Text(f"        fix: {first.fix}", "dim"))
+def length_line(lengths: Sequence[int]) -> str:
+    """Median, 99th percentile and longest, with a small histogram."""
+    if not lengths:
+        return "none"
+    ordered = sorted(lengths)
+    longest = ordered[-1]
+    bins = [0] * 16
+    for length in ordered:
+        bins[min(15, 16 * length // (longest + 1))] += 1
+    bars = "".join(_BARS[-(-8 * n // max(bins))] for n in bins)
+    median, most = int(statistics.median(ordered)), ordered[-(-99 * len(ordered) // 100) - 1]
+    return f"{bars}  median {median}, 99 % {most}, most {longest}"

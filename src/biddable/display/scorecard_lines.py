@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from biddable.judging.figures import Metric
-from biddable.judging.metric_names import figure, title
+from biddable.judging.metric import Metric, figure, title
 from biddable.judging.scorecard import Scorecard
 
 LONGEST_RULE = 300

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
-from dataclasses import replace
 from typing import Any
 
-from biddable.data.conversation import Conversation
 from biddable.encoding.spans import Leaf, Located
 from biddable.encoding.tokens import Piece
 from biddable.errors import BiddableError
@@ -18,29 +16,29 @@ THINKING_OPENS = re.compile(r"\s*(<think>|<\|channel>thought)")
 KINDS = {"content": "text", "thinking": "thinking", "call": "tool call"}
 
 
-def check_texts(found: Located, kinds: Container[str], message: int | None = None) -> None:
+def check_texts(located: Located, kinds: Container[str], message: int | None = None) -> None:
     """Refuses a render that lost or changed a text of one of these kinds, or doubled a content.
 
     Args:
         message: the one whose texts are looked at; None is all.
     """
-    for leaf in found.lost:
+    for leaf in located.lost:
         if leaf.kind in kinds and message in (None, leaf.message):
             raise text_lost(leaf)
-    for leaf in found.repeated:
+    for leaf in located.repeated:
         if leaf.kind == "content" and message in (None, leaf.message):
             raise text_lost(leaf, "prints it more than once")
 
 
-def check_answer(found: Located, index: int, start: int) -> None:
+def check_answer(located: Located, index: int, start: int) -> None:
     """Refuses an answer of which something is missing, doubled, or already in the prompt."""
-    check_texts(found, KINDS, index)
-    for span in found.of_message(index):
+    check_texts(located, KINDS, index)
+    for span in located.of_message(index):
         if span.start < start:
             raise text_lost(span.leaf, "prints it before the place where the model answers")
 
 
-def answer_start(prompt: Located, found: Located, index: int) -> int | None:
+def answer_start(prompt: Located, finished: Located, index: int) -> int | None:
     """Where the answer begins in the render of a finished conversation; None if not as prompted.
 
     Usually the prompt is a prefix. Some templates write the messages before otherwise in a finished
@@ -48,44 +46,48 @@ def answer_start(prompt: Located, found: Located, index: int) -> int | None:
     and the answer in the prompt. Of an empty thinking block that the prompt opens and closes, and
     of white space that it ends in, a finished conversation need not have a trace.
     """
-    if found.text.startswith(prompt.text):
+    if finished.text.startswith(prompt.text):
         return len(prompt.text)
-    ends = between(prompt, found, index)
+    ends = ends_before(prompt, finished, index)
     if ends is None:
         return None
     offered, at = prompt.text[ends[0] :], ends[1]
-    if found.text.startswith(offered, at):
+    if finished.text.startswith(offered, at):
         return at + len(offered)
     header = EMPTY_THINKING.sub("", offered)
     after = at + len(header)
-    if header != offered and found.text.startswith(header, at):
-        return None if THINKING_OPENS.match(found.text, after) else after
-    first = found.of_message(index)[0].start
-    if found.text.startswith(offered.rstrip(), at) and offered.startswith(found.text[at:first]):
+    if header != offered and finished.text.startswith(header, at):
+        return None if THINKING_OPENS.match(finished.text, after) else after
+    first = finished.of_message(index)[0].start
+    in_place = finished.text.startswith(offered.rstrip(), at)
+    if in_place and offered.startswith(finished.text[at:first]):
         return first if offered[first - at :].isspace() else None
     return None
 
 
-def between(prompt: Located, found: Located, index: int) -> tuple[int, int] | None:
+def ends_before(prompt: Located, finished: Located, index: int) -> tuple[int, int] | None:
     """Where the message before the answer ends, in the prompt and in the finished conversation."""
-    in_prompt, in_found = prompt.of_message(index - 1), found.of_message(index - 1)
-    if not in_prompt or not in_found or in_prompt[-1].leaf != in_found[-1].leaf:
+    prompted, repeated = prompt.of_message(index - 1), finished.of_message(index - 1)
+    if not prompted or not repeated or prompted[-1].leaf != repeated[-1].leaf:
         return None
-    return in_prompt[-1].end, in_found[-1].end
+    return prompted[-1].end, repeated[-1].end
 
 
-def opened_answer(prompt: Located, found: Located, message: Mapping[str, Any], index: int) -> Piece:
+def opened_answer(
+    prompt: Located, finished: Located, message: Mapping[str, Any], index: int
+) -> Piece:
     """The answer where the prompt opens a thinking block that the finished conversation lacks.
 
     An answer that begins with what the prompt opens continues after it; its own words are taken,
     since the template drops them from a finished conversation.
     """
-    ends = between(prompt, found, index)
-    content = [s for s in found.of_message(index) if s.leaf.kind == "content"]
-    if ends is not None and len(content) == 1 and not found.repeated:
+    ends = ends_before(prompt, finished, index)
+    content = [span for span in finished.of_message(index) if span.leaf.kind == "content"]
+    if ends is not None and len(content) == 1 and not finished.repeated:
         # White space between thinking and answer is the message's own, not the header's.
         before = str(message["content"])[: content[0].leaf.start]
-        header = found.text[ends[1] : content[0].start].removesuffix(before[len(before.rstrip()) :])
+        header = finished.text[ends[1] : content[0].start]
+        header = header.removesuffix(before[len(before.rstrip()) :])
         offered = prompt.text[ends[0] :]
         opened = offered[len(header) :]
         text = str(message["content"]).strip()
@@ -104,10 +106,10 @@ def opened_answer(prompt: Located, found: Located, message: Mapping[str, Any], i
 
 
 def text_lost(leaf: Leaf, what: str = "drops or rewrites it") -> BiddableError:
-    shown = leaf.text if len(leaf.text) <= 40 else leaf.text[:40] + "..."
+    excerpt = leaf.text if len(leaf.text) <= 40 else leaf.text[:40] + "..."
     return BiddableError(
         "message_text_lost",
-        f"The {KINDS.get(leaf.kind, 'text')} {shown!r} does not come back whole from the chat"
+        f"The {KINDS.get(leaf.kind, 'text')} {excerpt!r} does not come back whole from the chat"
         f" template, which {what}.",
         "Use a template that prints it (--template), or change the message.",
         turn=leaf.message,
@@ -121,17 +123,3 @@ def empty_answer(index: int) -> BiddableError:
         "Write an answer, or take the row out.",
         turn=index,
     )
-
-
-def nested_too_deep() -> BiddableError:
-    return BiddableError(
-        "template_refused",
-        "A field of a message is nested too deep to render.",
-        "Flatten the arguments of its tool calls.",
-    )
-
-
-def placed(error: BiddableError, conversation: Conversation) -> BiddableError:
-    """The error with the file and line of its conversation."""
-    found = replace(error.finding, file=conversation.file, line=conversation.line)
-    return BiddableError.of(found)

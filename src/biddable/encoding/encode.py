@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 from biddable.data.conversation import Conversation, Message
-from biddable.data.messages import weight_of
-from biddable.encoding.answers import empty_answer, nested_too_deep, placed
+from biddable.encoding.chats import Rules, piece_of, scene_of
 from biddable.encoding.ends import find_ends
 from biddable.encoding.tokens import (
     Piece,
@@ -24,15 +23,13 @@ from biddable.encoding.tokens import (
     ids,
     make_codec,
 )
-from biddable.encoding.turns import Rules, Turn, piece_of, prompt_of, turn_of
+from biddable.encoding.trained_turns import LossOn, placed, plan_all
+from biddable.encoding.turns import Turn, prompt_of
 from biddable.errors import BiddableError
-from biddable.template.rendering import run, run_all
 from biddable.template.template import Template, adds_bos
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-LossOn = Literal["assistant", "last", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +103,8 @@ def encode_prompt(
         BiddableError: `template_refused` or `message_text_lost`.
     """
     rules = make_encoder(tokenizer, template).rules
-    try:
-        rules = replace(rules, tools=tools)
-        found, _ = run(prompt_of(rules, [message.as_dict() for message in messages]))
-    except RecursionError:
-        raise nested_too_deep() from None
-    piece = piece_of(rules.codec, found)
+    prompt, _ = prompt_of(scene_of(rules, tools), [message.as_dict() for message in messages])
+    piece = piece_of(rules.codec, prompt)
     check_text(piece)
     return ids(rules.codec, piece)
 
@@ -140,7 +133,7 @@ def kept_encoder(
     source = tokenizer.backend_tokenizer.to_str()
     eos = tokenizer.eos_token_id
     eos_text = dict(template.tokens).get("eos_token", "")
-    rules = run(find_ends(Rules(template, make_codec(source)), eos_text))
+    rules = find_ends(Rules(template, make_codec(source)), eos_text)
     stops = [rules.codec.control[end] for end in rules.ends]
     closing = ids(rules.codec, Piece(rules.closing))
     if len(closing) == 1:
@@ -164,72 +157,15 @@ def encode_many(
     answers = continuation_batch(codec, [(t.prompt, t.answer) for t in turns], prompts)
     encoded = iter(zip(prompts, answers, strict=True))
     results: list[list[Example] | BiddableError] = []
-    for conversation, plans in zip(conversations, planned, strict=True):
-        if isinstance(plans, BiddableError):
-            results.append(plans)
+    for conversation, plan in zip(conversations, planned, strict=True):
+        if isinstance(plan, BiddableError):
+            results.append(plan)
             continue
-        rows = [(turn, weight, *next(encoded)) for turn, weight in plans]
-        try:
-            results.append(assemble(encoder, conversation, rows, loss_on))
-        except BiddableError as error:
-            results.append(placed(error, conversation))
-    return results
-
-
-def plan_all(
-    rules: Rules, conversations: Sequence[Conversation], loss_on: LossOn
-) -> list[list[tuple[Turn, float]] | BiddableError]:
-    """`plan` for each, or for all the error of the one that shows the template unusable."""
-    running = [plan(rules, conversation, loss_on) for conversation in conversations]
-    planned, failed = run_all(running)
-    if failed is None:
-        return planned
-    number, error = failed
-    return [placed(error, conversations[number])] * len(conversations)
-
-
-async def plan(
-    rules: Rules, conversation: Conversation, loss_on: LossOn
-) -> list[tuple[Turn, float]] | BiddableError:
-    """The turns of a conversation that are trained, with their weights."""
-    chat = [message.as_dict() for message in conversation.messages]
-    rules = replace(rules, tools=conversation.tools)
-    try:
-        wanted = trained(conversation, loss_on)
-        turns = [(await turn_of(rules, chat, k), weight) for k, weight in wanted]
-        for turn, _ in turns:
-            check_text(turn.prompt + turn.answer)
-        return turns
-    except BiddableError as error:
-        return placed(error, conversation)
-    except RecursionError:
-        return placed(nested_too_deep(), conversation)
-
-
-def trained(conversation: Conversation, loss_on: LossOn) -> list[tuple[int, float]]:
-    """Indices and weights of the messages to train.
-
-    Raises:
-        BiddableError: `all_masked`, `empty_assistant` or `weight_invalid`.
-    """
-    found = []
-    for index, message in enumerate(conversation.messages):
-        if message.role != "assistant":
-            continue
-        weight = 1.0 if message.weight is None else weight_of(message.weight, index)
-        if weight and not message.content.strip() and not message.extra.get("tool_calls"):
-            raise empty_answer(index)
-        found.append((index, weight))
-    if loss_on in ("last", "all"):
-        found = found[-1:]
-    found = [(index, weight) for index, weight in found if weight > 0]
-    if not found:
-        raise BiddableError(
-            "all_masked",
-            "Nothing in this conversation is trained: it has no assistant message with weight.",
-            "Add an answer, or give one a weight above 0.",
+        rows = [(turn, weight, *next(encoded)) for turn, weight in plan]
+        results.append(
+            placed(conversation, partial(assemble, encoder, conversation, rows, loss_on))
         )
-    return found
+    return results
 
 
 def assemble(
@@ -243,7 +179,7 @@ def assemble(
     Raises:
         BiddableError: `stop_token_untrained`, `stop_token_inside` or `two_bos`.
     """
-    made: list[tuple[list[int], list[float], int]] = []
+    joined: list[tuple[list[int], list[float], int]] = []
     for turn, weight, prompt, answer in rows:
         closing = ids(encoder.rules.codec, Piece(turn.closing)) if turn.closing else []
         trained_ids = answer + closing
@@ -251,14 +187,14 @@ def assemble(
         whole = prompt + trained_ids
         check_bos(encoder, whole)
         before: list[float] = []
-        if made and prompt[: len(made[-1][0])] == made[-1][0]:
-            before = made.pop()[1]
+        if joined and prompt[: len(joined[-1][0])] == joined[-1][0]:
+            before = joined.pop()[1]
         context = 1.0 if loss_on == "all" else 0.0
         weights = before + [context] * (len(prompt) - len(before)) + [weight] * len(trained_ids)
         if loss_on == "all" or not prompt:
             weights[0] = 0.0
-        made.append((whole, weights, turn.message))
-    return [Example(i, w, conversation.file, conversation.line, turn) for i, w, turn in made]
+        joined.append((whole, weights, turn.message))
+    return [Example(i, w, conversation.file, conversation.line, turn) for i, w, turn in joined]
 
 
 def check_stop(encoder: Encoder, answer: Sequence[int], turn: int) -> None:

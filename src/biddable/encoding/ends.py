@@ -7,8 +7,10 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from biddable.encoding.turns import Rules, last_token, located, piece_of, tails
+from biddable.encoding.chats import Rules, located, piece_of, scene_of
+from biddable.encoding.turns import last_token, tails
 from biddable.errors import BiddableError
+from biddable.template.rendering import attempt
 from biddable.template.template import ANSWER, QUESTION
 
 FUNCTION = {"name": "look_up", "arguments": {"word": "value"}}
@@ -16,47 +18,43 @@ CALLS = [{"type": "function", "id": "abcdefghi", "function": FUNCTION}]
 CALL = {"role": "assistant", "content": "", "tool_calls": CALLS}
 
 
-async def find_ends(rules: Rules, eos: str) -> Rules:
+def find_ends(rules: Rules, eos: str) -> Rules:
     """The rules with the template's ends of turn: of a text answer, then of a tool call.
 
     It is the first control token after the answer, or the tokenizer's EOS where that follows at
-    once (some templates close the answer's text with a token of its own before).
+    once (a template may close the answer's text with a token of its own before).
     """
-    rules = await with_end(rules, ANSWER, eos)
-    return await with_end(rules, CALL, eos) if rules.ends else rules
+    rules = with_end(rules, ANSWER, eos)
+    return with_end(rules, CALL, eos) if rules.ends else rules
 
 
-async def with_end(rules: Rules, answer: Mapping[str, Any], eos: str) -> Rules:
+def with_end(rules: Rules, answer: Mapping[str, Any], eos: str) -> Rules:
     """The rules with the end of one answer, where it has one that they do not know yet."""
-    try:
-        found = await located(rules, [QUESTION, answer], prompt=False)
-    except BiddableError:
+    scene, chat = scene_of(rules), [QUESTION, answer]
+    text = attempt(lambda: located(scene, chat, prompt=False))
+    if isinstance(text, BiddableError) or not text.of_message(1):
         return rules
-    if not found.of_message(1):
-        return rules
-    last = found.last_end(1)
-    piece = piece_of(rules.codec, found)
+    last = text.last_end(1)
+    piece = piece_of(rules.codec, text)
     tail = [span for span in piece.owned if span[0] >= last]
-    texts = [piece.text[start:end] for start, end in tail]
-    if any(text in rules.ends for text in texts):
+    tokens = [piece.text[start:end] for start, end in tail]
+    if any(token in rules.ends for token in tokens):
         return rules
-    if answer is CALL:
+    if not tokens:
+        # The control token with which the message after the answer begins.
+        end = next((last_token(following) for following in tails(scene, chat)), "")
+    elif answer is CALL:
         # The template closes the parts of a call with tokens of their own before it ends the turn.
-        end = (eos if eos in texts else texts[-1]) if tail else ""
+        end = eos if eos in tokens else tokens[-1]
     else:
-        end = eos if eos in texts[: run(tail)] else texts[0] if tail else ""
-    # Else the control token with which the message after the answer begins.
-    if not end:
-        async for following in tails(rules, [QUESTION, answer]):
-            end = last_token(following)
-            break
+        end = eos if eos in tokens[: adjacent_count(tail)] else tokens[0]
     if end:
         return replace(rules, ends=(*rules.ends, end))
     closing = piece.text[last:]
     return replace(rules, closing=closing) if answer is ANSWER and closing.strip(" ") else rules
 
 
-def run(tokens: Sequence[tuple[int, int]]) -> int:
+def adjacent_count(tokens: Sequence[tuple[int, int]]) -> int:
     """How many control tokens follow each other from the first with no text between them."""
     breaks = (n for n, (a, b) in enumerate(pairwise(tokens), 1) if a[1] != b[0])
     return next(breaks, len(tokens))

@@ -11,22 +11,26 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
+
+from biddable.errors import BiddableError
+from biddable.template.rendering import attempt
 
 # A place within a text, as a share of its length. The middle comes first: templates look at
 # beginnings and ends ("does it start with a tag?") more often than at what stands between.
 PLACES = (0.5, 0.0, 1.0, 0.25, 0.75)
 
+# A message's fields may be nested this deep; Python's own limit comes soon after.
+DEEPEST = 100
+
 THINKING = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 
 Chat = Sequence[Mapping[str, Any]]
 Path = tuple[str | int, ...]
-# The [start, end) places at which one leaf came back, and those of several.
-Range = list[tuple[int, int]]
-Ranges = list[Range]
+# For each leaf the [start, end) places at which it came back.
+Ranges = list[list[tuple[int, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Leaf:
     """
 
     message: int
-    path: tuple[str | int, ...]
+    path: Path
     start: int
     text: str
     kind: str
@@ -60,7 +64,7 @@ class Span:
 
 @dataclass(slots=True)
 class Located:
-    """What was found of the leaves in one rendered text.
+    """Where the leaves of a conversation stand in its render.
 
     Args:
         text: the plain render.
@@ -128,6 +132,8 @@ def stripped(index: int, path: Path, start: int, text: str, kind: str) -> Iterat
 
 def strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
     """Every string in a JSON value with the way to it."""
+    if len(path) > DEEPEST:
+        raise nested_too_deep()
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, (Mapping, list, tuple)):
@@ -136,66 +142,62 @@ def strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
             yield from strings(item, (*path, key))
 
 
-async def locate(
-    render: Callable[[Chat], Awaitable[str]], chat: Chat, wanted: Sequence[Leaf]
+def locate(
+    render: Callable[[Chat], str], chat: Chat, wanted: Sequence[Leaf], request: str
 ) -> Located:
     """Renders a chat and finds leaves in its text.
 
     All leaves are marked at once where that leaves the render unchanged, else one by one.
+
+    Args:
+        request: the JSON of the chat; its characters are not used as marks.
     """
-    result = Located(await render(chat))
-    if not wanted:
-        return result
-    mark = partial(marked_at, render, result.text, chat)
-    for place in PLACES[:3]:
-        if (found := await mark(wanted, place)) is not None:
-            break
-    else:
-        found = [await alone(mark, leaf) for leaf in wanted]
-    for leaf, ranges in zip(wanted, found, strict=True):
-        result.spans += [Span(leaf, start, end) for start, end in ranges]
+    plain = render(chat)
+    marks = free_marks(request, len(wanted))
+    if any(mark in plain for mark in marks):
+        marks = free_marks(request + plain, len(wanted))
+
+    def ranges_at(place: float, leaves: Sequence[Leaf]) -> Ranges | None:
+        text = attempt(lambda: render(with_marks(chat, leaves, marks, place)))
+        return ranges_of(plain, text, leaves, marks, place) if isinstance(text, str) else None
+
+    def ranges_alone(leaf: Leaf) -> list[tuple[int, int]]:
+        tried = (ranges_at(place, [leaf]) for place in PLACES)
+        return next((ranges[0] for ranges in tried if ranges and ranges[0]), [])
+
+    together = (ranges_at(place, wanted) for place in PLACES[:3] if wanted)
+    every = next((ranges for ranges in together if ranges is not None), None)
+    located = Located(plain)
+    for leaf, ranges in zip(wanted, every or map(ranges_alone, wanted), strict=True):
+        located.spans += [Span(leaf, start, end) for start, end in ranges]
         if not ranges:
-            result.lost.append(leaf)
+            located.lost.append(leaf)
         elif len(ranges) > 1:
-            result.repeated.append(leaf)
-    result.spans.sort(key=lambda span: span.start)
-    return result
+            located.repeated.append(leaf)
+    located.spans.sort(key=lambda span: span.start)
+    return located
 
 
-async def alone(
-    mark: Callable[[Sequence[Leaf], float], Awaitable[Ranges | None]], leaf: Leaf
-) -> Range:
-    for place in PLACES:
-        found = await mark([leaf], place)
-        if found is not None and found[0]:
-            return found[0]
-    return []
-
-
-async def marked_at(
-    render: Callable[[Chat], Awaitable[str]],
-    plain: str,
-    chat: Chat,
-    wanted: Sequence[Leaf],
-    place: float,
+def ranges_of(
+    plain: str, marked: str, leaves: Sequence[Leaf], marks: str, place: float
 ) -> Ranges | None:
-    """The ranges of each leaf, marked at a share of its length; None if that changes the text."""
-    marks = free_marks(plain, len(wanted))
-    where = [round(place * len(leaf.text)) for leaf in wanted]
-    try:
-        text = await render(with_marks(chat, wanted, marks, where))
-    except ValueError:
-        return None
+    """The ranges of leaves by the marks in them; None where the marks changed the text."""
+    marks = marks[: len(leaves)]
     pattern = re.compile(f"[{marks[0]}-{marks[-1]}]")
-    if pattern.sub("", text) != plain:
+    if pattern.sub("", marked) != plain:
         return None
-    found: Ranges = [[] for _ in wanted]
-    for before, match in enumerate(pattern.finditer(text)):
-        index = ord(match.group()) - ord(marks[0])
-        around = whole(plain, match.start() - before, wanted[index].text, where[index])
+    ranges: Ranges = [[] for _ in leaves]
+    for before, match in enumerate(pattern.finditer(marked)):
+        index = marks.index(match.group())
+        text = leaves[index].text
+        around = whole(plain, match.start() - before, text, mark_place(text, place))
         if around is not None:
-            found[index].append(around)
-    return found
+            ranges[index].append(around)
+    return ranges
+
+
+def mark_place(text: str, place: float) -> int:
+    return round(place * len(text))
 
 
 def whole(plain: str, at: int, text: str, before: int) -> tuple[int, int] | None:
@@ -208,28 +210,38 @@ def whole(plain: str, at: int, text: str, before: int) -> tuple[int, int] | None
     return at - len(left), at + len(right)
 
 
-def free_marks(plain: str, count: int) -> str:
+def free_marks(text: str, count: int) -> str:
     """As many private-use characters in a row as are needed, none of which is in the text."""
-    used = [] if plain.isascii() else [ord(c) for c in set(plain) if c >= "\ue000"]
+    used = [] if text.isascii() else [ord(c) for c in set(text) if c >= "\ue000"]
     for first, end in ((0xE000, 0xF8FF), (0xF0000, 0xFFFF0)):
         for start in range(first, end - count, max(count, 64)):
             if not any(start <= code < start + count for code in used):
                 return "".join(map(chr, range(start, start + count)))
-    raise ValueError("no private-use character is left to mark texts with")
+    raise BiddableError(
+        "template_refused",
+        "The conversation has more texts than there are characters to mark them with.",
+        "Make it shorter.",
+    )
 
 
-def with_marks(chat: Chat, wanted: Sequence[Leaf], marks: str, where: Sequence[int]) -> Chat:
-    """A copy of the chat with each leaf's mark at its place."""
+def with_marks(chat: Chat, leaves: Sequence[Leaf], marks: str, place: float) -> Chat:
+    """A copy of the chat with a mark in each leaf, at a share of its length."""
     marked = [dict(message) for message in chat]
-    if any(len(leaf.path) > 1 for leaf in wanted):
+    if any(len(leaf.path) > 1 for leaf in leaves):
         marked = copy.deepcopy(marked)
-    places = [
-        (leaf.start + before, leaf, m) for leaf, m, before in zip(wanted, marks, where, strict=True)
-    ]
-    for at, leaf, mark in sorted(places, key=lambda place: place[0], reverse=True):
+    # From the back, so that a mark moves none of the places before it.
+    for leaf, mark in sorted(zip(leaves, marks, strict=False), key=lambda pair: -pair[0].start):
         holder: Any = marked[leaf.message]
         for key in leaf.path[:-1]:
             holder = holder[key]
-        text = holder[leaf.path[-1]]
+        text, at = holder[leaf.path[-1]], leaf.start + mark_place(leaf.text, place)
         holder[leaf.path[-1]] = text[:at] + mark + text[at:]
     return marked
+
+
+def nested_too_deep() -> BiddableError:
+    return BiddableError(
+        "template_refused",
+        "A field of a message is nested too deep to render.",
+        "Flatten the arguments of its tool calls.",
+    )

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 from tokenizers import Tokenizer
 
-from biddable.data.plain_text import checked_text
+from biddable.data.rows import checked_text
 from biddable.errors import BiddableError
 
 # Where the private-use characters that stand for control tokens may begin; the first place with

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from biddable.encoding.answers import (
@@ -14,31 +15,24 @@ from biddable.encoding.answers import (
     opened_answer,
     text_lost,
 )
-from biddable.encoding.forms import answer_forms, argument_forms
-from biddable.encoding.spans import Chat, Located, leaves, locate
-from biddable.encoding.tokens import Codec, Piece
+from biddable.encoding.chats import (
+    Rules,
+    Scene,
+    answer_forms,
+    argument_forms,
+    has_calls,
+    located,
+    piece_of,
+    requests_to_locate,
+)
+from biddable.encoding.spans import Chat, Located
+from biddable.encoding.tokens import Piece
 from biddable.errors import BiddableError
-from biddable.template.template import QUESTION, Template, render_dicts
+from biddable.template.rendering import attempt
+from biddable.template.template import QUESTION, request_of
 
 Form = TypeVar("Form")
-Made = TypeVar("Made")
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What turns are made by: a template, a codec, and the template's ends of turn.
-
-    Args:
-        ends: texts of the control tokens that end an answer.
-        closing: the text that ends one in a template without such a token.
-        tools: the tool schemas of the conversation at hand.
-    """
-
-    template: Template
-    codec: Codec
-    ends: tuple[str, ...] = ()
-    closing: str = ""
-    tools: Sequence[Mapping[str, Any]] = ()
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,106 +52,87 @@ class Turn:
     closing: str = ""
 
 
-async def prompt_of(rules: Rules, chat: Chat) -> tuple[Located, Chat]:
-    """The prompt for some messages, and the messages in the form that the template reads.
+def requests_of(scene: Scene, chat: Chat, index: int) -> list[str]:
+    """The renders that `turn_of` usually needs, so that those of many turns are made together."""
+    before, finished = (argument_forms(chat[:end])[0] for end in (index, index + 1))
+    if has_calls(finished):
+        of_prompt = requests_to_locate(scene, before, prompt=True)
+        return of_prompt + requests_to_locate(scene, finished, prompt=False, since=index - 1)
+    of_prompt = [request_of(scene.rules.template, before, True, scene.tools)]
+    return of_prompt + requests_to_locate(scene, finished, prompt=False)
 
-    Tool call arguments are tried as objects, then as JSON text: templates want one or the other.
+
+def first_accepted(make: Callable[[Form], Result], forms: Sequence[Form]) -> Result:
+    """The result for the first form that the template takes.
+
+    Where it takes none, an error of ours is raised before one of the template's own, which may be
+    about a form that is not the user's.
+    """
+    errors = []
+    for form in forms:
+        result = attempt(partial(make, form))
+        if not isinstance(result, BiddableError):
+            return result
+        errors.append(result)
+    ours = [error for error in errors if "does not render" not in error.finding.message]
+    raise (ours or errors)[0]
+
+
+def prompt_of(scene: Scene, chat: Chat) -> tuple[Located, Chat]:
+    """The prompt for some messages, and the messages in the form that the template reads.
 
     Raises:
         BiddableError: `template_refused` or `message_text_lost`.
     """
 
-    async def prompt(form: Chat) -> tuple[Located, Chat]:
-        found = await located(rules, form, prompt=True)
+    def prompt(form: Chat) -> tuple[Located, Chat]:
+        text = located(scene, form, prompt=True)
         # Thinking of former answers may go.
-        check_texts(found, ("content", "call"))
-        return found, form
+        check_texts(text, ("content", "call"))
+        return text, form
 
-    return await first_made(prompt, argument_forms(chat))
-
-
-async def first_made(make: Callable[[Form], Awaitable[Made]], forms: Sequence[Form]) -> Made:
-    """What is made of the first form that a template takes.
-
-    Where it takes none, an error of ours is told before one of the template's own, which may be
-    about a form nobody gave it.
-    """
-    errors = []
-    for form in forms:
-        try:
-            return await make(form)
-        except BiddableError as error:
-            errors.append(error)
-    ours = [error for error in errors if "does not render" not in error.finding.message]
-    raise (ours or errors)[0]
+    return first_accepted(prompt, argument_forms(chat))
 
 
-async def located(rules: Rules, chat: Chat, *, prompt: bool, since: int = -1) -> Located:
-    """Renders messages and finds their texts, those of message `since` and after it."""
-
-    async def render(whole: Chat) -> str:
-        return await render_dicts(rules.template, whole[:-1], prompt, whole[-1]["tools"])
-
-    whole = [*chat, {"tools": rules.tools}]
-    found = leaves(whole, rules.codec.pattern)
-    return await locate(render, whole, [leaf for leaf in found if leaf.message >= since])
-
-
-def piece_of(codec: Codec, found: Located) -> Piece:
-    """A text with the control tokens that stand outside the messages' texts."""
-    owned: list[tuple[int, int]] = []
-    at = 0
-    for span in found.spans:
-        if span.start > at:
-            owned += [m.span() for m in codec.pattern.finditer(found.text, at, span.start)]
-        at = max(at, span.end)
-    owned += [m.span() for m in codec.pattern.finditer(found.text, at)]
-    return Piece(found.text, tuple(owned))
-
-
-async def turn_of(rules: Rules, chat: Chat, index: int) -> Turn:
+def turn_of(scene: Scene, chat: Chat, index: int) -> Turn:
     """The turn in which message `index` is the answer.
 
     Raises:
         BiddableError: `template_refused`, `message_text_lost` or `stop_token_untrained`.
     """
-    usual = await usual_turn(rules, chat[: index + 1])
-    if usual is not None:
+    usual = attempt(lambda: usual_turn(scene, chat[: index + 1]))
+    if isinstance(usual, Turn):
         return usual
-    prompt, history = await prompt_of(rules, chat[:index])
+    prompt, history = prompt_of(scene, chat[:index])
 
-    async def turn(form: Mapping[str, Any]) -> Turn:
-        answer, closing = await answer_of(rules, prompt, [*history, form], chat[index + 1 :])
-        return Turn(index, piece_of(rules.codec, prompt), answer, closing)
+    def turn(form: Mapping[str, Any]) -> Turn:
+        answer, closing = answer_of(scene, prompt, [*history, form], chat[index + 1 :])
+        return Turn(index, piece_of(scene.rules.codec, prompt), answer, closing)
 
-    return await first_made(turn, answer_forms(chat[index]))
+    return first_accepted(turn, answer_forms(chat[index]))
 
 
-async def usual_turn(rules: Rules, chat: Chat) -> Turn | None:
+def usual_turn(scene: Scene, chat: Chat) -> Turn | None:
     """The turn of the last message where the usual holds, which saves rendering the prompt twice.
 
     That is: no tool calls, the prompt is a prefix of the finished conversation, every text comes
     back once and in its place, and the end of turn follows the answer.
     """
+    if has_calls(chat):
+        return None
     index = len(chat) - 1
-    if any(message.get("tool_calls") for message in chat):
-        return None
-    try:
-        prompt = await render_dicts(rules.template, chat[:-1], True, rules.tools)
-        found = await located(rules, chat, prompt=False)
-    except BiddableError:
-        return None
+    prompt = scene.renders.text(request_of(scene.rules.template, chat[:-1], True, scene.tools))
+    finished = located(scene, chat, prompt=False)
     start = len(prompt)
-    own = found.of_message(index)
     in_place = all(
         span.start >= start if span.leaf.message == index else span.end <= start
-        for span in found.spans
+        for span in finished.spans
     )
-    whole = own and in_place and not found.lost and not found.repeated
-    if not whole or not found.text.startswith(prompt):
+    whole = in_place and finished.of_message(index) and not finished.lost + finished.repeated
+    if not whole or not finished.text.startswith(prompt):
         return None
-    piece = piece_of(rules.codec, found)
-    end = own_end(rules, piece, found.last_end(index))
+    piece = piece_of(scene.rules.codec, finished)
+    end = own_end(scene.rules, piece, finished.last_end(index))
     return Turn(index, piece.cut(0, start), piece.cut(start, end)) if end else None
 
 
@@ -167,36 +142,37 @@ def own_end(rules: Rules, piece: Piece, last: int) -> int | None:
     return next((end for start, end in tail if piece.text[start:end] in rules.ends), None)
 
 
-async def answer_of(rules: Rules, prompt: Located, chat: Chat, after: Chat) -> tuple[Piece, str]:
+def answer_of(scene: Scene, prompt: Located, chat: Chat, after: Chat) -> tuple[Piece, str]:
     """What the model has to write after the prompt as the last message of `chat`."""
     index = len(chat) - 1
-    found = await located(rules, chat, prompt=False, since=index - 1)
-    if not found.of_message(index):
-        lost = (text_lost(leaf) for leaf in found.lost if leaf.message == index)
+    finished = located(scene, chat, prompt=False, since=index - 1)
+    if not finished.of_message(index):
+        lost = (text_lost(leaf) for leaf in finished.lost if leaf.message == index)
         raise next(lost, empty_answer(index))
-    piece, last = piece_of(rules.codec, found), found.last_end(index)
-    tail, closing = await end_of_turn(rules, piece, last, chat, after)
-    start = answer_start(prompt, found, index)
+    piece, last = piece_of(scene.rules.codec, finished), finished.last_end(index)
+    tail, closing = end_of_turn(scene, piece, last, chat, after)
+    start = answer_start(prompt, finished, index)
     if start is None:
-        return opened_answer(prompt, found, chat[index], index) + tail, closing
-    check_answer(found, index, start)
+        return opened_answer(prompt, finished, chat[index], index) + tail, closing
+    check_answer(finished, index, start)
     return piece.cut(start, last) + tail, closing
 
 
-async def end_of_turn(
-    rules: Rules, piece: Piece, last: int, chat: Chat, after: Chat
+def end_of_turn(
+    scene: Scene, piece: Piece, last: int, chat: Chat, after: Chat
 ) -> tuple[Piece, str]:
     """The text after an answer's last word through its end of turn, and a closing text.
 
     Raises:
         BiddableError: `stop_token_untrained`, the template ends this answer with nothing.
     """
+    rules = scene.rules
     end = own_end(rules, piece, last)
     if end is not None:
         return piece.cut(last, end), ""
     if rules.closing and piece.text[last:] == rules.closing:
         return Piece(""), rules.closing
-    async for tail in tails(rules, chat, after[:1]):
+    for tail in tails(scene, chat, after[:1]):
         if last_token(tail) in rules.ends:
             return tail, ""
     raise BiddableError(
@@ -208,23 +184,23 @@ async def end_of_turn(
     )
 
 
-async def tails(rules: Rules, chat: Chat, after: Chat = ()) -> AsyncIterator[Piece]:
+def tails(scene: Scene, chat: Chat, after: Chat = ()) -> Iterator[Piece]:
     """The texts from an answer's last word to the first control token of a message after it.
 
     Args:
         chat: the answer is its last message.
-        after: the message that follows, if any; then some that may follow are tried.
+        after: the message that follows, if any; then a made-up one is tried.
     """
     index = len(chat) - 1
     for following in [*after, probe_after(chat[-1])]:
-        try:
-            found = await located(rules, [*chat, following], prompt=False, since=index)
-        except BiddableError:
+        longer = [*chat, following]
+        text = attempt(partial(located, scene, longer, prompt=False, since=index))
+        if isinstance(text, BiddableError):
             continue
-        other = found.of_message(index + 1)
-        if not found.of_message(index) or not other:
+        other = text.of_message(index + 1)
+        if not text.of_message(index) or not other:
             continue
-        piece, last = piece_of(rules.codec, found), found.last_end(index)
+        piece, last = piece_of(scene.rules.codec, text), text.last_end(index)
         inside = (b for a, b in piece.owned if last <= a and b <= other[0].start)
         if end := next(inside, None):
             yield piece.cut(last, end)

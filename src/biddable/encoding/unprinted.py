@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from biddable.data.conversation import Conversation
 from biddable.data.rows import shown
-from biddable.encoding.forms import argument_forms
+from biddable.encoding.chats import Rules, argument_forms
 from biddable.encoding.spans import free_marks
-from biddable.encoding.turns import Rules
-from biddable.errors import BiddableError, Finding
-from biddable.template.rendering import run
+from biddable.errors import Finding
+from biddable.template.rendering import attempt
 from biddable.template.template import render_dicts
 
 # Words of JSON Schema, which templates put in their own, and lists that repeat names.
@@ -93,10 +93,9 @@ def _renamed(message: Mapping[str, Any], new: Mapping[str, str]) -> Mapping[str,
 
 def _rendered(rules: Rules, chat: Sequence[Mapping[str, Any]], tools: list[Any]) -> str | None:
     for form in argument_forms(chat):
-        try:
-            return run(render_dicts(rules.template, form, False, tools))
-        except BiddableError:
-            continue
+        text = attempt(partial(render_dicts, rules.template, form, False, tools))
+        if isinstance(text, str):
+            return text
     return None
 
 

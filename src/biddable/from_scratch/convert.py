@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from biddable.dataset.early import refuse_early
 from biddable.display.model_card import plain
 from biddable.engine.precision import new_model
 from biddable.errors import BiddableError
@@ -22,8 +23,9 @@ from biddable.from_scratch.tokenizer import open_tokenizer
 from biddable.from_scratch.unpickle import FACTS, WEIGHTS
 from biddable.models.model_files import model_files, own_template
 from biddable.models.save import save_model
+from biddable.options import with_values
+from biddable.settings import ConvertSettings
 
-ACTIVATIONS = ("gelu", "gelu_new", "relu")
 # Time to read a checkpoint: to start, and for its bytes from a slow disk.
 _START_SECONDS, _BYTES_A_SECOND = 60, 10_000_000
 
@@ -40,63 +42,54 @@ class Converted:
     context: int
 
 
-def convert(
-    checkpoint: str, *, out: str, heads: int = 0, tokenizer: str = "gpt2", activation: str = "gelu"
-) -> Converted:
+def convert(checkpoint: str | Path, **options: Any) -> Converted:
     """Writes a Hugging Face folder whose logits are those of the checkpoint's model.
 
     Args:
         checkpoint: a .pt or .pth file with a state dict, plain or inside a checkpoint.
-        out: the folder to make.
-        heads: attention heads; 0 takes the number that the checkpoint holds (`n_head`).
-        tokenizer: hub id, folder or file, as for `pretrain`.
-        activation: of the MLP, which no checkpoint tells: gelu as in nanoGPT, gelu_new, relu.
+        options: fields of `biddable.settings.ConvertSettings`, by name; `out` has to be given.
 
     Raises:
         BiddableError: `missing_file`, `checkpoint_refused`, `tokenizer_refused`, `output_exists` or
             `option`.
     """
-    _check(activation, Path(out))
-    tensors, facts = _load(checkpoint)
-    gpt = read_gpt(tensors, _heads(heads, facts), activation)
-    words = _tokenizer(tokenizer, gpt.config.vocab_size)
-    gpt.config.bos_token_id = gpt.config.eos_token_id = words.eos_token_id
-    model = new_model(gpt.config, torch.device("cpu"), seed=0)
+    settings = with_values(ConvertSettings(), {"checkpoint": checkpoint, **options})
+    if not settings.out:
+        raise BiddableError("option", "no folder is named", "give --out, the folder to make")
+    refuse_early(settings)
+    tensors, facts = _load(Path(settings.checkpoint))
+    gpt = read_gpt(tensors, _heads(settings.heads, facts), settings.activation)
+    config, words = gpt.config, open_tokenizer(settings.tokenizer)
+    # It may have fewer tokens than are embedded (nanoGPT pads), never more.
+    if len(words) > config.vocab_size:
+        raise BiddableError(
+            "tokenizer_refused",
+            f"the tokenizer {settings.tokenizer} has {len(words):,} tokens, the checkpoint embeds "
+            f"{config.vocab_size:,}",
+            "give the tokenizer of the checkpoint with --tokenizer",
+        )
+    end = config.bos_token_id = config.eos_token_id = words.eos_token_id
+    model = new_model(config, torch.device("cpu"), seed=0)
     model.load_state_dict(gpt.tensors)
-    files = model_files(
-        model, words, chat_template=own_template(words), stop_ids=[words.eos_token_id]
-    )
-    files["README.md"] = f"# Converted from {plain(Path(checkpoint).name)}\n\nBy biddable.\n"
-    save_model(model, dict(model.named_parameters()), files, Path(out))
+    files = model_files(model, words, chat_template=own_template(words), stop_ids=[end])
+    source = plain(Path(settings.checkpoint).name)
+    files["README.md"] = f"# Converted from {source}\n\nBy biddable.\n"
+    out = Path(settings.out)
+    save_model(model, dict(model.named_parameters()), files, out)
     parameters = sum(p.numel() for p in model.parameters())
-    c = gpt.config
-    return Converted(Path(out), parameters, c.n_layer, c.n_head, c.n_embd, c.n_positions)
+    c = config
+    return Converted(out, parameters, c.n_layer, c.n_head, c.n_embd, c.n_positions)
 
 
-def _check(activation: str, out: Path) -> None:
-    """Refuses an unknown activation and a folder that is there.
-
-    Raises:
-        BiddableError: `option` or `output_exists`.
-    """
-    if activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise BiddableError("option", f"no activation {activation}", f"one of {known}")
-    if out.exists():
-        raise BiddableError(
-            "output_exists", f"the output folder '{out}' exists already", "give another --out"
-        )
-
-
-def _load(checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _load(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors, and the plain values beside them, read by a process of its own."""
-    if not Path(checkpoint).is_file():
-        raise BiddableError(
-            "missing_file", "There is no such file.", "Check the path.", file=checkpoint
-        )
-    seconds = _START_SECONDS + Path(checkpoint).stat().st_size // _BYTES_A_SECOND
+    if not checkpoint.is_file():
+        what = "It is a folder." if checkpoint.is_dir() else "There is no such file."
+        raise BiddableError("missing_file", what, "Check the path.", file=str(checkpoint))
+    seconds = _START_SECONDS + checkpoint.stat().st_size // _BYTES_A_SECOND
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "biddable.from_scratch.unpickle", checkpoint, folder]
+        reader = [sys.executable, "-m", "biddable.from_scratch.unpickle"]
+        command = [*reader, str(checkpoint.absolute()), folder]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=seconds
@@ -104,36 +97,24 @@ def _load(checkpoint: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         except subprocess.TimeoutExpired as error:
             raise refused(f"it was not read in {seconds} seconds") from error
         if done.returncode:
-            reasons = done.stderr.strip().splitlines() or ["its reader died"]
+            reasons = done.stderr.strip().splitlines() or ["the process that read it crashed"]
             raise refused(reasons[-1][:300])
         facts = json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))
         return load_file(Path(folder) / WEIGHTS), facts
 
 
-def _tokenizer(name: str, embedded: int) -> Any:
-    """The tokenizer, which may have fewer tokens than are embedded (nanoGPT pads), never more."""
-    words = open_tokenizer(name)
-    if len(words) > embedded:
-        raise BiddableError(
-            "tokenizer_refused",
-            f"the tokenizer {name} has {len(words):,} tokens, the checkpoint embeds {embedded:,}",
-            "give the tokenizer of the checkpoint with --tokenizer",
-        )
-    return words
-
-
-def _heads(asked: int, facts: dict[str, Any]) -> int:
-    """As asked, or what the checkpoint says; where both speak they have to agree."""
+def _heads(given: int, facts: dict[str, Any]) -> int:
+    """The number given, or that of the checkpoint; where there are both they have to agree."""
     names = ("n_head", "n_heads", "num_heads", "num_attention_heads")
-    known = next((facts[n] for n in names if isinstance(facts.get(n), int)), 0)
-    if asked and known and asked != known:
+    stored = next((facts[n] for n in names if isinstance(facts.get(n), int)), 0)
+    if given and stored and given != stored:
         raise BiddableError(
-            "option", f"--heads is {asked}, the checkpoint says {known}", "leave it out"
+            "option", f"--heads is {given}, the checkpoint says {stored}", "leave it out"
         )
-    if not (asked or known):
+    if not (given or stored):
         raise BiddableError(
             "option",
             "the checkpoint does not say how many attention heads it has",
             "give --heads N, the n_head that the model was made with",
         )
-    return asked or known
+    return given or stored

@@ -8,7 +8,7 @@ matrices. What a state dict cannot tell (heads, the activation) is asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ _INNER = {
 }
 # Causal masks, kept as buffers.
 _MASK = r".*\.(attn|sa)\.(bias|masked_bias|tril|mask)"
+_TOKENS, _POSITIONS = "transformer.wte.weight", "transformer.wpe.weight"
 _MATRICES = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
 
@@ -61,18 +62,21 @@ def read_gpt(given: Mapping[str, Tensor], heads: int, activation: str) -> Gpt:
         BiddableError: `checkpoint_refused`, with the names and shapes of what does not fit.
     """
     named: dict[str, Tensor] = {}
-    strange = []
+    unfit = []
     for name, tensor in given.items():
         known = _known_name(name)
-        if known:
+        if known and known not in named and tensor.is_floating_point():
             named[known] = tensor.float()
-        elif not (re.fullmatch(_MASK, name) and tensor.ndim != 1):
-            strange.append(f"{name} {tuple(tensor.shape)}")
-    missing = [n for n in ("transformer.wte.weight", "transformer.wpe.weight") if n not in named]
-    if strange or missing:
-        lacks = [f"no {name}" for name in missing]
-        raise refused("what does not fit: " + ", ".join([*lacks, *strange[:20]]))
+        elif known or tensor.ndim == 1 or not re.fullmatch(_MASK, name):
+            unfit.append(f"{name} {tuple(tensor.shape)}")
+    missing = [f"no {name}" for name in (_TOKENS, _POSITIONS) if name not in named]
+    missing += [
+        f"{n} with values that are not finite" for n, t in named.items() if not t.isfinite().all()
+    ]
+    if unfit or missing:
+        raise _does_not_fit([*missing, *unfit])
     _join_projections(named)
+    _turn_to_conv1d(named)
     return _fitted(named, heads, activation)
 
 
@@ -83,16 +87,18 @@ def _known_name(name: str) -> str:
     layer = re.match(_LAYER, stem)
     table = _INNER if layer else _OUTER
     rest = stem[layer.end() :] if layer else stem
-    found = next((known for pattern, known in table.items() if re.fullmatch(pattern, rest)), "")
-    before = f"transformer.h.{layer[1]}." if layer else ""
-    return f"{before}{found}.{kind}" if found else ""
+    known = next((name for pattern, name in table.items() if re.fullmatch(pattern, rest)), "")
+    before = f"transformer.h.{int(layer[1])}." if layer else ""
+    return f"{before}{known}.{kind}" if known else ""
 
 
 def _join_projections(named: dict[str, Tensor]) -> None:
     """Puts three matrices for queries, keys and values into one; all are (out, in) then."""
     for name in [n for n in named if ".attn.q." in n]:
         parts = [name.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
-        if all(part in named for part in parts):
+        shapes = {named[part].shape for part in parts if part in named}
+        # Where they do not go together they keep their names, and so are refused.
+        if all(part in named for part in parts) and len(shapes) == 1 and named[name].ndim:
             joined = torch.cat([named.pop(part) for part in parts])
             named[name.replace(".attn.q.", ".attn.c_attn.")] = joined
 
@@ -101,13 +107,16 @@ def _fitted(named: dict[str, Tensor], heads: int, activation: str) -> Gpt:
     """The configuration that the shapes tell, and every tensor that it asks for."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    tokens, positions = named["transformer.wte.weight"], named["transformer.wpe.weight"]
-    width = tokens.shape[-1]
+    tokens, positions = named[_TOKENS], named[_POSITIONS]
+    inner = named.get("transformer.h.0.mlp.c_fc.weight", tokens)
+    if flat := [str(tuple(t.shape)) for t in (tokens, positions, inner) if t.ndim != 2]:
+        raise _does_not_fit([f"a matrix of shape {shape}" for shape in flat])
+    width = tokens.shape[1]
     layers = 1 + max((int(n.split(".")[2]) for n in named if ".h." in n), default=-1)
-    if not layers or heads < 1 or width % heads:
-        raise refused(f"{layers} layers of width {width} with {heads} heads cannot be")
-    _turn_to_conv1d(named, width)
-    inner = named.get("transformer.h.0.mlp.c_fc.weight", torch.empty(0, 4 * width)).shape[-1]
+    if not 0 < layers <= len(named):
+        raise refused(f"it has {len(named)} tensors for {layers:,} layers")
+    if heads < 1 or not width or width % heads:
+        raise refused(f"a width of {width} does not divide into {heads} heads")
     head = named.get("lm_head.weight")
     tied = head is None or torch.equal(head, tokens)
     config = GPT2Config(
@@ -116,7 +125,7 @@ def _fitted(named: dict[str, Tensor], heads: int, activation: str) -> Gpt:
         n_embd=width,
         n_layer=layers,
         n_head=heads,
-        n_inner=inner,
+        n_inner=inner.shape[1],
         activation_function=activation,
         tie_word_embeddings=tied,
         embd_pdrop=0.0,
@@ -134,21 +143,25 @@ def _fitted(named: dict[str, Tensor], heads: int, activation: str) -> Gpt:
     wrong = [f"no {n} {s}" for n, s in wanted.items() if n not in named]
     wrong += [f"{n} {tuple(t.shape)}" for n, t in named.items() if wanted.get(n) != tuple(t.shape)]
     if wrong:
-        raise refused("what does not fit: " + ", ".join(wrong[:20]))
+        raise _does_not_fit(wrong)
     return Gpt(config, named)
 
 
-def _turn_to_conv1d(named: dict[str, Tensor], width: int) -> None:
+def _turn_to_conv1d(named: dict[str, Tensor]) -> None:
     """GPT-2 keeps matrices as (in, out), nn.Linear as (out, in): turned where c_attn is so.
 
     Only c_attn's shape, (D, 3D) or (3D, D), tells; the square c_proj cannot.
     """
     first = named.get("transformer.h.0.attn.c_attn.weight")
-    if first is None or tuple(first.shape) != (3 * width, width):
+    if first is None or first.ndim != 2 or first.shape[0] != 3 * first.shape[1]:
         return
     for name, tensor in named.items():
         if name.removesuffix(".weight").endswith(_MATRICES) and tensor.ndim == 2:
             named[name] = tensor.T.contiguous()
+
+
+def _does_not_fit(names: Sequence[str]) -> BiddableError:
+    return refused("what does not fit: " + ", ".join(names[:20]))
 
 
 def refused(why: str) -> BiddableError:

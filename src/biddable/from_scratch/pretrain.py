@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,11 +18,12 @@ from biddable.engine.precision import choose_device, choose_dtype, new_model
 from biddable.engine.step import backward_step
 from biddable.errors import BiddableError
 from biddable.from_scratch.corpus import Corpus, cut_ends, encode_corpus
-from biddable.from_scratch.new_model import Shape, new_config
-from biddable.from_scratch.pretrained import Pretrained, Task, samples_of, save_pretrained
+from biddable.from_scratch.new_model import new_config
+from biddable.from_scratch.pretrained import Pretrained, Pretraining, samples_of, save_pretrained
 from biddable.from_scratch.tokenizer import open_tokenizer, train_tokenizer
 from biddable.models.model_files import model_files, own_template
-from biddable.settings import PretrainSettings, read_config, with_values, write_config
+from biddable.options import read_config, with_values, write_config
+from biddable.settings import PretrainSettings
 from biddable.storage import refuse_existing_run
 from biddable.terminal import console, line
 from biddable.training.checkpoint import Progress
@@ -41,7 +41,7 @@ EVALUATIONS = 5
 # What evaluations, the optimizer and the log leave of the time for forward and backward.
 SHARE_OF_PASSES = 0.85
 TIMED_STEPS = 4
-# Of the sample at each evaluation.
+# Tokens sampled at each evaluation.
 WATCHED_TOKENS = 32
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -58,71 +58,80 @@ def pretrain(data: str | Sequence[str] = (), *, resume: str = "", **options: Any
         BiddableError: whatever is wrong with texts, tokenizer, options or folders.
     """
     out = console()
+    settings, folder = _start(data, resume, options)
+    device = choose_device(settings.device)
+    texts = read_texts(settings.data)
+    tokenizer = _tokenizer(settings, texts, folder)
+    corpus = encode_corpus([text.content for text in texts], tokenizer, settings.context)
+    settings, weights = _build(settings, tokenizer, device)
+    _show(settings, texts, corpus, weights, out)
+    template, ends = own_template(tokenizer), [tokenizer.eos_token_id]
+    files = model_files(weights.model, tokenizer, chat_template=template, stop_ids=ends)
+    record = {"sources": {text.file: text.sha256 for text in texts}}
+    if folder:
+        refuse_changes(folder.read_json("data.json"), record, folder)
+    else:
+        settings = replace(settings, steps=_steps(settings, weights, corpus))
+        folder = _begin(settings, record, tokenizer)
+    task = Pretraining(settings, folder, tokenizer, corpus, weights, files, out)
+    with Lock(folder), Interrupt() as interrupt:
+        return _run(task, interrupt, resumed=bool(resume))
+
+
+def _start(
+    data: str | Sequence[str], resume: str, options: dict[str, Any]
+) -> tuple[PretrainSettings, RunFolder | None]:
+    """The settings, and the run to go on with; None for a new one."""
     if bool(resume) == bool(data) or (resume and options):
         raise BiddableError(
             "option",
             "give either texts and options, or --resume alone",
             "biddable pretrain TEXT... --out DIR, or biddable pretrain --resume DIR",
         )
-    folder: RunFolder | None = None
     if resume:
         folder = open_run_folder(resume)
         folder.refuse_finished()
         config = read_config(str(folder.config), PretrainSettings)
-        settings = with_values(PretrainSettings(), config)
-    else:
-        files = (data,) if isinstance(data, str) else tuple(data)
-        settings = with_values(PretrainSettings(), {"data": files, **options})
-        refuse_existing_run(settings.out)
-    device = choose_device(settings.device)
-    texts = read_texts(settings.data)
-    kept = folder.path / TOKENIZER_FILE if folder else None
-    tokenizer = _tokenizer(settings, texts, kept)
-    corpus = encode_corpus([text.content for text in texts], tokenizer, settings.context)
-    weights, budget = _build(settings, tokenizer, device)
-    _show(settings, texts, corpus, weights, out)
-    beside = model_files(
-        weights.model,
-        tokenizer,
-        chat_template=own_template(tokenizer),
-        stop_ids=[tokenizer.eos_token_id],
-    )
-    record = {"sources": {text.file: text.sha256 for text in texts}}
-    if folder:
-        refuse_changes(folder.read_json("data.json"), record, folder)
-    else:
-        settings = _settled(settings, weights, corpus, budget)
-        folder = new_run_folder(settings.out, settings.data)
-        folder.write_json("data.json", record)
-        tokenizer.backend_tokenizer.save(str(folder.path / TOKENIZER_FILE))
-        # Comes last: it says that the run has begun.
-        write_config(settings, folder.config)
-    task = Task(settings, folder, tokenizer, corpus, weights, budget, beside, out)
-    with Lock(folder), Interrupt() as interrupt:
-        return _run(task, interrupt, bool(resume))
+        return with_values(PretrainSettings(), config), folder
+    settings = with_values(PretrainSettings(), {"data": data, **options})
+    refuse_existing_run(settings.out)
+    return settings, None
 
 
-def _tokenizer(settings: PretrainSettings, texts: Sequence[PlainText], kept: Path | None) -> Any:
-    """That of the run that is resumed, the one asked for, or one trained on the training text."""
-    if kept or settings.tokenizer:
-        return open_tokenizer(str(kept or settings.tokenizer))
+def _begin(settings: PretrainSettings, record: dict[str, Any], tokenizer: Any) -> RunFolder:
+    """The folder of a new run; config.toml comes last, and says that the run has begun."""
+    folder = new_run_folder(settings.out, settings.data)
+    folder.write_json("data.json", record)
+    tokenizer.backend_tokenizer.save(str(folder.path / TOKENIZER_FILE))
+    write_config(settings, folder.config)
+    return folder
+
+
+def _tokenizer(
+    settings: PretrainSettings, texts: Sequence[PlainText], folder: RunFolder | None
+) -> Any:
+    """The tokenizer of the run that is resumed, that of the settings, or one trained here."""
+    name = str(folder.path / TOKENIZER_FILE) if folder else settings.tokenizer
+    if name:
+        return open_tokenizer(name)
     starts = [start for start, _ in cut_ends([text.content for text in texts])]
     return train_tokenizer(starts, settings.vocab)
 
 
 def _build(
     settings: PretrainSettings, tokenizer: Any, device: torch.device
-) -> tuple[Replicas, int]:
-    """A new model's weights, and tokens per pass."""
-    s = settings
-    shape = Shape(s.shape, s.width, s.layers, s.heads, s.context)
-    config = new_config(shape, len(tokenizer), tokenizer.eos_token_id)
+) -> tuple[PretrainSettings, Replicas]:
+    """A new model's weights, and the settings with what was chosen for it."""
+    config = new_config(settings, len(tokenizer), tokenizer.eos_token_id)
     keep_freed_memory()
-    dtype = choose_dtype(s.precision, device)  # type: ignore[arg-type]
-    weights = Replicas(new_model(config, device, s.seed), dtype)
-    return weights, s.batch_tokens or choose_batch_tokens(
+    dtype = choose_dtype(settings.precision, device)  # type: ignore[arg-type]
+    weights = Replicas(new_model(config, device, settings.seed), dtype)
+    budget = settings.batch_tokens or choose_batch_tokens(
         needs_of(weights.model, weights.pieces, weights.working_bytes), device
     )
+    precision = "fp32" if dtype == torch.float32 else "bf16"
+    chosen = replace(settings, batch_tokens=budget, device=device.type, precision=precision)
+    return chosen, weights
 
 
 def _show(
@@ -133,53 +142,41 @@ def _show(
     out: Console,
 ) -> None:
     size = sum(len(t.content) for t in texts)
-    line(out, "text", f"{len(texts)} texts of {size:,} characters")
     rows, held_out = len(corpus.train), sum(len(e.input_ids) - 1 for e in corpus.held_out)
+    line(out, "text", f"{len(texts)} texts of {size:,} characters")
     line(out, "tokens", f"{rows:,} rows of {settings.context} to train on, {held_out:,} held out")
-    parameters = sum(shape.numel() for shape in weights.shapes)
-    line(out, "model", f"{settings.shape} of {settings.layers} layers, {parameters:,} parameters")
+    shape = f"{settings.shape} of {settings.layers} layers"
+    line(out, "model", f"{shape}, {_parameters(weights):,} parameters")
 
 
-def _settled(
-    settings: PretrainSettings, weights: Replicas, corpus: Corpus, budget: int
-) -> PretrainSettings:
-    """The settings with what was chosen here, which a resumed run must not choose anew."""
-    model = weights.model
-    steps = settings.steps
-    if not steps and settings.epochs:
-        steps = total_steps(len(corpus.train), settings)
-    return replace(
-        settings,
-        steps=steps or _steps_in(settings, weights, corpus, budget),
-        batch_tokens=budget,
-        device=model.device.type,
-        precision="fp32" if model.dtype == torch.float32 else "bf16",
-    )
+def _parameters(weights: Replicas) -> int:
+    return sum(shape.numel() for shape in weights.shapes)
 
 
-def _steps_in(settings: PretrainSettings, weights: Replicas, corpus: Corpus, budget: int) -> int:
-    """As many steps as fit into the minutes, by the time of the first few."""
-    rows = corpus.train[: settings.batch_size]
-    plan = plan_step(rows, budget)
+def _steps(settings: PretrainSettings, weights: Replicas, corpus: Corpus) -> int:
+    """The steps of the run: as set, of so many epochs, or as many as fit into the minutes."""
+    if settings.steps or settings.epochs:
+        return total_steps(len(corpus.train), settings)
+    examples = corpus.train[: settings.batch_size]
+    plan = plan_step(examples, settings.batch_tokens)
     seconds = []
     for _ in range(TIMED_STEPS):
         start = time.perf_counter()
-        backward_step(weights.model, rows, plan)
+        backward_step(weights.model, examples, plan)
         seconds.append(time.perf_counter() - start)
     for piece in weights.pieces:
         piece.grad = None
     return max(1, int(60 * settings.minutes * SHARE_OF_PASSES / min(seconds)))
 
 
-def _run(task: Task, interrupt: Interrupt, resumed: bool) -> Pretrained:
+def _run(task: Pretraining, interrupt: Interrupt, *, resumed: bool) -> Pretrained:
     settings, weights, folder, out = task.settings, task.weights, task.folder, task.out
-    parameters = sum(shape.numel() for shape in weights.shapes)
     screen = Screen(settings.steps, out)
     parts = TrainerParts(
         weights=weights,
         optimizer=make_optimizer(weights, settings),
         examples=task.corpus.train,
-        evaluate=lambda: held_out_loss(weights.model, task.corpus.held_out, task.budget),
+        evaluate=lambda: held_out_loss(weights.model, task.corpus.held_out, settings.batch_tokens),
         answer=lambda: samples_of(task, [""], WATCHED_TOKENS)[0]["text"],
         log=each(json_log(folder.log), screen),
         folder=folder.checkpoints,
@@ -190,11 +187,12 @@ def _run(task: Task, interrupt: Interrupt, resumed: bool) -> Pretrained:
     progress = resume_progress(folder, parts, out) if resumed else Progress()
     with screen:
         progress = fit(parts, progress, interrupt)
+    parameters = _parameters(weights)
     if not finished(progress, settings, len(parts.examples)):
         line(out, "interrupted", f"saved; go on with: biddable pretrain --resume {folder.path}")
         return Pretrained(folder.path, progress, parameters, None, interrupt.exit_code)
     weights.load(best_weights(parts, progress))
-    # Comparable between tokenizers, which nats a token are not.
+    # Comparable between tokenizers, which nats per token are not.
     bits = progress.best_loss / math.log(2) / task.corpus.bytes_per_token
     result = Pretrained(folder.path, progress, parameters, bits)
     save_pretrained(task, result)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from biddable import __version__
+from biddable.display.pages import render
 from biddable.display.plots import loss_curve
-from biddable.display.report import document, facts_list, section
-from biddable.display.reporting import versions
+from biddable.display.report import versions
 from biddable.encoding.tokens import Piece, encode_batch, make_codec
 from biddable.from_scratch.corpus import Corpus
 from biddable.generation.generate import generate
@@ -61,27 +60,26 @@ class Pretrained:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What a run works on."""
+class Pretraining:
+    """What a run works on; `files` are those beside the weights in the model's folder."""
 
     settings: PretrainSettings
     folder: RunFolder
     tokenizer: Any
     corpus: Corpus
     weights: Replicas
-    budget: int
     files: Mapping[str, str]
     out: Console
 
 
-def save_pretrained(task: Task, result: Pretrained) -> None:
+def save_pretrained(task: Pretraining, result: Pretrained) -> None:
     """Writes model, samples and report, and shows them."""
     folder, out = task.folder, task.out
     samples = samples_of(task, ["", *task.corpus.openings], SAMPLE_TOKENS)
     files = {**task.files, "README.md": _card(task, result)}
     save_model(task.weights.model, task.weights.gather(), files, folder.model)
-    rows = [json.dumps(sample, ensure_ascii=False) for sample in samples]
-    write_whole(folder.path / "samples.jsonl", "\n".join(rows) + "\n")
+    rows = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
+    write_whole(folder.path / "samples.jsonl", rows)
     # Comes last: it says that the run is finished.
     write_whole(folder.path / "report.html", _page(task, result, samples))
     clear_best(folder.checkpoints)
@@ -89,13 +87,15 @@ def save_pretrained(task: Task, result: Pretrained) -> None:
         out.print()
         out.print(sample["prompt"], style="dim", end="")
         out.print(sample["text"])
-    loss = f"{result.progress.best_loss:.3f} nats a token, {result.bits_per_byte:.3f} bits a byte"
+    loss = (
+        f"{result.progress.best_loss:.3f} nats per token, {result.bits_per_byte:.3f} bits per byte"
+    )
     line(out, "held out", loss)
     line(out, "report", str(folder.path / "report.html"))
     line(out, "next", f"biddable train data.jsonl --base {folder.path}")
 
 
-def samples_of(task: Task, openings: Sequence[str], tokens: int) -> list[dict[str, str]]:
+def samples_of(task: Pretraining, openings: Sequence[str], tokens: int) -> list[dict[str, str]]:
     """What the model writes after each opening, at most so many tokens."""
     codec = make_codec(task.tokenizer.backend_tokenizer.to_str())
     end = task.tokenizer.eos_token_id
@@ -113,25 +113,21 @@ def samples_of(task: Task, openings: Sequence[str], tokens: int) -> list[dict[st
     return [{"prompt": o, "text": t} for o, t in zip(openings, texts, strict=True)]
 
 
-def _page(task: Task, result: Pretrained, samples: Sequence[dict[str, str]]) -> str:
+def _page(task: Pretraining, result: Pretrained, samples: Sequence[Mapping[str, str]]) -> str:
     """report.html: the loss, what the model writes, and the settings."""
-    events = [json.loads(text) for text in task.folder.log.read_text("utf-8").splitlines()]
-    shown = "".join(
-        f'<div class="text" dir="auto"><i>{escape(s["prompt"])}</i>{escape(s["text"])}</div><hr>'
-        for s in samples
+    log = task.folder.log.read_text(encoding="utf-8").splitlines()
+    settings = {k: v for k, v in asdict(task.settings).items() if v not in ("", ())}
+    return render(
+        "from_scratch/pretrained.html",
+        title=f"pretrained on {', '.join(task.settings.data)}",
+        figures=result.as_json(),
+        loss_curve=loss_curve([json.loads(event) for event in log]),
+        samples=samples,
+        settings={**settings, **versions()},
     )
-    settings = {k: str(v) for k, v in asdict(task.settings).items() if v not in ("", ())}
-    figures = {k: str(v) for k, v in result.as_json().items()}
-    body = [
-        section("Held-out loss", facts_list(figures)),
-        section("Loss", loss_curve(events)),
-        section("Samples", f"<p>In italics: what was given.</p>{shown}"),
-        section("Settings", facts_list({**settings, **versions()})),
-    ]
-    return document(f"pretrained on {', '.join(task.settings.data)}", "".join(body))
 
 
-def _card(task: Task, result: Pretrained) -> str:
+def _card(task: Pretraining, result: Pretrained) -> str:
     """README.md of the model folder."""
     return f"""---
 library_name: transformers
@@ -140,6 +136,6 @@ tags: [biddable]
 ---
 
 A {task.settings.shape}-shaped model of {result.parameters:,} parameters, trained from scratch with
-biddable {__version__} on {result.progress.tokens:,} tokens of plain text. It goes on with a text
-and follows no instructions. Held-out loss: {result.bits_per_byte:.3f} bits per byte.
+biddable {__version__} on {result.progress.tokens:,} tokens of plain text. It continues a text and
+follows no instructions. Held-out loss: {result.bits_per_byte:.3f} bits per byte.
 """

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +42,7 @@ def open_tokenizer(name: str) -> Any:
     """The tokenizer of a hub id, a folder, or a file.
 
     A file is tokenizer.json, a .tiktoken file, or the merges (merges.txt, vocab.bpe) beside their
-    vocabulary (vocab.json, encoder.json); the last two are cut into words as GPT-2 does.
+    vocabulary (vocab.json, encoder.json); the last two kinds cut text into words as GPT-2 does.
 
     Raises:
         BiddableError: `tokenizer_refused`, it cannot be read or has no end of text.
@@ -52,21 +50,23 @@ def open_tokenizer(name: str) -> Any:
     path = Path(name)
     try:
         if path.suffix == ".tiktoken":
-            made = _fast(_from_ranks(_read_ranks(path)))
+            tokenizer = _fast(_from_tiktoken(path))
         elif path.is_file() and path.suffix == ".json":
-            made = _from_json(path)
+            tokenizer = _from_json(path)
         elif path.is_file():
-            made = _fast(_from_merges(path))
+            tokenizer = _fast(_from_merges(path))
         else:
             folder = path if path.is_dir() else from_hub(name, ["*.json", "*.txt", "*.jinja"])
-            made = load_tokenizer(Base(name, folder))
-    except (OSError, ValueError, StopIteration) as error:
-        if isinstance(error, BiddableError):
-            raise
-        raise _refused(name, f"cannot be read: {error}") from error
-    if made.eos_token_id is None:
+            tokenizer = load_tokenizer(Base(name, folder))
+    except BiddableError:
+        raise
+    except Exception as error:
+        # The library foresees few of the values that a file may hold.
+        reason = str(error).strip() or type(error).__name__
+        raise _refused(name, f"cannot be read: {reason.splitlines()[0][:300]}") from error
+    if tokenizer.eos_token_id is None:
         raise _refused(name, "has no end-of-text token, at which a model could stop")
-    return made
+    return tokenizer
 
 
 def _byte_level(model: Any) -> Any:
@@ -79,8 +79,13 @@ def _byte_level(model: Any) -> Any:
 
 
 def _fast(tokenizer: Any) -> Any:
+    """The tokenizer as transformers has it; it must be able to write every text."""
+    from tokenizers import pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
+    absent = set(pre_tokenizers.ByteLevel.alphabet()) - set(tokenizer.get_vocab())
+    if absent:
+        raise ValueError(f"{len(absent)} of the 256 bytes have no token")
     tokenizer.add_special_tokens([END_OF_TEXT])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END_OF_TEXT)
 
@@ -98,50 +103,39 @@ def _from_json(path: Path) -> Any:
 def _from_merges(merges: Path) -> Any:
     from tokenizers import models
 
-    names = ("vocab.json", "encoder.json")
-    vocabulary = next(p for p in map(merges.with_name, names) if p.is_file())
+    named = [merges.with_name(name) for name in ("vocab.json", "encoder.json")]
+    vocabulary = next((path for path in named if path.is_file()), None)
+    if vocabulary is None:
+        raise ValueError("there is no vocab.json or encoder.json beside it")
     return _byte_level(models.BPE.from_file(str(vocabulary), str(merges)))
 
 
-def _read_ranks(path: Path) -> dict[bytes, int]:
-    """The lines of a .tiktoken file: a token in base64, and its rank."""
-    ranks: dict[bytes, int] = {}
-    for line in path.read_bytes().splitlines():
-        if line.strip():
-            token, rank = line.split()
-            try:
-                ranks[base64.b64decode(token, validate=True)] = int(rank)
-            except binascii.Error as error:
-                raise ValueError(f"{line[:40]!r} is no token and rank") from error
-    return ranks
+def _from_tiktoken(path: Path) -> Any:
+    """The tokenizer of a .tiktoken file: lines of a token in base64 and its rank.
 
-
-def _from_ranks(ranks: dict[bytes, int]) -> Any:
-    """A BPE model whose merges are those that built each token of the list."""
+    Any two tokens that together are a token may be merged, that of the lowest rank first.
+    """
     from tokenizers import models
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-    shown = bytes_to_unicode()
-
-    def text(token: bytes) -> str:
-        return "".join(shown[b] for b in token)
-
-    ordered = sorted(ranks, key=ranks.__getitem__)
-    merges = [_halves(token, ranks) for token in ordered if len(token) > 1]
-    vocabulary = {text(token): rank for token, rank in ranks.items()}
-    return _byte_level(models.BPE(vocabulary, [(text(a), text(b)) for a, b in merges]))
-
-
-def _halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The two tokens that were merged into this one: what merging gives without the last merge."""
-    parts = [token[i : i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        pairs = [(ranks.get(a + b, len(ranks)), i) for i, (a, b) in enumerate(pairwise(parts))]
-        rank, i = min(pairs)
-        if rank >= ranks[token]:
+    ranks: dict[bytes, int] = {}
+    for line in filter(None, map(bytes.strip, path.read_bytes().splitlines())):
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except ValueError as error:
+            raise ValueError(f"{line[:40]!r} is no token and rank") from error
+    letters = bytes_to_unicode()
+    text = {token: "".join(letters[byte] for byte in token) for token in ranks}
+    merges = []
+    for token in sorted(ranks, key=ranks.__getitem__):
+        halves = [(token[:i], token[i:]) for i in range(1, len(token))]
+        pairs = [(a, b) for a, b in halves if a in ranks and b in ranks]
+        if halves and not pairs:
             raise ValueError(f"no two tokens make up {token!r}")
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return parts[0], parts[1]
+        pairs.sort(key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
+        merges += [(text[a], text[b]) for a, b in pairs]
+    return _byte_level(models.BPE({text[t]: rank for t, rank in ranks.items()}, merges))
 
 
 def _refused(name: str, why: str) -> BiddableError:

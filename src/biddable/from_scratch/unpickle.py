@@ -36,17 +36,11 @@ def unpack(path: str, folder: str) -> None:
     """
     _refuse_packed(path)
     loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    facts: dict[str, Any] = {}
-    if isinstance(loaded, Mapping):
-        for part in (loaded, *loaded.values()):
-            if isinstance(part, Mapping):
-                plain = (bool, int, float, str)
-                facts |= {k: v for k, v in part.items() if isinstance(k, str) and type(v) in plain}
-    facts = {k: v for k, v in facts.items() if type(v) is not int or abs(v) < 1 << 63}
-    if isinstance(loaded, Mapping):
-        inside = next((loaded[n] for n in _INSIDE if isinstance(loaded.get(n), Mapping)), None)
-        loaded = loaded if inside is None else inside
-    tensors = {k: v for k, v in dict(loaded).items() if isinstance(v, Tensor)}
+    if not isinstance(loaded, Mapping):
+        raise ValueError("it holds no state dict")
+    facts = _plain_values(loaded)
+    state = next((loaded[n] for n in _INSIDE if isinstance(loaded.get(n), Mapping)), loaded)
+    tensors = {k: v for k, v in state.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         raise ValueError("it holds no state dict")
     _refuse_swollen(tensors, Path(path).stat().st_size)
@@ -54,6 +48,16 @@ def unpack(path: str, folder: str) -> None:
     copies = {_plain_name(k): v.detach().clone().contiguous() for k, v in tensors.items()}
     save_file(copies, Path(folder) / WEIGHTS)
     (Path(folder) / FACTS).write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _plain_values(loaded: Mapping[Any, Any]) -> dict[str, Any]:
+    """The numbers and words by name, at the top and one level below."""
+    values: dict[str, Any] = {}
+    for part in (loaded, *loaded.values()):
+        if isinstance(part, Mapping):
+            plain = (bool, int, float, str)
+            values |= {k: v for k, v in part.items() if isinstance(k, str) and type(v) in plain}
+    return {k: v for k, v in values.items() if type(v) is not int or abs(v) < 1 << 63}
 
 
 def _plain_name(name: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from biddable.judging.format import Format
+from biddable.judging.format import AnswerFormat
 from biddable.judging.intervals import (
     Clusters,
     Floats,
@@ -17,12 +17,9 @@ from biddable.judging.intervals import (
     paired_rates,
     sign_flip,
 )
-from biddable.judging.json_values import JsonShape
 from biddable.judging.judge import Judgement, Question
-from biddable.judging.metrics import copier, label_in, normalised, repeats
-
-# How a metric stands after its tests; see standings.py.
-UNTESTED = ""
+from biddable.judging.metric import Metric
+from biddable.judging.text_measures import copier, normalized, repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,49 +52,6 @@ class Series:
 Figures = dict[str, Series]
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One line of the scorecard.
-
-    Args:
-        base, tuned: the figure of each model.
-        n: rows that it was measured on, the same for both.
-        low, high: the 95 % interval of tuned - base over those rows; None where rows are too few.
-        kind: `rate`, `mean`, `ratio` or `macro_f1`.
-        baseline: the same figure of the best answer without a model, where it has one.
-        gained, lost: rows that only tuned and only base has right; of rates.
-        p: the exact two-sided p-value of tuned against base, of rates and means.
-        p_content: of content, the largest of the p-values against base, against the baseline and
-            of no relation to the references, corrected for the number of content metrics (Holm).
-        standing: of content, what the p-values and figures come to; see standings.py.
-        clusters: independent clusters of rows, where they are fewer than n.
-        few_shot: the figure of base with training examples in its prompt.
-        few_shot_low, few_shot_high: the interval of tuned - few_shot.
-    """
-
-    base: float
-    tuned: float
-    n: int
-    low: float | None = None
-    high: float | None = None
-    kind: str = "ratio"
-    baseline: float | None = None
-    gained: int | None = None
-    lost: int | None = None
-    p: float | None = None
-    p_content: float | None = None
-    standing: str = UNTESTED
-    clusters: int | None = None
-    few_shot: float | None = None
-    few_shot_low: float | None = None
-    few_shot_high: float | None = None
-
-    @property
-    def independent(self) -> int:
-        """Rows that are independent of each other."""
-        return self.n if self.clusters is None else self.clusters
-
-
 def compared(base: Series, tuned: Series) -> Metric:
     """Two models on the same rows."""
     n, count = len(base.columns), len(np.unique(base.clusters))
@@ -125,14 +79,14 @@ class Rows:
     Args:
         questions: the answered rows.
         example_clusters: a number for each held-out example; None where each stands alone.
-        form, shape: the format and what the answers have in common as JSON, where they have.
+        form, structure: the format rule, and the format that has the parts of answers.
         training_answers: for copies.
     """
 
     questions: Sequence[Question]
     example_clusters: Sequence[int] | None = None
-    form: Format | None = None
-    shape: JsonShape | None = None
+    form: AnswerFormat | None = None
+    structure: AnswerFormat | None = None
     training_answers: Sequence[str] = ()
 
     def answered(self) -> Clusters:
@@ -177,8 +131,10 @@ def _answer_figures(judgement: Judgement, rows: Rows) -> Figures:
     found: Figures = {"stops_by_itself": each(judgement.stopped, clusters)}
     if form:
         found["follows_format"] = each([form.follows(a.strip()) for a in answers], clusters)
-    if rows.shape:
-        found["json_valid"] = each([rows.shape.valid(a) for a in answers], clusters)
+    structure = rows.structure
+    if structure and structure.is_json and structure.read:
+        values = map(structure.read, answers)
+        found["json_valid"] = each([isinstance(v, dict | list) for v in values], clusters)
     elif form and form.labels:
         references = [q.reference for q in rows.questions]
         found["macro_f1"] = _macro_f1(answers, references, form.labels, clusters)
@@ -195,9 +151,9 @@ def _macro_f1(
 ) -> Series:
     """Mean F1 of the labels that occur among the references of a sample."""
     number = {label: i for i, label in enumerate(labels)}
-    given = np.array([number.get(label_in(a, labels) or "", -1) for a in answers])
+    given = np.array([number.get(normalized(a), -1) for a in answers])
     # A reference outside the set can never be met; it counts as a label of its own.
-    wanted = np.array([number.setdefault(normalised(r), len(number)) for r in references])
+    wanted = np.array([number.setdefault(normalized(r), len(number)) for r in references])
     every = np.unique(wanted)
     asked, named = wanted[:, None] == every, given[:, None] == every
     columns = np.concatenate([asked & named, asked, named], axis=1).astype(float)

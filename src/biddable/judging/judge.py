@@ -110,7 +110,8 @@ def ask(
         last = max((k for k, m in enumerate(messages) if m.role == "assistant"), default=0)
         if len(questions) == most:
             break
-        if last == 0 or not messages[last].content:
+        # A call of a tool is no text that could be compared.
+        if last == 0 or (not messages[last].content and "tool_calls" in messages[last].extra):
             continue
         reference = messages[last].content
         questions.append(

@@ -5,17 +5,18 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from math import isfinite
 from numbers import Real
 from pathlib import Path
 from types import ModuleType
 
 from biddable.errors import BiddableError
-from biddable.judging.contents import UserMetric, metric_value
 from biddable.judging.judge import Question
 from biddable.terminal import notices
 
+UserMetric = Callable[[str, str], float]
 _FIX = "write `def score(reference, answer): ...` in a file, and give --metric FILE.py:score"
 
 
@@ -63,6 +64,27 @@ def try_metric(metric: UserMetric | None, questions: Sequence[Question]) -> None
     """
     for question in questions if metric else ():
         metric_value(metric, question, question.reference)  # type: ignore[arg-type]
+
+
+def metric_value(metric: UserMetric, question: Question, answer: str) -> float:
+    """One value of a user's metric.
+
+    Raises:
+        BiddableError: `metric`, it failed, or gave no finite number.
+    """
+    try:
+        value = float(metric(question.reference, answer))
+        if not isfinite(value):
+            raise ValueError(f"it gave {value}")
+    except Exception as error:
+        raise BiddableError(
+            "metric",
+            f"the metric failed on this row: {type(error).__name__}: {error}",
+            "the function takes (reference, answer), both texts, and returns a finite number",
+            file=question.file,
+            line=question.line,
+        ) from error
+    return value
 
 
 def _loaded(path: Path) -> ModuleType:

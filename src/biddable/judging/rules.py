@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
-from biddable.judging.figures import Metric
 from biddable.judging.intervals import ALPHA
-from biddable.judging.metric_names import FIELD
+from biddable.judging.metric import FIELD, Metric
 from biddable.judging.standings import (
     CHANCE,
     HELD,
@@ -42,6 +41,8 @@ LOSS_CHANGE = 0.02
 MEMORY, MEMORY_GAP = 0.5, 0.3
 # Of answers with several parts, the share that has to be right as a whole.
 MOSTLY_RIGHT = 0.5
+# What base kept in a smaller share of its answers is no form that could be lost.
+HAD_FORM = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,17 @@ def few(case: Case) -> bool:
     return case.independent_rows() < FEWEST_ROWS
 
 
-def _lost(case: Case) -> bool:
-    return bool(case.standing(LOST)) or any(map(fell_surely, _forms(case)))
+def lost_forms(case: Case) -> list[tuple[str, Metric]]:
+    """Stops, format and valid JSON that surely fell."""
+    forms = [(name, case.metrics[name]) for name in FORMS if name in case.metrics]
+    return [(name, metric) for name, metric in forms if fell_surely(metric)]
+
+
+def _form_lost(case: Case) -> bool:
+    """Whether base had a form, or content, that a lost form takes from the user."""
+    lost = lost_forms(case)
+    had = any(metric.base >= HAD_FORM for _, metric in lost) or bool(case.standing(HELD, KEPT))
+    return bool(lost) and (had or not loss_fell(case))
 
 
 def _learned(case: Case) -> bool:
@@ -198,9 +208,19 @@ RULES = (
     Rule("training knew every eval row", lambda case: case.leaked, "leaked"),
     Rule(f"fewer than {FEWEST_ROWS} independent rows were judged or answered", few, "too_few"),
     Rule(
-        f"content, stops, format or valid JSON surely fell, by {100 * RATE_CHANGE:.0f} points or "
-        "more",
-        _lost, "worse",
+        f"content surely fell, by {100 * RATE_CHANGE:.0f} points or more",
+        lambda case: bool(case.standing(LOST)), "worse",
+    ),
+    Rule(
+        "some content is learned, but stops, format or valid JSON surely fell, by "
+        f"{100 * RATE_CHANGE:.0f} points or more",
+        lambda case: _partly(case) and bool(lost_forms(case)), "partly",
+    ),
+    Rule(
+        f"stops, format or valid JSON surely fell, which at least {100 * HAD_FORM:.0f} % of base's "
+        "answers had; or which fewer had, but content is held or kept, or the eval loss did not "
+        "fall",
+        _form_lost, "worse",
     ),
     Rule(
         "content is learned: the whole answer, or of answers in parts the whole for at least "

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from biddable.judging.contents import Content, UserMetric, contents
-from biddable.judging.figures import Figures, Metric, Rows, Series, compared, copies, each, figures
-from biddable.judging.format import Format, learn_format
+from biddable.judging.contents import Content, contents
+from biddable.judging.figures import Figures, Rows, Series, compared, copies, each, figures
+from biddable.judging.format import AnswerFormat, learn_format
 from biddable.judging.intervals import Clusters, relation, sign_flip
-from biddable.judging.json_values import json_shape
 from biddable.judging.judge import Judgement, Question
-from biddable.judging.metric_names import NAMES, place_of
+from biddable.judging.metric import NAMES, Metric, place_of
+from biddable.judging.own_metric import UserMetric
 from biddable.judging.rules import deciding
 from biddable.judging.standings import Examined, with_standings
 from biddable.judging.verdict import Verdict, decide
@@ -67,7 +67,7 @@ class Terms:
         user_metric: from (reference, answer) to a number, higher is better.
     """
 
-    form: Format | None = None
+    form: AnswerFormat | None = None
     clusters: Sequence[int] | None = None
     leaked: bool = False
     user_metric: UserMetric | None = None
@@ -95,9 +95,11 @@ def score(
     """
     terms = terms or Terms()
     known = list(training_answers) or [q.reference for q in questions]
-    form = terms.form or learn_format(known)
-    rows = Rows(questions, terms.clusters, form, json_shape(known), training_answers)
-    ways = contents(questions, training_answers, form, terms.user_metric) if questions else []
+    learned = learn_format(known)
+    form = terms.form or learned
+    structure = form if form and form.read else learned
+    rows = Rows(questions, terms.clusters, form, structure, training_answers)
+    ways = contents(questions, known, form, structure, terms.user_metric) if questions else []
     before, after, rival = (
         _all_figures(judgement, rows, ways) if judgement else {}
         for judgement in (base, tuned, few_shot)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from biddable.judging.figures import Metric
-from biddable.judging.metric_names import FIELD, figure, title
-from biddable.judging.rules import FORMS, Case, Outcome, broken, fell_surely, few, kept, loss_fell
+from biddable.judging.metric import FIELD, Metric, figure, title
+from biddable.judging.rules import FORMS, Case, Outcome, broken, few, kept, loss_fell, lost_forms
 from biddable.judging.standings import CHANCE, CLOSED, LEARNED, LOST, RATE_CHANGE, UNSURE
 
 # Few-shot within this of tuned is as good.
@@ -63,7 +62,12 @@ def _said_partly(case: Case) -> str:
         if (names := [n for n in case.standing(*standings) if n.startswith(FIELD)])
     ]
     whole = [_proof(*case.whole)] if case.whole else []
-    return f"Partly learned: {'; '.join([*parts, *whole])}."
+    return f"Partly learned: {'; '.join([*parts, *whole])}{_but_lost(case)}."
+
+
+def _but_lost(case: Case) -> str:
+    """A form that was lost on the way, for the sentences that are not about it."""
+    return "".join(f"; but {_change(*lost)}" for lost in lost_forms(case)[:1])
 
 
 def _said_format(case: Case) -> str:
@@ -74,7 +78,7 @@ def _said_format(case: Case) -> str:
     ]
     form = _change(*gained[0]) if gained else ""
     whole = _proof(*case.whole) if case.whole else ""
-    figures = "; ".join(text for text in (form, whole) if text)
+    figures = "; ".join(text for text in (form, whole) if text) + _but_lost(case)
     if case.fixed:
         return f"Learned the fixed answer, which is the same in all training rows: {figures}."
     if kept(case):
@@ -86,15 +90,14 @@ def _said_format(case: Case) -> str:
 
 def _said_loss(case: Case) -> str:
     if case.whole is None:
-        return f"Loss improved; no answers were compared: {_loss(case)}."
+        return f"Loss improved; no answers were compared: {_loss(case)}{_but_lost(case)}."
     answers = "not for certain" if _doubtful(case) else "not"
-    return f"Loss improved, the answers {answers}: {_loss(case)}; {_proof(*case.whole)}."
+    figures = f"{_loss(case)}; {_proof(*case.whole)}{_but_lost(case)}"
+    return f"Loss improved, the answers {answers}: {figures}."
 
 
 def _said_worse(case: Case) -> str:
-    fallen = [(n, case.metrics[n]) for n in case.standing(LOST)] or [
-        (n, case.metrics[n]) for n in FORMS if n in case.metrics and fell_surely(case.metrics[n])
-    ]
+    fallen = [(n, case.metrics[n]) for n in case.standing(LOST)] or lost_forms(case)
     if broken(case) or not fallen:
         return f"Worse: {_loss(case)}."
     return f"Worse: {_change(*fallen[0])} on {fallen[0][1].n} eval rows."
@@ -156,17 +159,31 @@ SUGGESTIONS: Mapping[Outcome, str] = {
 
 
 def suggestion(outcome: Outcome, case: Case) -> str:
-    if outcome in ("learned", "partly", "format_only") and few_shot_as_good(case):
-        return "examples in the prompt alone do as well: the tuning was not needed"
-    if outcome == "format_only" and case.fixed:
-        return "a fixed answer needs no model; for more, give rows with different answers"
-    if outcome in ("format_only", "loss_only") and _doubtful(case):
-        return "hold out more rows, with answers that differ more"
-    if outcome in ("no_change", "format_only") and kept(case):
-        return "harder rows would show more: the base has these right"
-    if outcome == "worse" and loss_fell(case) and not case.standing(LOST):
-        return "more steps: the eval loss still falls, and answers may lose their form on the way"
-    return SUGGESTIONS[outcome]
+    form_lost = bool(lost_forms(case)) and not case.standing(LOST)
+    advice = (
+        (
+            outcome in ("learned", "partly", "format_only") and few_shot_as_good(case),
+            "examples in the prompt alone do as well: the tuning was not needed",
+        ),
+        (outcome == "partly" and form_lost, "more epochs, so that answers also keep their form"),
+        (
+            outcome in ("worse", "loss_only") and form_lost and loss_fell(case),
+            "more steps: the eval loss still falls, and answers may lose their form on the way",
+        ),
+        (
+            outcome == "format_only" and case.fixed,
+            "a fixed answer needs no model; for more, give rows with different answers",
+        ),
+        (
+            outcome in ("format_only", "loss_only") and _doubtful(case),
+            "hold out more rows, with answers that differ more",
+        ),
+        (
+            outcome in ("no_change", "format_only") and kept(case),
+            "harder rows would show more: the base has these right",
+        ),
+    )
+    return next((text for fits, text in advice if fits), SUGGESTIONS[outcome])
 
 
 def evidence(case: Case) -> str:

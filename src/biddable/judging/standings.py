@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from biddable.judging.figures import Metric
 from biddable.judging.intervals import ALPHA, fewest_gained, holm
+from biddable.judging.metric import Metric
 
 # Surely better than base and than the baseline.
 LEARNED = "learned"

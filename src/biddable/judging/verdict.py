@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from biddable.judging.figures import Metric
+from biddable.judging.metric import Metric
 from biddable.judging.rules import RULES, Case, Outcome
 from biddable.judging.sentences import SENTENCES, evidence, suggestion
 

@@ -12,13 +12,12 @@ from typing import Any
 
 from biddable.data.conversation import Conversation, Message
 from biddable.display.masks import Token, marked, tokens_of
+from biddable.encoding.chats import located, scene_of
 from biddable.encoding.encode import Encoder, Example, encode_many, make_encoder
-from biddable.encoding.turns import located
 from biddable.engine.plan import plan_step
 from biddable.engine.step import example_losses
 from biddable.errors import BiddableError
 from biddable.template.frames import FRAMES
-from biddable.template.rendering import run
 from biddable.template.template import Template
 
 OWN = "own"
@@ -114,7 +113,8 @@ def _refused(what: str) -> BiddableError:
 
 def _render(encoder: Encoder, messages: list[Message]) -> list[dict[str, str]]:
     """The text of the finished conversation, cut where messages begin and end."""
-    found = run(located(encoder.rules, [m.as_dict() for m in messages], prompt=False))
+    scene = scene_of(encoder.rules)
+    found = located(scene, [m.as_dict() for m in messages], prompt=False)
     parts: list[dict[str, str]] = []
     at = 0
     for span in found.spans:

@@ -31,9 +31,9 @@ from biddable.models.whole import (
     quiet,
     refuse_unlike,
 )
+from biddable.settings import PACKAGED
 from biddable.storage import Aside, alone, is_sound, sha256, write_tensors, write_text
 
-PACKAGED = "smollm2"
 # In the folder of a model all of whose training rows began with the same system prompt.
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
 # In a converted folder: what it was converted from, and how.

@@ -4,8 +4,8 @@ One process (sandbox.py) serves a caller's process for all its rows and ends wit
 kernel keeps both limits. macOS bounds no memory and Windows neither; there a thread of the caller
 looks 20 times a second, so that a template may take more for a moment before it is ended.
 
-To ask for one render at a time would cost more than the renders. So what needs renders is written
-as coroutines, which await them, and `run_all` sends what many of them wait for in one request.
+A request costs more than a render. So who knows what it will need says so first
+(`Renders.gather`), and that is rendered in batches; `Renders.text` then finds it there.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from threading import RLock, Thread
-from types import coroutine
 from typing import Any, TypeVar
 
 import psutil
 
-from biddable.errors import BiddableError
+from biddable.errors import BiddableError, Finding
 from biddable.template import sandbox
 
 MEMORY = 512 << 20
 SECONDS = 2.0
 KERNEL = sys.platform == "linux"
 LOOK_EVERY = 0.05
-# Renders of one request. With more, what is under way makes the garbage collector slow.
+# Renders of one request.
 BATCH = 64
 # The code of a template that takes too much: it ends a run, and is not tried again for every row.
 UNUSABLE = "template_unusable"
-# Kinds of answers after which no more is asked: of what is no Jinja, and of what takes too much.
+# Kinds of answers after which no more is rendered, and their codes.
 FINAL = {"invalid": "template_refused", "unusable": UNUSABLE}
 
 Answer = Sequence[Any]  # a kind (`result`, `error`, or one of FINAL) and a value
@@ -61,11 +60,11 @@ class Renderer:
         self.lock = RLock()
         self.process: subprocess.Popen[bytes] | None = None
         self.text: str | None = None
-        self.asked = 0
+        self.turns = 0  # odd while a request is under way
         self.ended_for = ""
 
     def ask(self, text: str, items: Sequence[str]) -> list[Answer]:
-        """A template's answers for some variables in JSON, none after one that takes too much."""
+        """A template's answers for variables in JSON, none after one that takes too much."""
         with self.lock:
             known = "null" if text == self.text else json.dumps(text, ensure_ascii=False)
             line = f"[{known}, [{', '.join(items)}]]\n".encode("utf-8", "surrogatepass")
@@ -87,13 +86,13 @@ class Renderer:
         assert process.stdout is not None
         answer = b""
         try:
-            self.asked += 1
+            self.turns += 1
             with suppress(BrokenPipeError):
                 process.stdin.write(line)
                 process.stdin.flush()
             answer = process.stdout.readline()
         finally:
-            self.asked += 1
+            self.turns += 1
             if not answer.endswith(b"\n"):
                 code = self.close()
         if self.process is not None:
@@ -134,15 +133,15 @@ class Renderer:
 
     def watch(self, process: subprocess.Popen[bytes]) -> None:
         """Ends the process where a request takes more than the limits."""
-        asked, before = 0, 0.0
+        turn, before = 0, 0.0
         with suppress(psutil.Error):
-            seen = psutil.Process(process.pid)
+            watched = psutil.Process(process.pid)
             while not self.ended_for:
                 time.sleep(LOOK_EVERY)
-                spent = sum(seen.cpu_times()[:2])
-                if asked != self.asked or self.asked % 2 == 0:
-                    asked, before = self.asked, spent
-                if seen.memory_info().rss > self.memory:
+                spent = sum(watched.cpu_times()[:2])
+                if turn != self.turns or self.turns % 2 == 0:
+                    turn, before = self.turns, spent
+                if watched.memory_info().rss > self.memory:
                     self.ended_for = self.too_large
                 elif spent - before > self.seconds:
                     self.ended_for = self.too_long
@@ -157,99 +156,67 @@ def renderer_of(process_id: int) -> Renderer:
     return renderer
 
 
-Request = tuple[str, str]  # a template and what it is given, in JSON
-Plan = Coroutine[Request, Any, T]
-# Results of all; or none, and the number of the one that showed the template unusable, with why.
-Ran = tuple[list[T], tuple[int, BiddableError] | None]
+class Renders:
+    """What a template makes of requests, each the JSON of its variables.
+
+    Args:
+        template: the Jinja text.
+    """
+
+    def __init__(self, template: str) -> None:
+        self.template = template
+        self.known: dict[str, str | Finding] = {}
+
+    def gather(self, requests: Iterable[str]) -> None:
+        """Renders what will be needed, in batches, up to a request that takes too much."""
+        missing = [request for request in dict.fromkeys(requests) if request not in self.known]
+        for first in range(0, len(missing), BATCH):
+            batch = missing[first : first + BATCH]
+            answers = renderer_of(os.getpid()).ask(self.template, batch)
+            for request, (kind, value) in zip(batch, answers, strict=False):
+                self.known[request] = value if kind == "result" else refusal(kind, value)
+                if kind in FINAL:
+                    return
+
+    def text(self, request: str) -> str:
+        """The text of one request.
+
+        Raises:
+            BiddableError: `template_refused`, for these variables or for any; `template_unusable`.
+        """
+        self.gather([request])
+        result = self.known[request]
+        if isinstance(result, Finding):
+            raise BiddableError.of(result)
+        return result
 
 
-@coroutine
-def answered(request: Request) -> Generator[Request, Any, Any]:
-    """Awaits the answer of the process that renders, which `run_all` asks."""
-    return (yield request)
-
-
-async def rendered(text: str, variables: Mapping[str, Any]) -> str:
-    """Awaits what a template makes of variables, which are JSON values.
+def literal_texts(template: str) -> list[str]:
+    """The literal texts that stand in a template's expressions.
 
     Raises:
-        BiddableError: `template_refused`, the template says so or the variables are not JSON.
+        BiddableError: `template_refused`, it is no Jinja; `template_unusable`.
     """
+    ((kind, value),) = renderer_of(os.getpid()).ask(template, ["null"])
+    if kind != "result":
+        raise BiddableError.of(refusal(kind, value))
+    return list(value)
+
+
+def attempt(make: Callable[[], T]) -> T | BiddableError:
+    """What a function returns, or the error that it raises if that does not end the run."""
     try:
-        item = json.dumps(variables, ensure_ascii=False)
-    except (TypeError, ValueError) as error:
-        raise refusal(f"a message holds what JSON cannot hold: {error}") from None
-    return str(await answered((text, item)))
+        return make()
+    except BiddableError as error:
+        if error.finding.code == UNUSABLE:
+            raise
+        return error
 
 
-async def texts_in(text: str) -> list[str]:
-    """Awaits the literal texts that stand in a template's expressions."""
-    return list(await answered((text, "null")))
-
-
-def run_all(plans: Sequence[Plan[T]]) -> Ran[T]:
-    """Runs coroutines that await renders, all of the same template."""
-    results: list[T] = []
-    for first in range(0, len(plans), BATCH):
-        some, failed = run_some(plans[first : first + BATCH])
-        if failed is not None:
-            for plan in plans:
-                plan.close()
-            return [], (first + failed[0], failed[1])
-        results += some
-    return results, None
-
-
-def run_some(plans: Sequence[Plan[T]]) -> Ran[T]:
-    """`run_all` for few enough to wait together."""
-    results: list[Any] = [None] * len(plans)
-    steps: list[tuple[int, Any, Any]] = [(n, plan.send, None) for n, plan in enumerate(plans)]
-    while steps:
-        asking: list[tuple[int, Request]] = []
-        for number, step, value in steps:
-            try:
-                asking.append((number, step(value)))
-            except StopIteration as end:
-                results[number] = end.value
-        steps = []
-        for (number, _), (kind, value) in zip(asking, ask(asking), strict=False):
-            if kind in FINAL:
-                return [], (number, unusable(value, FINAL[kind]))
-            send, throw = plans[number].send, plans[number].throw
-            failed = kind == "error"
-            steps.append((number, throw, refusal(value)) if failed else (number, send, value))
-    return results, None
-
-
-def ask(asking: Sequence[tuple[int, Request]]) -> list[Answer]:
-    """The answers to requests, which are all to one template."""
-    if not asking:
-        return []
-    (text,) = {text for _, (text, _) in asking}
-    return renderer_of(os.getpid()).ask(text, [item for _, (_, item) in asking])
-
-
-def run(plan: Plan[T]) -> T:
-    """Runs one coroutine that awaits renders.
-
-    Raises:
-        BiddableError: its own; `template_refused`, its template is no Jinja; `template_unusable`.
-    """
-    results, failed = run_all([plan])
-    if failed is not None:
-        raise failed[1]
-    return results[0]
-
-
-def refusal(said: str) -> BiddableError:
-    return BiddableError(
-        "template_refused",
-        f"The chat template does not render this conversation: {said}",
-        "Change the conversation, or choose another template with --template.",
-    )
-
-
-def unusable(why: str, code: str) -> BiddableError:
-    return BiddableError(
-        code, f"The chat template {why}.", "Choose another template with --template."
-    )
+def refusal(kind: str, why: str) -> Finding:
+    if kind in FINAL:
+        fix = "Choose another template with --template."
+        return Finding(FINAL[kind], "error", f"The chat template {why}.", fix)
+    what = f"The chat template does not render this conversation: {why}"
+    fix = "Change the conversation, or choose another template with --template."
+    return Finding("template_refused", "error", what, fix)

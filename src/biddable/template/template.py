@@ -7,6 +7,7 @@ gives the same text, today and next year, and a tuned model carries its template
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from biddable.data.conversation import Message
 from biddable.errors import BiddableError
 from biddable.template.frames import FRAMES
-from biddable.template.rendering import rendered, run
+from biddable.template.rendering import Renders, attempt, literal_texts, refusal
 from biddable.template.wrap import (
     READ_AS_PARTS,
     frozen_date,
@@ -31,6 +32,8 @@ Header = Literal["prompt", "history"]
 
 # The names under which a message's thinking is passed; transformers hands all of them on.
 THINKING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+# A template file beyond this is none.
+LONGEST = 1 << 20
 # What templates are tried on.
 QUESTION = {"role": "user", "content": "Q?"}
 ANSWER = {"role": "assistant", "content": "A!"}
@@ -101,29 +104,33 @@ class Template:
         if name_or_path is None:
             own = tokenizer.chat_template
             own = own.get("default") if isinstance(own, Mapping) else own
-            made = cls(own, today=today) if own else cls.frame("plain")
+            template = cls(own, today=today) if own else cls.frame("plain")
         elif name_or_path in FRAMES:
-            made = cls.frame(name_or_path)
+            template = cls.frame(name_or_path)
         else:
-            made = cls(read(name_or_path), today=today)
+            template = cls(read(name_or_path), today=today)
         if args:
-            made = replace(made, text=with_arguments(made.text, args))
-        made = made.bound(tokenizer)
+            template = replace(template, text=with_arguments(template.text, args))
+        template = template.bound(tokenizer)
         if header == "history":
-            made = replace(made, text=with_generation_prompt(made.text, history_header(made)))
-        return made
+            text = with_generation_prompt(template.text, history_header(template))
+            template = replace(template, text=text)
+        return template
 
     def bound(self, tokenizer: PreTrainedTokenizerFast) -> Template:
-        """The template with a tokenizer's special tokens, as plain transformers would render it."""
+        """The template with a tokenizer's special tokens, as plain transformers would render it.
+
+        Raises:
+            BiddableError: `template_refused`, it is no Jinja; `template_unusable`.
+        """
         tokens = {k: v for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
         text = self.text
         if self.built_in and adds_bos(tokenizer):
             text = "{{ bos_token }}" + text
-        made = replace(self, text=text, tokens=tuple(sorted(tokens.items())), built_in=False)
-        of_parts = replace(made, text=READ_AS_PARTS + text)
-        if run(reads_text(made)):
-            return made
-        return of_parts if run(reads_text(of_parts)) else made
+        literal_texts(text)
+        as_text = replace(self, text=text, tokens=tuple(sorted(tokens.items())), built_in=False)
+        as_parts = replace(as_text, text=READ_AS_PARTS + text)
+        return as_parts if not reads_text(as_text) and reads_text(as_parts) else as_text
 
     def render(
         self,
@@ -137,17 +144,31 @@ class Template:
         Raises:
             BiddableError: `template_refused`, with what the template said.
         """
-        dicts = [message.as_dict() for message in messages]
-        return run(render_dicts(self, dicts, add_generation_prompt, tools))
+        return render_dicts(self, [m.as_dict() for m in messages], add_generation_prompt, tools)
 
 
-async def render_dicts(
+def render_dicts(
     template: Template,
     messages: Sequence[Mapping[str, Any]],
     add_generation_prompt: bool,
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """`Template.render` for messages that are JSON objects already, awaited."""
+    """`Template.render` for messages that are JSON objects already."""
+    request = request_of(template, messages, add_generation_prompt, tools)
+    return Renders(template.text).text(request)
+
+
+def request_of(
+    template: Template,
+    messages: Sequence[Mapping[str, Any]],
+    add_generation_prompt: bool,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The JSON of a template's variables, as `Renders` takes it.
+
+    Raises:
+        BiddableError: `template_refused`, a message holds what JSON cannot hold.
+    """
     variables = {
         **dict(template.tokens),
         "messages": [with_thinking(message) for message in messages],
@@ -155,22 +176,32 @@ async def render_dicts(
         "documents": None,
         "add_generation_prompt": add_generation_prompt,
     }
-    return await rendered(template.text, variables)
+    try:
+        return json.dumps(variables, ensure_ascii=False)
+    except RecursionError:
+        why = "a field of a message is nested too deep"
+    except (TypeError, ValueError) as error:
+        why = f"a message holds what JSON cannot hold: {error}"
+    raise BiddableError.of(refusal("error", why))
 
 
 def with_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message without its None fields, its thinking under every name that templates read."""
-    kept = {key: value for key, value in message.items() if value is not None}
-    if len(kept) > 2:
-        thinking = next((kept[name] for name in THINKING_FIELDS if name in kept), None)
+    fields = {key: value for key, value in message.items() if value is not None}
+    if len(fields) > 2:
+        thinking = next((fields[name] for name in THINKING_FIELDS if name in fields), None)
         if thinking is not None:
-            kept = {"thinking": thinking, **kept, "reasoning_content": thinking}
-    return kept
+            fields = {"thinking": thinking, **fields, "reasoning_content": thinking}
+    return fields
 
 
 def read(path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        with Path(path).open("rb") as file:
+            content = file.read(LONGEST + 1)
+        if len(content) > LONGEST:
+            raise ValueError(f"it is longer than {LONGEST:,} bytes")
+        return content.decode().replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, ValueError) as error:
         raise BiddableError(
             "template_refused",
@@ -185,12 +216,10 @@ def adds_bos(tokenizer: PreTrainedTokenizerFast) -> bool:
     return bos is not None and tokenizer.encode("")[:1] == [bos]
 
 
-async def reads_text(template: Template) -> bool:
-    """Whether a template prints the content of a user's message that is a plain text, awaited."""
-    try:
-        return "Q?" in await render_dicts(template, [QUESTION], True)
-    except BiddableError:
-        return False
+def reads_text(template: Template) -> bool:
+    """Whether a template prints the content of a user's message that is a plain text."""
+    text = attempt(lambda: render_dicts(template, [QUESTION], True))
+    return isinstance(text, str) and "Q?" in text
 
 
 def history_header(template: Template) -> str:
@@ -199,17 +228,17 @@ def history_header(template: Template) -> str:
     Raises:
         BiddableError: `template_refused`, what it writes differs from conversation to conversation.
     """
-    found = set()
+    headers = set()
     for before in ([QUESTION], [QUESTION, ANSWER, QUESTION]):
-        start = run(render_dicts(template, before, False))
-        whole = run(render_dicts(template, [*before, ANSWER], False))
+        start = render_dicts(template, before, False)
+        whole = render_dicts(template, [*before, ANSWER], False)
         place = whole.rfind("A!")
         if whole.startswith(start) and place >= len(start):
-            found.add(whole[len(start) : place])
-    if len(found) != 1:
+            headers.add(whole[len(start) : place])
+    if len(headers) != 1:
         raise BiddableError(
             "template_refused",
             "The chat template has no one header that it writes before every answer.",
             "Leave --header at prompt, or use another template.",
         )
-    return found.pop()
+    return headers.pop()

@@ -8,7 +8,7 @@ from datetime import date, datetime, time
 from typing import Any
 
 from biddable.errors import BiddableError
-from biddable.template.rendering import run, texts_in
+from biddable.template.rendering import literal_texts
 
 # Some templates read a content only as a list of typed parts; this makes parts of plain text.
 # Each prelude ends in a block tag and a newline, which Jinja drops together (trim_blocks), so that
@@ -66,13 +66,13 @@ def with_generation_prompt(text: str, header: str) -> str:
 def frozen_date(text: str, today: date) -> str:
     """The template with `strftime_now` replaced by a macro that knows one day.
 
-    The formats are found in the template's own constants; one that is not found there is refused
-    when the template asks for it.
+    The formats are the template's own constants; a template that asks for another one is refused
+    then.
     """
     if "strftime_now" not in text or "macro strftime_now" in text:
         return text
     moment = datetime.combine(today, time())
-    formats = sorted({constant for constant in run(texts_in(text)) if "%" in constant})
+    formats = sorted({constant for constant in literal_texts(text) if "%" in constant})
     cases = "".join(
         f"{{%- if format == {literal(form)} -%}}{{{{ {literal(moment.strftime(form))} }}}}"
         "{%- else -%}"

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from biddable.storage import flush
+from biddable.terminal import line
 
 # Characters of a text among the lines of figures.
 LONGEST_SHOWN = 100
@@ -61,7 +62,7 @@ def counting(out: Console) -> Callable[[int], None]:
         nonlocal shown
         if time.monotonic() - shown >= 2:
             shown = time.monotonic()
-            out.print(f"{done:,} conversations encoded", style="dim")
+            line(out, "encoding", f"{done:,} conversations so far")
 
     return show
 

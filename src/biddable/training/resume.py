@@ -17,8 +17,8 @@ from rich.console import Console
 from biddable.dataset.early import refuse_early
 from biddable.dataset.prepared import Prepared
 from biddable.errors import BiddableError
-from biddable.models.base import PACKAGED
-from biddable.settings import Settings, read_config, with_values
+from biddable.options import read_config, with_values
+from biddable.settings import PACKAGED, Settings
 from biddable.storage import sha256
 from biddable.template.frames import FRAMES
 from biddable.terminal import line
@@ -55,8 +55,8 @@ def start(
         folder = open_run_folder(resume)
         folder.refuse_finished()
         return _settings_of(folder), folder
-    files = (data,) if isinstance(data, str) else tuple(data)
-    settings = with_values(Settings(), {"data": files, **options} if files else options)
+    given = {"data": data, **options} if data else options
+    settings = with_values(Settings(), given)
     if not settings.data:
         raise BiddableError("option", "no data is given", "biddable train data.jsonl")
     if resume != AUTO:

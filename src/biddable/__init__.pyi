@@ -1,0 +1,196 @@
+"""The public face, written by tests/helpers/stub.py from settings and functions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+from biddable.commands.check import Checked
+from biddable.commands.compare import Comparison
+from biddable.commands.train import Trained
+from biddable.data.conversation import Conversation as Conversation
+from biddable.data.conversation import Message as Message
+from biddable.encoding.encode import Example as Example
+from biddable.encoding.encode import encode as encode
+from biddable.encoding.encode import encode_prompt as encode_prompt
+from biddable.errors import BiddableError as BiddableError
+from biddable.errors import Finding as Finding
+from biddable.from_scratch.convert import Converted
+from biddable.from_scratch.pretrained import Pretrained
+from biddable.judging.scorecard import Scorecard as Scorecard
+from biddable.judging.verdict import Verdict as Verdict
+from biddable.template.template import Template as Template
+
+__version__: str
+__all__ = [
+    "BiddableError",
+    "Conversation",
+    "Example",
+    "Finding",
+    "Message",
+    "Scorecard",
+    "Speaker",
+    "Template",
+    "Verdict",
+    "chat",
+    "check",
+    "compare",
+    "convert",
+    "encode",
+    "encode_prompt",
+    "load",
+    "pretrain",
+    "train",
+]
+
+# A file or folder, several, or rows in memory.
+Rows = str | PathLike[str] | Iterable[str | PathLike[str] | Mapping[str, Any] | Conversation]
+
+class Speaker:
+    name: str
+    context: int
+    trained_system: str | None
+    def answer(
+        self,
+        prompt: str | Sequence[Message | Mapping[str, Any]],
+        *,
+        system: str | None = None,
+        temperature: float = 0.7,
+        top_p: float = 1.0,
+        max_new_tokens: int = 512,
+        stop: str | Sequence[str] = (),
+        seed: int = 0,
+    ) -> str: ...
+
+def load(model: str | PathLike[str], *, device: str = "auto") -> Speaker: ...
+def check(
+    data: Rows = (),
+    *,
+    eval: Rows = "",
+    map: str | PathLike[str] = "",
+    system: str | PathLike[str] = "",
+    encoding: str | PathLike[str] = "",
+    group_by: str | PathLike[str] = "",
+    max_length: int = 0,
+    too_long: str | PathLike[str] = "drop",
+    loss_on: str | PathLike[str] = "assistant",
+    base: str | PathLike[str] = "smollm2",
+    template: str | PathLike[str] = "",
+    template_arg: str | Sequence[str] = (),
+    header: str | PathLike[str] = "prompt",
+    seed: int = 0,
+    dump: str | PathLike[str] = "",
+    fix: str | PathLike[str] = "",
+    html: str | PathLike[str] = "",
+) -> Checked: ...
+def train(
+    data: Rows = (),
+    *,
+    resume: str = "",
+    epochs: float = 3.0,
+    steps: int = 0,
+    batch_size: int = 8,
+    batch_tokens: int = 0,
+    lr: float = 0.0002,
+    warmup: float = 0.1,
+    weight_decay: float = 0.0,
+    clip: float = 1.0,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+    eps: float = 1e-08,
+    early_stop: int = 0,
+    precision: str | PathLike[str] = "auto",
+    device: str | PathLike[str] = "auto",
+    seed: int = 0,
+    out: str | PathLike[str] = "",
+    save_every: int = 0,
+    keep: int = 2,
+    eval: Rows = "",
+    map: str | PathLike[str] = "",
+    system: str | PathLike[str] = "",
+    encoding: str | PathLike[str] = "",
+    group_by: str | PathLike[str] = "",
+    max_length: int = 0,
+    too_long: str | PathLike[str] = "drop",
+    loss_on: str | PathLike[str] = "assistant",
+    base: str | PathLike[str] = "smollm2",
+    template: str | PathLike[str] = "",
+    template_arg: str | Sequence[str] = (),
+    header: str | PathLike[str] = "prompt",
+    answers: int = 32,
+    metric: str | PathLike[str] = "",
+    shard: str | PathLike[str] = "auto",
+    report_to: str | PathLike[str] = "none",
+) -> Trained: ...
+def compare(
+    base: str | PathLike[str],
+    tuned: str | PathLike[str],
+    *,
+    data: Rows = "",
+    train: Rows = "",
+    map: str | PathLike[str] = "",
+    encoding: str | PathLike[str] = "",
+    system: str | PathLike[str] = "",
+    template: str | PathLike[str] = "",
+    answers: int = 32,
+    max_new_tokens: int = 0,
+    few_shot: int = 0,
+    probe_frame: bool = False,
+    format: str | PathLike[str] = "",
+    metric: str | PathLike[str] = "",
+    fail_under: str | Sequence[str] = (),
+    device: str | PathLike[str] = "auto",
+    precision: str | PathLike[str] = "fp32",
+    html: str | PathLike[str] = "",
+    redact: bool = False,
+) -> Comparison: ...
+def chat(
+    model: str | PathLike[str],
+    *,
+    temperature: float = 0.7,
+    top_p: float = 1.0,
+    max_new_tokens: int = 512,
+    stop: str | Sequence[str] = (),
+    seed: int = 0,
+    prompt: str | None = None,
+    system: str | None = None,
+    device: str | PathLike[str] = "auto",
+) -> None: ...
+def convert(
+    checkpoint: str | PathLike[str],
+    *,
+    heads: int = 0,
+    tokenizer: str | PathLike[str] = "gpt2",
+    activation: str | PathLike[str] = "gelu",
+    out: str | PathLike[str] = "",
+) -> Converted: ...
+def pretrain(
+    data: Rows = (),
+    *,
+    resume: str = "",
+    epochs: float = 0.0,
+    steps: int = 0,
+    batch_size: int = 4,
+    batch_tokens: int = 0,
+    lr: float = 0.003,
+    warmup: float = 0.1,
+    weight_decay: float = 0.1,
+    clip: float = 1.0,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+    eps: float = 1e-08,
+    early_stop: int = 0,
+    precision: str | PathLike[str] = "auto",
+    device: str | PathLike[str] = "auto",
+    seed: int = 0,
+    out: str | PathLike[str] = "",
+    save_every: int = 0,
+    keep: int = 2,
+    minutes: float = 3.0,
+    tokenizer: str | PathLike[str] = "",
+    vocab: int = 4096,
+    shape: str | PathLike[str] = "llama",
+    width: int = 320,
+    layers: int = 2,
+    heads: int = 5,
+    context: int = 256,
+) -> Pretrained: ...

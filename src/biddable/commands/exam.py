@@ -1,0 +1,92 @@
+"""The held-out rows as base and tuned are judged on them, and the report of the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from biddable.data.split import cluster_numbers
+from biddable.dataset.prepared import SplitPart
+from biddable.display.report import Report, shown_tokens, training_answers
+from biddable.judging.judge import Judgement, Question, ask, judge
+from biddable.judging.own_metric import try_metric
+from biddable.judging.scorecard import Scorecard, Terms, score
+from biddable.template.template import Template
+
+# Training examples whose loss is measured, to tell learning from memorizing: as many as are held
+# out, within these.
+FEWEST_COMPARED, MOST_COMPARED = 32, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """What both models are judged with.
+
+    Args:
+        terms: how answers are judged, and which held-out examples belong together.
+        max_new_tokens: longest answer; 0 takes a quarter more than the longest reference.
+    """
+
+    tokenizer: Any
+    template: Template
+    held_out: SplitPart
+    train: SplitPart
+    questions: Sequence[Question]
+    terms: Terms
+    max_new_tokens: int = 0
+
+    def judged(self, model: Any) -> Judgement:
+        """The model measured on all held-out rows and on some of training."""
+        compared = min(MOST_COMPARED, max(FEWEST_COMPARED, len(self.held_out.examples)))
+        return judge(
+            model, self.tokenizer, self.template, self.questions, self.held_out.examples,
+            train_examples=self.train.examples[:compared], max_new_tokens=self.max_new_tokens,
+        )  # fmt: skip
+
+    def scored(
+        self, base: Judgement, tuned: Judgement, few_shot: Judgement | None = None
+    ) -> Scorecard:
+        """The two models compared."""
+        answers = training_answers(self.train.conversations)
+        return score(base, tuned, self.questions, answers, few_shot=few_shot, terms=self.terms)
+
+    def report(
+        self, title: str, card: Scorecard, judgements: Mapping[str, Judgement], **facts: Any
+    ) -> Report:
+        """The report; `facts` are the fields of it that the comparison does not give."""
+        examples = self.held_out.examples
+        return Report(
+            title=title,
+            card=card,
+            questions=self.questions,
+            base=judgements["base"],
+            tuned=judgements["tuned"],
+            few_shot=judgements.get("few-shot"),
+            examples=examples,
+            tokens=shown_tokens(examples, self.tokenizer, self.template),
+            training_answers=training_answers(self.train.conversations),
+            **facts,
+        )
+
+
+def set_exam(
+    tokenizer: Any,
+    template: Template,
+    held_out: SplitPart,
+    train: SplitPart,
+    most: int,
+    terms: Terms,
+) -> Exam:
+    """The exam on at most so many of the held-out rows.
+
+    Raises:
+        BiddableError: `metric`, the user's metric fails on a row.
+    """
+    rows = held_out.conversations
+    clusters = cluster_numbers(rows)
+    questions = ask(rows, tokenizer, template, most=most, clusters=clusters)
+    try_metric(terms.user_metric, questions)
+    places = {(c.file, c.line): number for c, number in zip(rows, clusters, strict=True)}
+    terms = replace(terms, clusters=[places[e.file, e.line] for e in held_out.examples])
+    return Exam(tokenizer, template, held_out, train, questions, terms)

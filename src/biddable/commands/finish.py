@@ -1,0 +1,71 @@
+"""How a run ends: what its folder holds beside the weights, and what is shown of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from biddable import __version__
+from biddable.commands.run_parts import Run
+from biddable.dataset.prepared import Prepared, shared_system_prompt
+from biddable.display.model_card import model_card
+from biddable.display.outcome import samples, show_outcome, show_unusual
+from biddable.display.report import page, versions
+from biddable.errors import place
+from biddable.judging.judge import Judgement
+from biddable.judging.scorecard import Scorecard
+from biddable.models.base import SYSTEM_PROMPT_FILE
+from biddable.storage import write_whole
+from biddable.terminal import line
+from biddable.training.checkpoint import clear_best
+
+
+def card_files(run: Run, card: Scorecard) -> dict[str, str]:
+    """The model card, and the system prompt that all rows share."""
+    system = shared_system_prompt(run.prepared.train.conversations)
+    text = model_card(run.prepared, run.settings, card, __version__, system is not None)
+    return {"README.md": text} | ({} if system is None else {SYSTEM_PROMPT_FILE: system})
+
+
+def finish(run: Run, card: Scorecard, judgements: Mapping[str, Judgement]) -> None:
+    """Writes scorecard, samples and report, and shows how the run ended."""
+    prepared, settings, folder, out = run.prepared, run.settings, run.folder, run.out
+    folder.write_json("scorecard.json", card.record())
+    rows = [json.dumps(s, ensure_ascii=False) for s in samples(run.exam.questions, judgements)]
+    write_whole(folder.path / "samples.jsonl", "\n".join(rows) + "\n")
+    events = [json.loads(text) for text in folder.log.read_text(encoding="utf-8").splitlines()]
+    trained = _trained_rows(prepared, events)
+    facts = {name: str(value) for name, value in asdict(settings).items() if value not in ("", ())}
+    report = run.exam.report(
+        f"{prepared.base.name} tuned on {', '.join(settings.data)}",
+        card,
+        judgements,
+        trained=trained,
+        # Without the rows of each step, which are by far the most of it.
+        events=[e | {"rows": (), "row_losses": ()} for e in events],
+        lengths=prepared.lengths,
+        limit=prepared.max_length,
+        facts=facts | versions() | {f"sha256 of {n}": v for n, v in prepared.hashes.items()},
+        dropped=[str(f) for f in prepared.dropped],
+    )
+    # Comes last: it says that the run is finished.
+    write_whole(folder.path / "report.html", page(report))
+    clear_best(folder.checkpoints)
+    show_outcome(card, run.exam.questions, judgements, out)
+    show_unusual(trained, out)
+    line(out, "run", str(folder.path))
+    line(out, "report", str(folder.path / "report.html"))
+    line(out, "next", f"biddable chat {folder.path}")
+
+
+def _trained_rows(
+    prepared: Prepared, events: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, float]]:
+    """(place, loss) of each training row when it was last trained on."""
+    last: dict[int, float] = {}
+    for event in events:
+        last |= zip(event.get("rows", ()), event.get("row_losses", ()), strict=True)
+    examples = prepared.train.examples
+    return [(place(examples[i].file, examples[i].line), last[i]) for i in sorted(last)]

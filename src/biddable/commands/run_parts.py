@@ -1,0 +1,154 @@
+"""What a training run is made of: the base's weights, the folder, the parts of the loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from biddable.commands.exam import Exam
+from biddable.data.fix import as_row
+from biddable.dataset.prepared import Prepared
+from biddable.engine.memory import keep_freed_memory
+from biddable.engine.precision import choose_device, choose_dtype, load_model
+from biddable.generation.generate import generate
+from biddable.generation.stream import text_of
+from biddable.judging.judge import Judgement, answer_limit
+from biddable.models.model_files import model_files, stop_ids_of
+from biddable.options import write_config
+from biddable.settings import Settings
+from biddable.storage import need_space, write_whole
+from biddable.terminal import line
+from biddable.training.checkpoint import weight_bytes
+from biddable.training.evaluate import mean_loss
+from biddable.training.fit_in_memory import open_weights, tokens_per_pass
+from biddable.training.log import Log, silent
+from biddable.training.loop import TrainerParts, make_optimizer
+from biddable.training.ranks import Ranks, all_max, broadcast_from_first
+from biddable.training.resume import settings_record, with_absolute_paths
+from biddable.training.run_folder import RunFolder
+from biddable.training.schedule import evaluation_interval
+from biddable.training.shards import Shards
+from biddable.training.weights import WeightStore
+
+BASE_FILE = "base.json"
+# Tokens of the answer at each evaluation: enough to watch it change.
+MOST_WATCHED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a run works on.
+
+    Args:
+        settings: with what was chosen for this machine, once the base is loaded.
+        record: data.json.
+    """
+
+    settings: Settings
+    prepared: Prepared
+    exam: Exam
+    folder: RunFolder
+    record: dict[str, Any]
+    ranks: Ranks
+    out: Console
+
+
+def load_base(run: Run) -> tuple[WeightStore, Settings, Callable[[], Any]]:
+    """The base's weights as they are trained, the settings with what was chosen for them, and what
+    loads the base as it is computed with."""
+    settings = run.settings
+    keep_freed_memory()
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.precision, device)  # type: ignore[arg-type]
+    # Two ranks that measured for themselves might choose otherwise.
+    precision = broadcast_from_first(
+        run.ranks, lambda: "bf16" if dtype == torch.bfloat16 else "fp32"
+    )
+    dtype = choose_dtype(precision, device)
+    base = run.prepared.base
+    weights = open_weights(base, settings.shard, device, dtype, run.ranks)
+    mine = tokens_per_pass(settings, weights, run.prepared, device, run.out)
+    budget = -all_max(run.ranks, -mine)[0]
+    sharded = ", sharded" if isinstance(weights, Shards) else ""
+    line(run.out, "compute", f"{precision} on {device.type}{sharded}")
+    chosen = replace(settings, device=device.type, precision=precision, batch_tokens=budget)
+    return weights, chosen, partial(load_model, base, device, dtype)
+
+
+def folder_files(prepared: Prepared, model: Any) -> dict[str, str]:
+    """What the model folder will hold beside weights and card: proven before step 1, since a run
+    that cannot be saved has trained for nothing."""
+    tokenizer, template = prepared.tokenizer, prepared.template
+    stop_ids = stop_ids_of(model, tokenizer, template)
+    return model_files(model, tokenizer, chat_template=template.text, stop_ids=stop_ids)
+
+
+def begin(run: Run, weights: WeightStore) -> None:
+    """Writes what the run is made of; config.toml comes last, and says that it has begun."""
+    settings, folder = run.settings, run.folder
+    # Checkpoints while one more is written, the best weights and those before, the tuned model.
+    checkpoints = settings.keep + 1 if settings.save_every else 1
+    need_space(folder.path, (3 * checkpoints + 3) * weight_bytes(weights))
+    folder.write_json("data.json", {**run.record, "settings": settings_record(settings)})
+    rows = (json.dumps(as_row(c), ensure_ascii=False) for c in run.prepared.held_out.conversations)
+    write_whole(folder.eval_rows, "".join(f"{row}\n" for row in rows))
+    write_config(with_absolute_paths(settings), folder.config)
+
+
+def trainer_parts(run: Run, weights: WeightStore, log: Log) -> TrainerParts:
+    """What the loop works with; of several ranks only the first logs, and watches an answer.
+
+    Shards watch none: as many passes as the answer has tokens, each with all ranks.
+    """
+    settings, examples = run.settings, run.prepared.train.examples
+    held_out, budget = run.prepared.held_out.examples, settings.batch_tokens
+    watched = run.ranks.first and not isinstance(weights, Shards)
+    return TrainerParts(
+        weights=weights,
+        optimizer=make_optimizer(weights, settings),
+        examples=examples,
+        evaluate=lambda: mean_loss(weights, held_out, budget),
+        answer=lambda: _watched_answer(run.exam, weights.model) if watched else "",
+        log=log if run.ranks.first else silent,
+        folder=run.folder.checkpoints,
+        settings=settings,
+        every=evaluation_interval(len(examples), len(held_out), settings),
+    )
+
+
+def _watched_answer(exam: Exam, model: Any) -> str:
+    """The model's answer to the first prompt, as far as it is watched."""
+    if not exam.questions:
+        return ""
+    answer = generate(
+        model,
+        [exam.questions[0].prompt],
+        stop_ids=stop_ids_of(model, exam.tokenizer, exam.template),
+        max_new_tokens=min(MOST_WATCHED, answer_limit(exam.questions)),
+    )[0]
+    return text_of(exam.tokenizer)(answer.ids) + ("" if answer.stopped else " …")
+
+
+def base_judgement(run: Run, weights: WeightStore, fresh: Callable[[], Any]) -> Judgement:
+    """The base's judgement: made before step 1, and kept for when the run is resumed."""
+    if (run.folder.path / BASE_FILE).is_file():
+        return Judgement.from_json(run.folder.read_json(BASE_FILE))
+    line(run.out, "judging", f"the base on {len(run.exam.questions)} prompts")
+    base = run.exam.judged(weights.standalone_model(fresh, {}))
+    run.folder.write_json(BASE_FILE, base.as_json())
+    return base
+
+
+def first_event(exam: Exam, base: Judgement) -> dict[str, Any]:
+    """The evaluation of step 0: that of the base."""
+    event = {"event": "eval", "step": 0, "held_out_loss": base.mean_loss()}
+    if not exam.questions:
+        return event
+    answer = base.answers[0] + ("" if base.stopped[0] else " …")
+    return {**event, "prompt": exam.questions[0].text, "answer": answer}

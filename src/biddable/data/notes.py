@@ -1,0 +1,150 @@
+"""Findings about keys of the rows: those that nothing read, and those read for their name alone."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from biddable.data.conversation import Conversation
+from biddable.data.fields import SYSTEM_KEYS
+from biddable.data.messages import FLAGS, OTHER_FLAGS
+from biddable.data.rows import Fields, is_nothing, number_of, shown
+from biddable.errors import Finding, Severity
+
+RESERVED = ("weight", "group", *FLAGS, *SYSTEM_KEYS)
+# Columns on which an answer is likely to depend.
+OPTIONS = re.compile(r"(?:choice|option|alternative)s?(?:[ _-]?[a-h1-8])?|[a-h]", re.IGNORECASE)
+OF_THE_PROMPT = re.compile(
+    rf"{OPTIONS.pattern}|contexts|passages|documents|instructions|images?|audios?|videos?",
+    re.IGNORECASE,
+)
+LETTER = re.compile(r"\s*\(?[a-h0-9][.):]?\s*", re.IGNORECASE)
+
+# See _of_keys.
+UNUSED = ("row", "rows", "was not used", "were not used")
+UNUSED_PART = ("part of a message", "parts of messages", *UNUSED[2:])
+HANDED_ON = (
+    *("message", "messages"),
+    *("is handed to the template only", "are handed to the template only"),
+)
+
+
+@dataclass(slots=True)
+class Noted:
+    """A key or column: where it came first, how often it came, and its distinct values."""
+
+    file: str
+    line: int
+    count: int = 0
+    values: set[Any] = field(default_factory=set)
+
+
+class KeyNotes:
+    """What is collected over all rows: by kind and key, how often and where first.
+
+    Kinds are `row` (a key that nothing read), `message` and `part` (of a content) likewise,
+    `reserved` (a column read for its name), `empty` (an empty cell in the JSON of --map), `number`
+    (read as text) and `untrained` (a row of which nothing is trained).
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, dict[str, Noted]] = defaultdict(dict)
+
+    def add(self, kind: str, key: str, file: str, line: int, value: Any = None) -> None:
+        """Notes a key of a row."""
+        noted = self._kinds[kind].setdefault(key, Noted(file, line))
+        noted.count += 1
+        if value is not None:
+            noted.values.add(value)
+
+    def add_row(self, rest: Fields, reserved: Fields, file: str, line: int) -> None:
+        """Notes what of a row was not read, and which of its columns were read for their name."""
+        for key, value in rest.items():
+            if not is_nothing(value):
+                self.add("row", key, file, line)
+        for key, value in reserved.items():
+            if not is_nothing(value):
+                of_row = float(value) if key == "weight" else shown(value)
+                self.add("reserved", key, file, line, of_row)
+
+    def findings(self, conversations: Sequence[Conversation]) -> Iterator[Finding]:
+        """One or more of each kind."""
+        yield from self._unused(conversations)
+        for key, noted in self._kinds["reserved"].items():
+            fix = "Rename the column if it means something else."
+            yield _finding("reserved_column", "note", noted, _use_of(key, noted), fix)
+        for key, noted in self._kinds["empty"].items():
+            cells = number_of(noted.count, "empty cell")
+            what = f"{cells} of {key[:40]!r} became null in the JSON of --map."
+            yield _finding(
+                "empty_cell", "warning", noted, what, "Fill it, if something is missing."
+            )
+        code, fix = "message_unrecognized_key", "Is it a typing error? Else remove it."
+        for kind, texts in (("message", HANDED_ON), ("part", UNUSED_PART)):
+            if keys := self._kinds[kind]:
+                yield _of_keys(code, "warning", keys, texts, fix)
+        for noted in self._kinds["number"].values():
+            contents = number_of(noted.count, "message is a number", "messages are numbers")
+            what = f"{contents} or a truth value in JSON, such as {min(noted.values)}."
+            fix = "Its JSON text is read; nothing need be done if that is meant."
+            yield _finding("number_as_text", "note", noted, what, fix)
+        for noted in self._kinds["untrained"].values():
+            rows = number_of(noted.count, "row has", "rows have")
+            what = f"{rows} no answer with a weight above 0; nothing would be trained: left out."
+            fix = "Remove them, or give an answer a weight."
+            yield _finding("all_masked", "warning", noted, what, fix)
+
+    def _unused(self, conversations: Sequence[Conversation]) -> Iterator[Finding]:
+        rows = self._kinds["row"]
+        flags = {key: noted for key, noted in rows.items() if OTHER_FLAGS.fullmatch(key)}
+        prompt = {key: noted for key, noted in rows.items() if OF_THE_PROMPT.fullmatch(key.strip())}
+        if prompt:
+            key = next(iter(prompt))
+            fix = f'If the answer depends on it, say so: --map user="... {{{key[:40]}}}".'
+            if any(map(OPTIONS.fullmatch, prompt)) and _are_letters(conversations):
+                fix = f"The answers are bare letters, whose meaning stands in {key[:40]!r}. {fix}"
+            yield _of_keys("unused_columns", "warning", prompt, UNUSED, fix)
+        if flags:
+            fix = 'If it says what is trained, write it as "weight" with 0 or 1.'
+            yield _of_keys("unused_columns", "warning", flags, UNUSED, fix)
+        if rest := {key: rows[key] for key in rows if key not in prompt and key not in flags}:
+            yield _of_keys("unused_columns", "note", rest, UNUSED, "")
+
+
+def _are_letters(conversations: Sequence[Conversation]) -> bool:
+    """Whether most answers are the letter or the number of a choice."""
+    letters = sum(bool(LETTER.fullmatch(c.messages[-1].content)) for c in conversations)
+    return 2 * letters > len(conversations)
+
+
+def _of_keys(
+    code: str, severity: Severity, keys: Mapping[str, Noted], texts: Sequence[str], fix: str
+) -> Finding:
+    """One finding that names every key of a kind, so that none hides behind another.
+
+    Args:
+        texts: what holds the keys, one and several, and what became of one and of several keys.
+    """
+    first, count = next(iter(keys.values())), max(noted.count for noted in keys.values())
+    names = ", ".join(repr(key[:40]) for key in keys)
+    holder, (subject, use) = number_of(count, *texts[:2]), ("key", texts[2])
+    if len(keys) > 1:
+        subject, use = "keys", texts[3]
+    what = f"The {subject} {names} of {holder} {use}."
+    return Finding(code, severity, what, fix, first.file, first.line, count=count)
+
+
+def _finding(code: str, severity: Severity, noted: Noted, what: str, fix: str) -> Finding:
+    return Finding(code, severity, what, fix, noted.file, noted.line, count=noted.count)
+
+
+def _use_of(key: str, noted: Noted) -> str:
+    rows = number_of(noted.count, "row")
+    if key == "weight":
+        least, most = min(noted.values), max(noted.values)
+        return f"Weights {least:g} to {most:g} from the column 'weight' of {rows}."
+    what = {"group": "Groups", **dict.fromkeys(FLAGS, "Flags")}.get(key, "System prompts")
+    return f"{what} from the column {key!r} of {rows}, {len(noted.values):,} different."

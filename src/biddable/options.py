@@ -1,0 +1,133 @@
+"""Values for the records of settings.py: checked by name, kind and range, from config.toml too."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import Field, asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import tomli_w
+
+from biddable.errors import BiddableError, did_you_mean
+from biddable.settings import ALIASES, CHOICES, MOST, RANGES, FitSettings, Settings
+from biddable.storage import write_whole
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Record = TypeVar("Record", bound=DataclassInstance)
+
+
+def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
+    """The settings with these values, each as its field's type wants it and within its range.
+
+    Raises:
+        BiddableError: `option`, there is no such setting, or a value is of another kind, out of
+            range, or contradicts another.
+    """
+    changed = replace(settings, **checked_values(type(settings), values))
+    # `pretrain` may leave both 0: then --minutes says how long the run is.
+    if isinstance(changed, Settings) and changed.steps == 0 and changed.epochs == 0:
+        raise _bad_value("epochs", 0, "more than 0, or give --steps")
+    return changed
+
+
+def checked_values(kind: type[DataclassInstance], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as the fields of a record want them: a path becomes its text, one text a tuple.
+
+    Raises:
+        BiddableError: `option`.
+    """
+    known = {f.name: f for f in fields(kind)}
+    for name in values:
+        if name not in known:
+            hint = did_you_mean(name, names_of(kind))
+            fix = f"the options are {', '.join(known)}"
+            raise BiddableError("option", f"there is no option {name}{hint}", fix)
+    return {name: _checked(known[name], value) for name, value in values.items()}
+
+
+def names_of(kind: type[DataclassInstance]) -> dict[str, str]:
+    """What each name of an option, its aliases too, is called in a record."""
+    names = {f.name: f.name for f in fields(kind)}
+    also = {n.lstrip("-").replace("-", "_"): f for f in names for n in ALIASES.get(f, ())}
+    return also | names
+
+
+def range_of(f: Field[Any]) -> tuple[float, float]:
+    """The smallest and the largest good number of an option."""
+    bounds: tuple[float, float] = f.metadata.get("within") or RANGES.get(f.name, (0, MOST))
+    return bounds
+
+
+def read_config(path: str, kind: type[DataclassInstance] = Settings) -> dict[str, Any]:
+    """The settings in a TOML file, checked as those of a command.
+
+    Raises:
+        BiddableError: `config`, the file is missing, is no TOML, or has an unknown or bad value.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return checked_values(kind, values)
+    except OSError as error:
+        raise _bad_config(path, f"it cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _bad_config(path, f"it is not TOML: {error}") from error
+    except BiddableError as error:
+        raise _bad_config(path, f"{error.finding.message}; {error.finding.fix}") from error
+
+
+def write_config(settings: FitSettings, path: Path) -> None:
+    """Writes the settings as TOML that `train --config` reads back to the same settings."""
+    values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+    write_whole(path, tomli_w.dumps(values))
+
+
+def _checked(f: Field[Any], value: Any) -> Any:
+    kind, choices = type(f.default), CHOICES.get(f.name, ())
+    if kind is tuple:
+        return _texts(f.name, value)
+    if kind is bool and not isinstance(value, bool):
+        raise _bad_value(f.name, value, "true or false")
+    if kind in (int, float):
+        return _number(f, value)
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if kind is not bool and not isinstance(text, str) and text is not f.default:
+        raise _bad_value(f.name, value, "a text")
+    if choices and text not in choices:
+        hint = did_you_mean(text, choices)
+        raise _bad_value(f.name, value, f"one of {', '.join(choices)}{hint}")
+    return text
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list | tuple) else (value,)
+    texts = tuple(os.fspath(v) if isinstance(v, os.PathLike) else v for v in values)
+    if not all(isinstance(text, str) for text in texts):
+        raise _bad_value(name, value, "a text or a list of texts")
+    return texts
+
+
+def _number(f: Field[Any], value: Any) -> int | float:
+    """A number within the field's range; a whole one where its default is one."""
+    low, high = range_of(f)
+    whole = isinstance(f.default, int)
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    # NaN is within no bounds.
+    if not (number and low <= value <= high):
+        wanted = "a whole number" if whole else "a number"
+        raise _bad_value(f.name, value, f"{wanted} from {low:g} to {high:g}")
+    return int(value) if whole else float(value)
+
+
+def _bad_config(path: str, why: str) -> BiddableError:
+    fix = "compare it with the config.toml of a run folder"
+    return BiddableError("config", f"the config {path} cannot be used: {why}", fix)
+
+
+def _bad_value(name: str, value: Any, wanted: str) -> BiddableError:
+    option = "--" + name.replace("_", "-")
+    return BiddableError("option", f"{option} is {value!r}", f"it has to be {wanted}")
