@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -176,3 +183,121 @@ def test_options_out_of_range_are_refused(option: dict[str, float]) -> None:
         chat("no-model", **option)
     with pytest.raises(BiddableError, match=r"--[a-z-]+ is (-?\d|empty)"):
         echo([]).answer("ab", **option)
+
+
+def interrupted(told: Told, after: str) -> Speaker:
+    """A speaker whose answer is interrupted behind some text."""
+
+    def reply(messages: Sequence[Message]) -> Generator[str, None, Literal["stop", "length"]]:
+        told.append([(m.role, m.content) for m in messages])
+        if after:
+            yield after
+        raise KeyboardInterrupt
+
+    return Speaker("it", lambda _: [], lambda _: reply, 1000)
+
+
+@pytest.mark.parametrize(("after", "kept"), [("half", ["x", "half", "y", "half"]), ("", [])])
+def test_ctrl_c_during_an_answer_returns_to_the_prompt(after: str, kept: list[str]) -> None:
+    told: Told = []
+    talk = new_talk(interrupted(told, after))
+    converse(talk, ["x", "y"])
+    assert [m.content for m in talk.messages] == kept
+    assert len(told) == 2
+    with pytest.raises(KeyboardInterrupt):
+        answer_once(new_talk(interrupted(told, "")), "x")
+
+
+def test_retry_answers_the_last_prompt_again_and_forgets_the_first_answer() -> None:
+    told: Told = []
+    out, notices = run(echo(told), "/retry", "ab", "cd", "/retry")
+    assert out == "ba\ndc\ndc\n"
+    assert told[2] == told[1] == [("user", "ab"), ("assistant", "ba"), ("user", "cd")]
+    assert "no prompt to answer again" in notices
+
+
+def test_a_retry_that_is_interrupted_at_once_keeps_the_first_answer() -> None:
+    talk = new_talk(echo([]))
+    converse(talk, ["ab"])
+    talk.speaker = interrupted([], "")
+    converse(talk, ["/retry"])
+    assert [m.content for m in talk.messages] == ["ab", "ba"]
+
+
+def test_a_conversation_is_saved_as_a_row_of_data(tmp_path: Path) -> None:
+    file = tmp_path / "talk.jsonl"
+    save = f"/save {file}"
+    _, notices = run(echo([]), save, "ab", "/save", save, save, "/save no/x", system="S")
+    assert json.loads(file.read_text())["messages"] == [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "ab"},
+        {"role": "assistant", "content": "ba"},
+    ]
+    for text in ("no conversation yet", "no file is named", "saved in", "exists", "folder is not"):
+        assert text in notices
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"), [("/retyr", "did you mean /retry?"), ("/help", "/save")]
+)
+def test_commands_are_listed_and_suggested(typed: str, said: str) -> None:
+    assert said in run(echo([]), typed)[1]
+
+
+class Screen:
+    """`biddable chat` in a terminal of its own."""
+
+    def __init__(self, *words: str) -> None:
+        self.terminal, end = pty.openpty()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm"}
+        command = [sys.executable, "-m", "biddable", "chat", *words]
+        self.process = subprocess.Popen(
+            command, stdin=end, stdout=end, stderr=end, env=environment, start_new_session=True
+        )
+        os.close(end)
+        self.text = ""
+
+    def expect(self, text: str) -> None:
+        """Reads until a text comes that did not come before."""
+        limit = time.monotonic() + 120
+        while text not in self.text:
+            assert time.monotonic() < limit, self.text
+            self.text += os.read(self.terminal, 4096).decode(errors="replace")
+        self.text = self.text.partition(text)[2]
+
+    def type(self, text: str) -> None:
+        os.write(self.terminal, text.encode())
+
+    def end(self) -> int:
+        code = self.process.wait(60)
+        os.close(self.terminal)
+        return code
+
+
+def test_a_talk_in_a_terminal_edits_lines_and_survives_ctrl_c(tmp_path: Path) -> None:
+    pytest.importorskip("readline")
+    screen = Screen(tiny_folder(tmp_path / "model"), "--max-new-tokens", "5")
+    screen.expect("> ")
+    screen.type("/helx\x1b[D\x1b[C\x7fp\r")  # Left, right, backspace.
+    screen.expect("/save FILE")
+    screen.expect("> ")
+    screen.type("\x1b[A\r")  # The line before comes back.
+    screen.expect("/save FILE")
+    screen.expect("> ")
+    screen.process.send_signal(signal.SIGINT)
+    screen.expect("Ctrl-C again")
+    screen.expect("> ")
+    screen.type("ab?\r")
+    screen.expect("> ")
+    screen.process.send_signal(signal.SIGINT)
+    screen.expect("Ctrl-C again")
+    screen.expect("> ")
+    screen.process.send_signal(signal.SIGINT)
+    assert screen.end() == 0
+
+
+def test_ctrl_d_leaves(tmp_path: Path) -> None:
+    screen = Screen(tiny_folder(tmp_path / "model"))
+    screen.expect("> ")
+    screen.type("\x04")
+    assert screen.end() == 0
