@@ -71,6 +71,8 @@ def test_what_is_misspelled_gets_a_suggestion(
         (["check", "dato.jsonl"], "data.jsonl"),
         (["check", "data.jsonl", "--template", "chatlm"], "did you mean chatml?"),
         (["chat", "runs/nmae"], "runs/name"),
+        (["chat", "name/x", "-p", "a"], "did you mean runs/name?"),
+        (["chat", "smolm2", "-p", "a"], "did you mean smollm2?"),
         (["train", "data.jsonl", "--config", "c.toml"], "did you mean warmup?"),
     ],
 )
@@ -82,6 +84,7 @@ def test_files_templates_models_and_keys_get_one_too(
     meant: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "data.jsonl").write_text("{}")
     (tmp_path / "runs" / "name").mkdir(parents=True)
     (tmp_path / "c.toml").write_text("warm_up = 0.1")
