@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import pty
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -242,62 +236,3 @@ def test_a_conversation_is_saved_as_a_row_of_data(tmp_path: Path) -> None:
 )
 def test_commands_are_listed_and_suggested(typed: str, said: str) -> None:
     assert said in run(echo([]), typed)[1]
-
-
-class Screen:
-    """`biddable chat` in a terminal of its own."""
-
-    def __init__(self, *words: str) -> None:
-        self.terminal, end = pty.openpty()
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm"}
-        command = [sys.executable, "-m", "biddable", "chat", *words]
-        self.process = subprocess.Popen(
-            command, stdin=end, stdout=end, stderr=end, env=environment, start_new_session=True
-        )
-        os.close(end)
-        self.text = ""
-
-    def expect(self, text: str) -> None:
-        """Reads until a text comes that did not come before."""
-        limit = time.monotonic() + 120
-        while text not in self.text:
-            assert time.monotonic() < limit, self.text
-            self.text += os.read(self.terminal, 4096).decode(errors="replace")
-        self.text = self.text.partition(text)[2]
-
-    def type(self, text: str) -> None:
-        os.write(self.terminal, text.encode())
-
-    def end(self) -> int:
-        code = self.process.wait(60)
-        os.close(self.terminal)
-        return code
-
-
-def test_a_talk_in_a_terminal_edits_lines_and_survives_ctrl_c(tmp_path: Path) -> None:
-    pytest.importorskip("readline")
-    screen = Screen(tiny_folder(tmp_path / "model"), "--max-new-tokens", "5")
-    screen.expect("> ")
-    screen.type("/helx\x1b[D\x1b[C\x7fp\r")  # Left, right, backspace.
-    screen.expect("/save FILE")
-    screen.expect("> ")
-    screen.type("\x1b[A\r")  # The line before comes back.
-    screen.expect("/save FILE")
-    screen.expect("> ")
-    screen.process.send_signal(signal.SIGINT)
-    screen.expect("Ctrl-C again")
-    screen.expect("> ")
-    screen.type("ab?\r")
-    screen.expect("> ")
-    screen.process.send_signal(signal.SIGINT)
-    screen.expect("Ctrl-C again")
-    screen.expect("> ")
-    screen.process.send_signal(signal.SIGINT)
-    assert screen.end() == 0
-
-
-def test_ctrl_d_leaves(tmp_path: Path) -> None:
-    screen = Screen(tiny_folder(tmp_path / "model"))
-    screen.expect("> ")
-    screen.type("\x04")
-    assert screen.end() == 0
