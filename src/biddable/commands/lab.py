@@ -34,14 +34,15 @@ def lab(**options: Any) -> None:
         raise BiddableError(
             "missing_extra", f"the lab needs {' and '.join(NEEDED)}", "pip install 'biddable[lab]'"
         )
-    found = resolve_base(settings.base)
-    model = load_model(found, choose_device("cpu")) if settings.weights else None
-    made = Lab(settings.base, load_tokenizer(found), model)
+    line(console(), "loading", f"'{settings.base}'")
+    base = resolve_base(settings.base)
+    model = load_model(base, choose_device("cpu")) if settings.weights else None
+    page = Lab(settings.base, load_tokenizer(base), model)
     from biddable.lab.server import serve
 
     with _listen(settings.port) as listener:
         line(console(), "lab", f"http://{ADDRESS}:{listener.getsockname()[1]}/ (Ctrl-C ends)")
-        serve(made, listener)
+        serve(page, listener)
 
 
 def _listen(port: int) -> socket.socket:
