@@ -199,7 +199,7 @@ def _look(conversations: Sequence[Conversation]) -> tuple[Duplicates, list[Findi
 def _split(rows: SplitPart, seed: int, twins: Duplicates) -> tuple[SplitPart, SplitPart]:
     """Both sides; what came from one line of a file stays together."""
     share = min(0.1, MOST_HELD_OUT / max(1, len(rows.conversations)))
-    _, chosen = split(rows.conversations, share=share, seed=seed, found=twins)
+    _, chosen = split(rows.conversations, share=share, seed=seed, duplicates=twins)
     places = {(rows.conversations[i].file, rows.conversations[i].line) for i in chosen}
     return _at(rows, places, False), _at(rows, places, True)
 
