@@ -61,6 +61,10 @@ class AnswerFormat:
     read: Reader | None = None
     is_json: bool = False
 
+    def has_parts(self, text: str) -> bool:
+        """Whether an answer can be read as its parts."""
+        return self.read is not None and isinstance(self.read(text), dict | list)
+
 
 def learn_format(answers: Sequence[str]) -> AnswerFormat | None:
     """The format of answers, or None where they show none."""
