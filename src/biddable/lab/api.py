@@ -100,13 +100,13 @@ def show(lab: Lab, request: Any) -> dict[str, Any]:
     (result,) = encode_many(encoder, [conversation], loss_on)
     rules = replace(encoder.rules, tools=conversation.tools)
     chat = [message.as_dict() for message in conversation.messages]
-    found = run(located(rules, chat, prompt=False))
+    rendered = run(located(rules, chat, prompt=False))
     refusal = result.finding if isinstance(result, BiddableError) else None
     examples = [] if isinstance(result, BiddableError) else result
-    checks = _checks(lab, encoder, conversation, found, examples)
+    checks = _checks(lab, encoder, conversation, rendered, examples)
     return {
         "jinja": encoder.rules.template.text,
-        "render": _render(found, conversation.messages),
+        "render": _render(rendered, conversation.messages),
         "checks": [{"ok": ok, "text": text} for ok, text in checks],
         "examples": [_example(lab, encoder, example) for example in examples],
         "problem": f"{refusal.message} {refusal.fix}" if refusal else "",
@@ -155,16 +155,16 @@ def _refused(what: str) -> BiddableError:
     return BiddableError("lab_request", what, "change the example")
 
 
-def _render(found: Located, messages: Sequence[Message]) -> list[dict[str, str]]:
+def _render(rendered: Located, messages: Sequence[Message]) -> list[dict[str, str]]:
     """The text of the finished conversation, cut where messages begin and end."""
     parts: list[dict[str, str]] = []
     at = 0
-    for span in found.spans:
-        parts.append({"text": found.text[at : span.start], "role": ""})
+    for span in rendered.spans:
+        parts.append({"text": rendered.text[at : span.start], "role": ""})
         role = messages[span.leaf.message].role if span.leaf.message >= 0 else ""
-        parts.append({"text": found.text[span.start : span.end], "role": role})
+        parts.append({"text": rendered.text[span.start : span.end], "role": role})
         at = span.end
-    parts.append({"text": found.text[at:], "role": ""})
+    parts.append({"text": rendered.text[at:], "role": ""})
     return [part for part in parts if part["text"]]
 
 
@@ -172,16 +172,16 @@ def _checks(
     lab: Lab,
     encoder: Encoder,
     conversation: Conversation,
-    found: Located,
+    rendered: Located,
     examples: Sequence[Example],
 ) -> Iterator[tuple[bool, str]]:
     """What is lost, what the model learns to write, where it stops, and what is served."""
     # Training allows the thinking of former answers to go.
-    for leaf in found.lost:
+    for leaf in rendered.lost:
         yield bool(examples), f"The template drops or rewrites {leaf.text!r}."
-    for leaf in found.repeated:
+    for leaf in rendered.repeated:
         yield bool(examples), f"The template prints {leaf.text!r} more than once."
-    if not found.lost and not found.repeated:
+    if not rendered.lost and not rendered.repeated:
         yield True, "Every text comes back once and whole."
     for example in examples:
         ids, before = list(example.input_ids), conversation.messages[: example.turn]
