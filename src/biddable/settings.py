@@ -248,6 +248,7 @@ class LabSettings:
     base: str = _option(
         "smollm2", "run or model folder, hub id, .gguf file", file="model", nargs="?"
     )
+    data: str = _option("", "a file whose rows the page opens", file="read")
     weights: bool = _option(False, "load the weights too, for the masked mean")
     port: int = _option(8765, "port of the page; 0 takes a free one")
 
