@@ -154,7 +154,8 @@ def _told(title: str, others: Sequence[str], odd: _Oddities, name: str) -> Itera
         fix = "Save the others as files of their own, if their rows are meant too."
         yield Finding("files_left_out", "warning", what, fix, name)
     if odd.hidden:
-        what = f"{len(odd.hidden):,} hidden rows were read too: {_listed(odd.hidden)}."
+        were = "row was" if len(odd.hidden) == 1 else "rows were"
+        what = f"{len(odd.hidden):,} hidden {were} read too: {_listed(odd.hidden)}."
         fix = "Delete them, or clear the filter to see them."
         yield Finding("hidden_rows", "warning", what, fix, name, odd.hidden[0])
     if odd.merged:
