@@ -270,12 +270,7 @@ class CheckPrinting(Printing):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command; biddable/commands/NAME.py has its function, and `run` for the command line.
-
-    Args:
-        config: the record whose config.toml --config reads; None where there is none.
-        resume: whether its function goes on with a run.
-    """
+    """A command, with its function and `run` in commands/NAME.py; `config` is what --config reads."""
 
     options: type[Any]
     help: str
