@@ -270,7 +270,7 @@ class CheckPrinting(Printing):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command, with its function and `run` in commands/NAME.py; `config` is what --config reads."""
+    """A command: commands/NAME.py has its function and `run`; --config reads a `config` record."""
 
     options: type[Any]
     help: str
