@@ -272,12 +272,7 @@ class CheckPrinting(Printing):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command; biddable/commands/NAME.py has its function, and `run` for the command line.
-
-    Args:
-        config: the record whose config.toml --config reads; None where there is none.
-        resume: whether its function goes on with a run.
-    """
+    """A command: commands/NAME.py has its function and `run`; --config reads a `config` record."""
 
     options: type[Any]
     help: str
