@@ -106,7 +106,7 @@ def setup_of(encoder: Encoder, loss_on: LossOn) -> dict[str, Any]:
     """All that decides how conversations are encoded, as JSON values."""
     rules = encoder.rules
     template = asdict(rules.template) | {"today": None}
-    made = {"ends": rules.ends, "closing": rules.closing, "extra": rules.codec.extra}
+    made = {"ends": rules.ends, "closing": rules.closing}
     state = {"stops": encoder.stops, "bos": encoder.bos, "adds_bos": encoder.adds_bos}
     setup = {"source": rules.codec.source, "template": template, "loss_on": loss_on}
     return setup | made | state
@@ -118,7 +118,7 @@ def work() -> None:
     setup = receive(sys.stdin)
     template = setup["template"]
     template["tokens"] = tuple((name, text) for name, text in template["tokens"])
-    codec = make_codec(setup["source"], setup["extra"])
+    codec = make_codec(setup["source"])
     rules = Rules(Template(**template), codec, tuple(setup["ends"]), setup["closing"])
     encoder = Encoder(rules, tuple(setup["stops"]), setup["bos"], setup["adds_bos"])
     for line in sys.stdin:
