@@ -216,8 +216,11 @@ def test_nothing_is_fetched_for_a_schema(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/schema.json"
         file.write_text(json.dumps({"$ref": url}), encoding="utf-8")
         rule = given_format(f"schema:{file}")
+        # A request would wait for an answer.
+        socket.setdefaulttimeout(2)
         with pytest.raises(BiddableError, match="cannot be followed"):
             rule.follows("{}")
+        socket.setdefaulttimeout(None)
         with pytest.raises(BlockingIOError):
             server.accept()
 
