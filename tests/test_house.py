@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -28,8 +29,6 @@ def test_a_reader_follows_few_lines_from_the_command_to_the_gradient() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True,
         env={"PYTHONPATH": ":".join(paths), "PATH": "", "HOME": str(Path.home())},
     )  # fmt: skip
-    import json
-
     way = json.loads(done.stdout.splitlines()[-1])
     assert sum(lines for _, lines in way) <= 900
     assert len({name.partition(":")[0] for name, _ in way}) < 15
