@@ -223,3 +223,21 @@ def missing_file(name: str) -> BiddableError:
     if near:
         fix = f"Did you mean {path.with_name(near[0])}?"
     return BiddableError("missing_file", "There is no such file.", fix, file=name)
+
+
+def text_or_file(given: str) -> str | None:
+    """TEXT, or the content of FILE for @FILE.
+
+    Raises:
+        BiddableError: the file cannot be read.
+    """
+    if not given.startswith("@"):
+        return given or None
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BiddableError(
+            "option",
+            f"the system prompt {given[1:]} cannot be read: {error}",
+            "give --system TEXT, or --system @FILE with a text file in UTF-8",
+        ) from error

@@ -143,12 +143,12 @@ def receive(pipe: IO[str] | None) -> Any:
 def as_json(conversation: Conversation) -> list[Any]:
     messages = [[m.role, m.content, m.weight, m.extra] for m in conversation.messages]
     place = [conversation.file, conversation.line, conversation.group]
-    return [messages, *place, list(conversation.tools)]
+    return [messages, *place, list(conversation.tools), conversation.origin]
 
 
 def from_json(value: list[Any]) -> Conversation:
-    messages, file, line, group, tools = value
-    return Conversation([Message(*message) for message in messages], file, line, group, tools or ())
+    messages, *rest = value
+    return Conversation([Message(*message) for message in messages], *rest)
 
 
 def as_result(result: Result) -> Any:
