@@ -38,10 +38,12 @@ class MinedRows:
     Args:
         out: the file of the rows.
         record: what was mined and what was left out.
+        record_file: the file that holds it.
     """
 
     out: Path
     record: Record
+    record_file: Path
 
     def __repr__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.record.kinds.most_common())
@@ -69,14 +71,14 @@ def mine(paths: Any = (), **options: Any) -> MinedRows:
             collector = Collector(settings, progress)
             for row in collector.rows():
                 file.write(_line(row))
-        _finish(part, out, collector.record)
+        record_file = _finish(part, out, collector.record)
     except OSError as error:
         fix = "check that the folder is there and that you may write in it"
         what = f"{out} cannot be written: {error.strerror}"
         raise BiddableError("output_not_writable", what, fix) from error
     finally:
         part.unlink(missing_ok=True)
-    return MinedRows(out, collector.record)
+    return MinedRows(out, collector.record, record_file)
 
 
 def _checked(settings: MineSettings) -> MineSettings:
@@ -94,26 +96,25 @@ def _checked(settings: MineSettings) -> MineSettings:
             what = f"--kind {name!r} is no kind of row{hint}"
             raise BiddableError("option", what, f"the kinds are {', '.join(MINED)}")
     refuse_existing(settings.out)
-    _refuse_foreign_record(Path(settings.out))
     return replace(settings, kind=kinds, system=text_or_file(settings.system) or "")
 
 
-def _refuse_foreign_record(out: Path) -> None:
-    """Raises an error where mined.json belongs to rows that are still there."""
+def _record_path(out: Path) -> Path:
+    """mined.json beside the rows, or `NAME.mined.json` where that belongs to other rows."""
     path = out.with_name(RECORD)
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["out"]
     except FileNotFoundError:
-        return
+        return path
     except (OSError, ValueError, KeyError, TypeError):
         rows = "."
-    if path.with_name(str(rows)).exists():
-        what = f"{path} stands there already and belongs to other rows"
-        raise BiddableError("output_exists", what, "give --out in another folder")
+    taken = path.with_name(str(rows)).exists()
+    return out.with_name(f"{out.stem}.{RECORD}") if taken else path
 
 
-def _finish(part: Path, out: Path, record: Record) -> None:
-    """Gives rows of one single group a group each, puts the file in its place, writes the record.
+def _finish(part: Path, out: Path, record: Record) -> Path:
+    """Gives rows of one single file groups of their own, puts the rows in their place, and writes
+    the record, whose path is returned.
 
     Raises:
         BiddableError: there are no rows.
@@ -127,12 +128,14 @@ def _finish(part: Path, out: Path, record: Record) -> None:
         rows = [json.loads(text) for text in part.read_text(encoding="utf-8").splitlines()]
         record.groups = own_groups(rows)
         part.write_text("".join(map(_line, rows)), encoding="utf-8")
+    path = _record_path(out)
     part.rename(out)
     with out.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     about = {"biddable": __version__, "out": out.name, "sha256": digest}
     text = json.dumps(about | record.as_json(), ensure_ascii=False, indent=1)
-    write_whole(out.with_name(RECORD), text.encode("utf-8", "replace").decode() + "\n")
+    write_whole(path, text.encode("utf-8", "replace").decode() + "\n")
+    return path
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -189,7 +192,7 @@ def run(options: dict[str, Any], printing: Printing) -> int:
     _show_findings(record, out)
     total, groups = record.kinds.total(), len(record.groups)
     line(out, "rows", f"{total:,} in {groups:,} groups: {result.out}")
-    line(out, "record", str(result.out.with_name(RECORD)))
+    line(out, "record", str(result.record_file))
     line(out, "next", shlex.join(["biddable", "check", str(result.out)]))
     if printing.json:
         write_json({"out": str(result.out), **record.as_json()})

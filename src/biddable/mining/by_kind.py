@@ -6,7 +6,7 @@ import gzip
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from biddable.data.charset import MARKS, not_utf8
 from biddable.data.files import SUFFIXES, file_rows
@@ -17,8 +17,7 @@ from biddable.mining.manuals import help_pairs, is_man_page, man_pairs
 from biddable.mining.outline import document_pairs
 from biddable.mining.pair import Mined
 from biddable.mining.pdf import pdf_pairs
-from biddable.mining.pieces import MARKED, html_pieces, markdown_pieces, marked_pieces, rst_pieces
-from biddable.mining.pieces import with_definitions
+from biddable.mining.pieces import html_pieces, markdown_pieces, rst_pieces, with_definitions
 from biddable.mining.python_code import python_pairs
 from biddable.mining.tickets import ticket_pairs
 from biddable.mining.walk import MAILDIR, Source
@@ -29,9 +28,9 @@ MARKDOWN = (".md", ".markdown", ".mdx", ".qmd", ".rmd")
 HTML = (".html", ".htm", ".xhtml")
 PLAIN = (".rst", ".txt", ".text", ".help")
 # Files without a suffix that are documents.
-BARE = frozenset("readme faq install news usage changes help contributing todo".split())
+BARE = ("readme", "faq", "install", "news", "usage", "changes", "help", "contributing")
 MAN = tuple(f".{section}" for section in "12345678")
-READ = (*MARKDOWN, *HTML, *PLAIN, *MARKED, *GRAMMARS, *MAN, ".py", ".pyi")
+READ = (*MARKDOWN, *HTML, *PLAIN, *GRAMMARS, *MAN, ".py", ".pyi")
 
 
 def group_name(text: str) -> str:
@@ -83,16 +82,19 @@ def text_pairs(text: str, suffix: str) -> Mined:
     if suffix in MARKDOWN:
         return document_pairs(list(with_definitions(list(markdown_pieces(text)), False)))
     if suffix in HTML or text[:200].lstrip().lower().startswith(("<!doctype html", "<html")):
-        return document_pairs(html_pieces(text))
+        return _page_pairs(text)
     if suffix in (".py", ".pyi"):
         return python_pairs(text)
     if suffix in GRAMMARS:
         return other_code_pairs(text, suffix)
-    if suffix in MARKED:
-        return document_pairs(list(marked_pieces(text, suffix)))
-    if is_man_page(text):
-        return man_pairs(text)
-    return _plain_pairs(text, suffix)
+    return man_pairs(text) if is_man_page(text) else _plain_pairs(text, suffix)
+
+
+def _page_pairs(text: str) -> Mined:
+    if "{%" in text or "{{" in text:
+        yield Finding("html_template", "note", "The page is a template that others fill.", "")
+        return
+    yield from document_pairs(html_pieces(text))
 
 
 def _plain_pairs(text: str, suffix: str) -> Mined:
@@ -126,7 +128,7 @@ def _opened(path: Path) -> IO[bytes]:
     if not path.is_file():
         raise BiddableError("no_file", "It is no file but a link or a device.")
     if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rb")
+        return cast("IO[bytes]", gzip.open(path, "rb"))
     return path.open("rb")
 
 

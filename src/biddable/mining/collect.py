@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from biddable.data.private import masked
-from biddable.errors import MOST_PLACES, BiddableError, Finding, as_record
+from biddable.errors import MOST_PLACES, BiddableError, Finding, Severity, as_record
 from biddable.mining.by_kind import file_pairs, group_name
 from biddable.mining.licenses import license_of
 from biddable.mining.mail import Mail, thread_pairs
@@ -129,8 +129,8 @@ class Collector:
         data: bytes | None = None
         for pair in pairs:
             if isinstance(pair, Finding):
-                severity = "note" if pair.severity == "note" else "warning"
                 shown = pair.file or (source.shown if source else "")
+                severity: Severity = "note" if pair.severity == "note" else "warning"
                 self.record.add(replace(pair, severity=severity, file=shown))
             elif pair.kind in self._kinds:
                 data = _data(source) if data is None else data
@@ -146,10 +146,12 @@ class Collector:
         parts = [*(text for _, text in pair.before), pair.prompt, pair.completion]
         if sum(map(len, parts)) > settings.max_chars:
             what = f"The row has more than {settings.max_chars:,} characters (--max-chars)."
-            return self._leave_out("too_long", what, pair)
+            self._leave_out("too_long", what, pair)
+            return None
         digest = hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).digest()
         if digest in self._seen:
-            return self._leave_out("duplicate", "The row repeats an earlier one.", pair)
+            self._leave_out("duplicate", "The row repeats an earlier one.", pair)
+            return None
         self._seen.add(digest)
         masks = [masked(text) for text in (*parts, *pair.cut)]
         private = {code: what for _, seen in masks[: len(parts)] for code, what in seen}
@@ -164,12 +166,11 @@ class Collector:
             )
         for code, what in private.items():
             fix = SECRET_FIX if code == "secret_found" else PERSONAL_FIX
-            place = pair.path, pair.lines[0]
-            self.record.add(Finding(code, "warning", f"The text holds {what}.", fix, *place))
+            self.record.add(_finding(code, "warning", f"The text holds {what}.", fix, pair))
         return None if "secret_found" in private else pair
 
     def _leave_out(self, code: str, what: str, pair: Pair) -> None:
-        self.record.add(Finding(code, "note", what, "", pair.path, pair.lines[0]))
+        self.record.add(_finding(code, "note", what, "", pair))
 
     def _count(self, pair: Pair, license: str) -> None:
         record = self.record
@@ -179,6 +180,13 @@ class Collector:
         for text in pair.cut[: MOST_CUT - len(record.cut)]:
             shown = {"path": pair.path, "line": pair.lines[0], "text": text[:LONGEST_CUT]}
             record.cut.append(shown)
+
+
+def _finding(code: str, severity: Severity, what: str, fix: str, pair: Pair) -> Finding:
+    """A finding at the lines of a pair, or at its commit."""
+    if pair.kind in ("commit", "message"):
+        return Finding(code, severity, what, fix, f"{pair.path} {pair.commit[:10]}")
+    return Finding(code, severity, what, fix, pair.path, pair.lines[0])
 
 
 def _data(source: Source | None) -> bytes:

@@ -87,12 +87,12 @@ def _of_function(node: Any, lines: list[str]) -> Mined:
 
 
 def _comment_above(node: Any, lines: list[str]) -> str:
-    """The text of the comment that ends on the line before a function; annotations may follow it."""
+    """The text of the comment that ends right above a function; attributes may stand between."""
     parts: list[str] = []
     before, line = node.prev_sibling, node.start_point[0]
     while before is not None and before.end_point[0] >= line - 1:
         if "comment" in before.type:
-            parts.append(before.text.decode(errors="replace"))
+            parts.append(before.text.decode(errors="replace").rstrip("\n"))
         elif "attribute" not in before.type and "decorator" not in before.type:
             break
         line, before = before.start_point[0], before.prev_sibling

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from email import message_from_bytes, policy
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 from email.utils import parseaddr, parsedate_to_datetime
 
 from biddable.errors import Finding
-from biddable.mining.pair import Mined, Turn, block, plain_subject, thread_pair
+from biddable.mining.pair import Mined, Turn, plain_subject, thread_pair
 from biddable.mining.pieces import html_pieces
 
 # A larger message carries files.
@@ -25,8 +25,9 @@ INTRODUCES = re.compile(
 )
 # From here on a mail repeats another one, or is a signature, or a footer of a list.
 ENDS = re.compile(
-    r"-- ?|--[ ]?\S.{0,40}|_{20,}|-{3,} ?(?:Original Message|Ursprüngliche Nachricht|Message d'origine)"
-    r" ?-{3,}|-----BEGIN PGP SIGNATURE-----|Sent from my .*|Von meinem .* gesendet|Get Outlook for .*"
+    r"-- ?|--[ ]?\S.{0,40}|_{20,}|-----BEGIN PGP SIGNATURE-----"
+    r"|-{3,} ?(?:Original Message|Ursprüngliche Nachricht|Message d'origine) ?-{3,}"
+    r"|Sent from my .*|Von meinem .* gesendet|Get Outlook for .*"
     r"|(?:From|Von|De): .*(?:\n(?:Sent|Date|Gesendet|To|Envoyé|Enviado): ).*",
     re.IGNORECASE,
 )
@@ -77,7 +78,8 @@ def _introduces(lines: Sequence[str]) -> bool:
 
 def mbox_messages(lines: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
     """The messages of an mbox file, each with the number of its first line."""
-    start, message, size, blank = 1, [], 0, True
+    message: list[bytes] = []
+    start, size, blank = 1, 0, True
     for number, line in enumerate(lines, 1):
         if blank and line.startswith(b"From ") and number > 1:
             yield start, b"".join(message)
@@ -117,7 +119,7 @@ def _mail(data: bytes, path: str, first: int) -> Mail | Finding:
     if str(message.get("Auto-Submitted", "no")).lower() != "no" or "X-Autoreply" in message:
         return Finding("automatic_mail", "note", "A program wrote the message.", "", path, first)
     part = message.get_body(("plain", "html"))
-    text = part.get_content() if part is not None else ""
+    text = _content(part) if part is not None else ""
     if part is not None and part.get_content_type() == "text/html":
         text = "\n".join(piece.text for piece in html_pieces(text))
     own, cut = own_text(text)
@@ -135,6 +137,15 @@ def _mail(data: bytes, path: str, first: int) -> Mail | Finding:
     identifiers = IDENTIFIER.findall(str(message.get("Message-ID", "")))
     subject = " ".join(str(message.get("Subject", "")).split())
     return Mail((identifiers or [""])[0], tuple(answers), subject, _time(message), turn)
+
+
+def _content(part: MIMEPart) -> str:
+    """The text of a part; where its encoding is not known, what is UTF-8 in it."""
+    try:
+        return str(part.get_content())
+    except LookupError:
+        data = part.get_payload(decode=True)
+        return data.decode("utf-8", "replace") if isinstance(data, bytes) else ""
 
 
 def _archived(message: EmailMessage) -> str:

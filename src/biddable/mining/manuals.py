@@ -21,6 +21,9 @@ ARGUMENT = re.compile(r'"((?:[^"]|"")*)"|(\S+)')
 FONTS = re.compile(r"[BI]|SM|SB|[BIR]{2}|MR|UR|MT")
 # The macros of mdoc that have text; the arguments of a flag get a dash.
 SEMANTIC = re.compile(r"Nm|Nd|Fl|Ar|Cm|Pa|Op|Ev|Xr|Sy|Em|Li|Dq|Sq|Ql|Va|Fn|Ic|Tn|Oo|Oc|Pq|Ns")
+BREAKS = ("PP", "P", "LP", "El", "HP", "sp", "br", "RE")
+# Whether lines are filled from here on, or stand as they are.
+FILLING = {"nf": False, "EX": False, "Bd": False, "fi": True, "EE": True, "Ed": True}
 USAGE = re.compile(r"\s*usage:\s*(\S+).*", re.IGNORECASE)
 OPTION = re.compile(r"(\s{1,10})(-{1,2}[\w?]\S*(?:[ ,|]\S+)*)(?:\s{2,}(\S.*))?")
 
@@ -32,7 +35,7 @@ def is_man_page(text: str) -> bool:
 
 def man_pairs(text: str) -> Mined:
     """Options and sections of a man page, named by the page."""
-    pieces = list(_roff_pieces(text))
+    pieces = _joined(_roff_pieces(text))
     title = next((p.text for p in pieces if p.role == "heading" and p.level == 1), "")
     for pair in document_pairs(pieces):
         if isinstance(pair, Pair):
@@ -41,7 +44,7 @@ def man_pairs(text: str) -> Mined:
 
 
 def _roff_pieces(text: str) -> Iterator[Piece]:
-    role, waits = "text", False
+    role, waits, filled = "text", False, True
     for number, source in enumerate(text.split("\n"), 1):
         macro = MACRO.fullmatch(source)
         name, rest = (macro[1], macro[2]) if macro else ("", source)
@@ -51,18 +54,31 @@ def _roff_pieces(text: str) -> Iterator[Piece]:
         elif name.upper() in ("SH", "SS"):
             yield Piece("heading", shown, number, 2 + (name.upper() == "SS"))
             role = "text"
-        elif name in ("IP", "It"):
-            yield Piece("term", shown, number)
-            role = "definition"
+        elif name in BREAKS:
+            role = role if name in ("sp", "br") else "text"
+            yield Piece(role, "", number)
+        elif name in FILLING:
+            filled = FILLING[name]
         elif name in ("TP", "TQ"):
             waits = True
-        elif name in ("PP", "P", "LP", "El", "HP"):
-            role = "text"
-        elif shown and waits:
+        elif shown and (waits or name in ("IP", "It")):
             yield Piece("term", shown, number)
             role, waits = "definition", False
-        elif shown or not name:
-            yield Piece(role, shown, number)
+        elif shown:
+            yield Piece(role if filled else "code", shown, number)
+
+
+def _joined(pieces: Iterator[Piece]) -> list[Piece]:
+    """The lines of a paragraph as one piece, which is how a man page shows them."""
+    joined: list[Piece] = []
+    for piece in pieces:
+        last = joined[-1] if joined else Piece("", "", 0)
+        filled = piece.role in ("text", "definition") and piece.role == last.role
+        if filled and piece.text and last.text:
+            joined[-1] = last._replace(text=f"{last.text} {piece.text}", last=piece.line)
+        else:
+            joined.append(piece)
+    return joined
 
 
 def _shown(name: str, rest: str) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from biddable.mining.pair import Mined, Pair, block
 from biddable.mining.pieces import Piece
 
 # Headings that ask, with or without a question mark.
 ASKING = re.compile(
-    r".*[?？؟]|How (?:to|do|does|can|is|are|much|many)\b.*|Why\b.*|(?:Can|Do|Should) (?:I|we)\b.*"
-    r"|What (?:is|are|does|do|if|happens)\b.*|(?:Where|When) (?:is|are|do|does|can|should)\b.*",
+    r".*[?\uff1f\u061f]|How (?:to|do|does|can|is|are|much|many)\b.*|Why\b.*|(?:Can|Do|Should) (?:I|we)\b.*"
+    r"|What (?:does|do|if|happens)\b.*|(?:Where|When) (?:do|does|can|should)\b.*",
     re.IGNORECASE,
 )
 ITEM = r"\s*(?:[-*+]\s+|\d+[.)]\s+)?"
@@ -23,9 +23,9 @@ QUESTION = re.compile(rf"{ITEM}{BOLD}(?:Q|Question|Frage)\s*\d*\s*[:.)]{BOLD}(.+
 ANSWER = re.compile(rf"{ITEM}{BOLD}(?:A|Answer|Antwort)\s*\d*\s*[:.)]{BOLD}", re.IGNORECASE)
 # A line of its own that asks: bold, a summary, or an admonition.
 STANDING = re.compile(
-    rf"{ITEM}(?:\*\*|__|<summary>|\?\?\?\+?\s+\w+\s+\"){BOLD}(.+[?？]){BOLD}(?:</details>)?"
+    rf"{ITEM}(?:\*\*|__|<summary>|\?\?\?\+?\s+\w+\s+\"){BOLD}(.+[?\uff1f]){BOLD}(?:</details>)?"
 )
-LISTED = re.compile(r"(?:[-*+]|\d+[.)])\s+([^\[].+[?？])\s*")
+LISTED = re.compile(r"(?:[-*+]|\d+[.)])\s+([^\[].+[?\uff1f])\s*")
 # What is no text of a section: links, tags, and directives that other files fill.
 NO_TEXT = re.compile(
     r"https?://\S+|<[^>]*>|!\[[^\]]*\]\([^)]*\)"
@@ -33,6 +33,7 @@ NO_TEXT = re.compile(
     r".*(?:\n(?:[ \t]+.*)?)*",
     re.MULTILINE,
 )
+AROUND = re.compile(r"\s*(?:</?details>|</?div.*>|-{3,}|<!--.*-->|<br */?>)?\s*")
 WORD = re.compile(r"[^\W\d_]{2,}")
 # Words of its own that the text below a heading has at least.
 FEWEST_WORDS = 6
@@ -131,7 +132,7 @@ def _asks(line: str, after: str) -> str:
 def _terms(pieces: Sequence[Piece], path: Sequence[str]) -> Mined:
     """Each term with the definitions behind it; what asks is a question."""
     groups = [(role, list(run)) for role, run in groupby(pieces, lambda p: p.role)]
-    for (role, terms), (next_role, answer) in zip(groups, groups[1:], strict=False):
+    for (role, terms), (next_role, answer) in pairwise(groups):
         if role != "term" or next_role != "definition":
             continue
         term = terms[-1].text
@@ -142,9 +143,9 @@ def _terms(pieces: Sequence[Piece], path: Sequence[str]) -> Mined:
 
 
 def _pair(kind: str, prompt: str, pieces: Sequence[Piece]) -> Mined:
-    text, _ = block([p.text for p in pieces], 1)
-    text = re.sub(r"(?:\s*(?:</details>|^-{3,}$|<!--.*?-->)\s*)+\Z", "", text, flags=re.M | re.S)
-    held = [p for p in pieces if p.text.strip() and p.text.strip() not in ("</details>", "---")]
-    if text and held and prompt:
-        lines = held[0].line, max(p.last or p.line for p in held)
-        yield Pair(kind, prompt, text.strip(), lines)
+    # What only closes or parts stands at the ends of a text, not in it.
+    held = [n for n, piece in enumerate(pieces) if not AROUND.fullmatch(piece.text)]
+    if held and prompt:
+        inner = pieces[held[0] : held[-1] + 1]
+        text, _ = block([piece.text for piece in inner], 1)
+        yield Pair(kind, prompt, text, (inner[0].line, max(p.last or p.line for p in inner)))

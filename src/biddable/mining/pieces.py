@@ -29,8 +29,6 @@ TITLE = re.compile(r"title:\s*[\"']?(.+?)[\"']?\s*")
 RULE = re.compile(r"([=\-~^\"'`#*+.:_])\1{2,}\s*")
 # What no term of a definition list begins with.
 NO_TERM = re.compile(r"\.\. |[-*+:>|#.]|\w{1,3}[.)] |\s")
-# Headings of AsciiDoc and Org: the marks, then the text.
-MARKED = {".adoc": re.compile(r"(={1,6})\s+(\S.*)"), ".org": re.compile(r"(\*{1,6})\s+(\S.*)")}
 
 
 def markdown_pieces(text: str) -> Iterator[Piece]:
@@ -103,16 +101,6 @@ def _is_title(lines: Sequence[str], number: int) -> bool:
     )  # fmt: skip
 
 
-def marked_pieces(text: str, suffix: str) -> Iterator[Piece]:
-    """The lines of an AsciiDoc or Org file."""
-    for number, line in enumerate(text.split("\n"), 1):
-        marked = MARKED[suffix].fullmatch(line)
-        if marked:
-            yield Piece("heading", marked[2].strip(" =*"), number, len(marked[1]))
-        else:
-            yield Piece("text", line, number)
-
-
 def with_definitions(pieces: Sequence[Piece], rst: bool) -> Iterator[Piece]:
     """Marks definition lists: indented text under a term in reStructuredText, `: text` elsewhere.
 
@@ -140,20 +128,21 @@ def with_definitions(pieces: Sequence[Piece], rst: bool) -> Iterator[Piece]:
             inside = None
             if opens and term and not NO_TERM.match(term) and len(term) <= 80 and term[-1] != ":":
                 inside = indent
-                yield piece._replace(role="term", text=re.sub(r":\w+:|[`*]", "", term))
+                yield piece._replace(role="term", text=re.sub(r":\w+:|[`*]| : .*", "", term))
                 continue
         yield piece
 
 
+BLOCKS = frozenset((
+    *("p", "div", "li", "ul", "ol", "dl", "dt", "dd", "table", "tr", "section", "article", "main"),
+    *("h1", "h2", "h3", "h4", "h5", "h6", "pre", "br", "hr", "blockquote", "details", "summary"),
+))  # fmt: skip
+OUTSIDE = frozenset(("script", "style", "nav", "footer", "aside", "head", "form", "svg", "button"))
+INSIDE = {"dt": "term", "summary": "term", "dd": "definition", "details": "definition"}
+
+
 class _Page(HTMLParser):
     """Collects the pieces of an HTML page; what is around the main text is left out."""
-
-    BLOCKS = frozenset(
-        "p div li ul ol dl dt dd table tr section article main h1 h2 h3 h4 h5 h6 pre br hr "
-        "blockquote details summary body".split()
-    )
-    OUTSIDE = frozenset("script style nav footer aside head form svg button template".split())
-    INSIDE = {"dt": "term", "summary": "term", "dd": "definition", "details": "definition"}
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -163,25 +152,26 @@ class _Page(HTMLParser):
         self._line = 1
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in self.BLOCKS:
+        if tag in BLOCKS:
             self.end_block()
-        if tag in self.BLOCKS - {"br", "hr"} or tag in self.OUTSIDE:
+        if (tag in BLOCKS and tag not in ("br", "hr")) or tag in OUTSIDE:
             self._open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in self.BLOCKS:
+        if tag in BLOCKS:
             self.end_block()
         if tag in self._open:
             # What was never closed inside of it is closed with it.
             del self._open[len(self._open) - 1 - self._open[::-1].index(tag) :]
 
     def handle_data(self, data: str) -> None:
-        if not self.OUTSIDE.intersection(self._open):
-            if not "".join(self._texts).strip():
-                blank = data[: len(data) - len(data.lstrip())]
-                self._texts = []
-                self._line = self.getpos()[0] + blank.count("\n")
-            self._texts.append(data if self._texts or "pre" in self._open else data.lstrip())
+        if OUTSIDE.intersection(self._open):
+            return
+        if not "".join(self._texts).strip():
+            self._texts = []
+            blank = data[: len(data) - len(data.lstrip())]
+            self._line = self.getpos()[0] + blank.count("\n")
+        self._texts.append(data if self._texts or "pre" in self._open else data.lstrip())
 
     def end_block(self) -> None:
         """Ends the text at hand; that of `pre` keeps its lines."""
@@ -190,18 +180,20 @@ class _Page(HTMLParser):
         if not text.strip():
             return
         if "pre" in self._open:
-            for number, line in enumerate(text.strip("\n").split("\n")):
-                self.pieces.append(Piece("code", line, self._line + number))
+            lines = text.strip("\n").split("\n")
+            self.pieces += [Piece("code", part, self._line + n) for n, part in enumerate(lines)]
             return
         text = " ".join(text.split()).strip("¶ #")
-        tag = next((t for t in reversed(self._open) if t in self.INSIDE or t[0] == "h"), "")
-        level = int(tag[1:]) if tag[:1] == "h" and tag[1:].isdigit() else 0
-        role = "heading" if level else self.INSIDE.get(tag, "text")
+        text = f"> {text}" if "blockquote" in self._open else text
+        inner = (tag for tag in reversed(self._open) if tag in INSIDE or tag[0] == "h")
+        tag = next(inner, "")
+        level = int(tag[1]) if tag[:1] == "h" else 0
+        role = "heading" if level else INSIDE.get(tag, "text")
         self.pieces.append(Piece(role, text, self._line, level, self.getpos()[0]))
 
 
 def html_pieces(text: str) -> list[Piece]:
-    """The blocks of an HTML page, each with the line on which it begins."""
+    """The blocks of an HTML page, each with the line on which it begins; quotations get a `>`."""
     page = _Page()
     page.feed(text)
     page.close()

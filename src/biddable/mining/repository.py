@@ -30,7 +30,7 @@ LOG = ("--no-merges", "--no-ext-diff", "--no-textconv", "--no-color", "--no-show
        "--no-renames", "--format=%x00%H%x1f%an%x1f%ae%n%B%x00", "-p")  # fmt: skip
 BOT = re.compile(r"bot\b|\[bot\]|dependabot|renovate|github-actions|pre-commit-ci|weblate", re.I)
 TRAILER = re.compile(r"(?:[A-Z][\w-]+-by|Change-Id|Reviewed-on|Link|Fixes|Closes|Cc|Bug): .*")
-HOSTS = re.compile(r"(?:https?://|ssh://|git@)(?:[^@/]*@)?([\w.-]*(?:github|gitlab|codeberg)[\w.-]*)"
+HOSTS = re.compile(r"(?:https?://|ssh://|git@)(?:[^@/]*@)?([\w.-]*(?:github|gitlab)[\w.-]*)"
                    r"[:/](?:\d+/)?(.+?)(?:\.git)?/?")  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def _of_commit(repo: Repository, shown: str, record: tuple[str, list[str], str])
     message, span = block([line for line in lines if not TRAILER.fullmatch(line)], 1)
     if len(message.split()) < 3 or "\n@@ " not in diff:
         what = "The message has less than three words, or the diff no text."
-        yield Finding("commit_says_little", "note", what, "", shown)
+        yield Finding("commit_says_little", "note", what, "", f"{shown} {commit[:10]}")
         return
     url = f"{repo.page}/commit/{commit}" if repo.page else ""
     start = len(lines) + 2
@@ -193,8 +193,9 @@ def _commits(folder: Path, most: int, longest: int) -> Iterator[tuple[str, str, 
         command, cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as process:
         assert process.stdout is not None
-        head, message, diff, size, read = "", [], [], 0, 0
-        in_message = False
+        message: list[str] = []
+        diff: list[str] = []
+        head, size, read, in_message = "", 0, 0, False
         while read < MOST_HISTORY:
             data = process.stdout.readline(1 << 20)
             read += len(data)

@@ -149,7 +149,8 @@ def _turns(fields: Fields, lines: tuple[int, int], path: str) -> Iterator[Turn]:
     """The messages of a row: a question and its answer, a list of messages, or only one."""
     url = _text(_first(fields, URL))
     url = url if url.startswith("http") else ""
-    nested = next((fields[name] for name in LISTS if isinstance(fields.get(name), list)), [])
+    lists = (fields[name] for name in LISTS if isinstance(fields.get(name), list))
+    nested: list[Any] = next(lists, [])
     items = [{_plain(k): v for k, v in item.items()} for item in nested if isinstance(item, dict)]
     asked, asker = _text(_first(fields, QUESTION)), _name(_first(fields, AUTHOR))
     if not items and (answer := _text(_first(fields, ANSWER))):
