@@ -94,7 +94,7 @@ def _train_split(folder: Path, findings: list[Finding]) -> str:
 def _is_data(path: Path) -> bool:
     name = path.name.lower()
     # Such names are those of locks and of what systems keep beside a file.
-    beside = name.startswith((".", "~$"))
+    beside = name.startswith((".", "~$")) or name.endswith("mined.json")
     return not beside and path.is_file() and name.removesuffix(".gz").endswith(SUFFIXES)
 
 

@@ -12,7 +12,8 @@ from biddable.mining.pieces import Piece
 
 # Headings that ask, with or without a question mark.
 ASKING = re.compile(
-    r".*[?\uff1f\u061f]|How (?:to|do|does|can|is|are|much|many)\b.*|Why\b.*|(?:Can|Do|Should) (?:I|we)\b.*"
+    r".*[?\uff1f\u061f]|How (?:to|do|does|can|is|are|much|many)\b.*|Why\b.*"
+    r"|(?:Can|Do|Should) (?:I|we)\b.*"
     r"|What (?:does|do|if|happens)\b.*|(?:Where|When) (?:do|does|can|should)\b.*",
     re.IGNORECASE,
 )
@@ -29,7 +30,7 @@ LISTED = re.compile(r"(?:[-*+]|\d+[.)])\s+([^\[].+[?\uff1f])\s*")
 # What is no text of a section: links, tags, and directives that other files fill.
 NO_TEXT = re.compile(
     r"https?://\S+|<[^>]*>|!\[[^\]]*\]\([^)]*\)"
-    r"|^[ \t]*(?:\.\. |```\{?|:::\{?)(?:toctree|auto\w+|contents|(?:literal)?include|image|figure)\b"
+    r"|^[ \t]*(?:\.\. |```\{?|:::\{?)(?:toctree|auto\w+|contents|\w*include|image|figure)\b"
     r".*(?:\n(?:[ \t]+.*)?)*",
     re.MULTILINE,
 )

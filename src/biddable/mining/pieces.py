@@ -44,7 +44,7 @@ def markdown_pieces(text: str) -> Iterator[Piece]:
     for token, inside in zip(tokens, [*tokens[1:], *tokens[-1:]], strict=True):
         first, last = token.map or (0, 0)
         if token.type == "heading_open" and token.level == 0:
-            roles |= {n: ("", 0, "") for n in range(first, last)}
+            roles |= dict.fromkeys(range(first, last), ("", 0, ""))
             roles[first] = ("heading", int(token.tag[1:]), _inline_text(inside.content))
         elif token.type in ("fence", "code_block"):
             roles |= {n: ("code", 0, lines[n]) for n in range(first, min(last, len(lines)))}

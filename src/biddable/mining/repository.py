@@ -124,7 +124,7 @@ def _page(folder: Path) -> str:
 
 
 def listed(folder: Path, inside: bool) -> list[str]:
-    """The files below a folder that .gitignore leaves, sorted; a folder with a repository ends in /.
+    """The files below a folder but ignored ones, sorted; a folder with a repository ends in /.
 
     Args:
         inside: whether the folder is in a repository; else .gitignore files are read all the same.

@@ -50,7 +50,7 @@ TEXT = (
 AUTHOR = ("author", "from", "sender", "user", "authorid", "userid", "fromemail", "email", "name",
           "role", "speaker", "requesterid", "customer", "reporter")  # fmt: skip
 ROLE = ("role", "authortype", "authorassociation", "usertype", "sendertype", "speaker")
-STAFF = re.compile(r"agent|staff|support|admin|assistant|operator|employee|owner|member|collaborator"
+STAFF = re.compile(r"agent|staff|support|admin|assistant|operator|employee|owner|member|collab"
                    r"|outbound|outgoing", re.IGNORECASE)  # fmt: skip
 ASKER = re.compile(
     r"customer|user|client|requester|end.?user|none|contributor|inbound|incoming", re.I
@@ -58,8 +58,8 @@ ASKER = re.compile(
 # A truth value of such a name says who wrote, or that nobody outside may read it.
 IS_STAFF = {"isstaff": True, "staff": True, "fromagent": True, "isagent": True, "inbound": False,
             "incoming": False, "iscustomer": False}  # fmt: skip
-INTERNAL = {"public": False, "ispublic": False, "private": True, "isprivate": True, "internal": True,
-            "isinternal": True}  # fmt: skip
+INTERNAL = {"public": False, "ispublic": False, "private": True, "isprivate": True,
+            "internal": True, "isinternal": True}  # fmt: skip
 URL = ("htmlurl", "url", "link", "permalink")
 WRAPPERS = ("tickets", "issues", "results", "data", "items", "rows", "records", "cases")
 # So many rows without a ticket mean that a file holds none.
