@@ -145,7 +145,8 @@ def _mail(stream: IO[bytes], shown: str, single: bool, mails: list[Mail]) -> Min
 def _tickets(source: Source, staff: Sequence[str], encoding: str) -> Mined:
     with source.path.open("rb") as stream:
         head = stream.read(4)
-        total = 1 + sum(part.count(b"\n") for part in iter(lambda: stream.read(1 << 20), b""))
+        stream.seek(0)
+        total = sum(1 for _ in stream)
     if head.startswith((b"\x1f\x8b", b"PK", b"PAR1", b"ARRO")):
         total = 0
     findings: list[Finding] = []

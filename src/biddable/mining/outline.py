@@ -36,6 +36,8 @@ NO_TEXT = re.compile(
 )
 AROUND = re.compile(r"\s*(?:</?details>|</?div.*>|-{3,}|<!--.*-->|<br */?>)?\s*")
 WORD = re.compile(r"[^\W\d_]{2,}")
+# Lines of a question before its `A:`.
+LONGEST_QUESTION = 8
 # Words of its own that the text below a heading has at least.
 FEWEST_WORDS = 6
 
@@ -104,30 +106,54 @@ def _question(path: Sequence[str]) -> str:
 
 def _with_questions(pieces: Sequence[Piece]) -> Iterator[Piece]:
     """Marks the questions and answers of lists as terms and definitions."""
-    role = "text"
-    for index, piece in enumerate(pieces):
+    role, number = "text", 0
+    while number < len(pieces):
+        piece = pieces[number]
+        asked, size = _asked(pieces, number)
         if piece.role in ("term", "definition"):
             role = "text"
             yield piece
-            continue
-        after = next((p.text for p in pieces[index + 1 : index + 3] if p.text.strip()), "")
-        asked = piece.role == "text" and _asks(piece.text, after)
-        if asked:
+        elif asked:
             role = "definition"
             yield piece._replace(role="term", text=asked)
         elif ANSWER.match(piece.text) and role == "definition" and piece.role == "text":
             yield piece._replace(role=role, text=ANSWER.sub("", piece.text, count=1))
         else:
             yield piece if role == "text" else piece._replace(role=role)
+        number += size
 
 
-def _asks(line: str, after: str) -> str:
-    """The question of a line that asks one, else nothing."""
-    if match := QUESTION.fullmatch(line) or STANDING.fullmatch(line):
-        return re.sub(r"\*\*|__|</?\w+>|\"$", "", match[1]).strip()
-    match = LISTED.fullmatch(line)
-    # An item that only asks is one of a table of contents.
-    return match[1].strip("*_ ") if match and after and not LISTED.fullmatch(after) else ""
+def _asked(pieces: Sequence[Piece], number: int) -> tuple[str, int]:
+    """The question that begins at a piece, if any, and how many pieces it takes."""
+    line = pieces[number].text
+    if pieces[number].role != "text":
+        return "", 1
+    if QUESTION.fullmatch(line):
+        return _labeled(pieces, number)
+    match = STANDING.fullmatch(line)
+    if match is None and (match := LISTED.fullmatch(line)):
+        # An item that only asks is one of a table of contents.
+        after = next((p.text for p in pieces[number + 1 : number + 3] if p.text.strip()), "")
+        match = match if after and not LISTED.fullmatch(after) else None
+    return _unmarked(match[1]) if match else "", 1
+
+
+def _labeled(pieces: Sequence[Piece], number: int) -> tuple[str, int]:
+    """The question behind a `Q:`, which may take several lines where an `A:` follows."""
+    parts = [pieces[number].text]
+    for piece in pieces[number + 1 : number + LONGEST_QUESTION]:
+        if not piece.text.strip() or ANSWER.match(piece.text):
+            break
+        parts.append(piece.text.strip())
+    end = number + len(parts)
+    if not any(ANSWER.match(piece.text) for piece in pieces[end : end + 2]):
+        parts = parts[:1]
+    match = QUESTION.fullmatch(" ".join(parts))
+    return _unmarked(match[1]) if match else "", len(parts)
+
+
+def _unmarked(text: str) -> str:
+    return re.sub(r"\*\*|__|</?\w+>|\"$", "", text).strip(" *_")
 
 
 def _terms(pieces: Sequence[Piece], path: Sequence[str]) -> Mined:

@@ -177,7 +177,7 @@ def _of_commit(repo: Repository, shown: str, record: tuple[str, list[str], str])
         yield Finding("commit_says_little", "note", what, "", f"{shown} {commit[:10]}")
         return
     url = f"{repo.page}/commit/{commit}" if repo.page else ""
-    start = len(lines) + 2
+    start = len(lines) + 3
     place = start, start + diff.count("\n")
     both = Pair(
         "commit", message, diff, place, shown, group=commit, commit=commit, url=url, cut=cut

@@ -49,7 +49,10 @@ TEXT = (
 )
 AUTHOR = ("author", "from", "sender", "user", "authorid", "userid", "fromemail", "email", "name",
           "role", "speaker", "requesterid", "customer", "reporter")  # fmt: skip
-ROLE = ("role", "authortype", "authorassociation", "usertype", "sendertype", "speaker")
+ROLE = (
+    *("role", "authorrole", "senderrole", "userrole", "authortype", "authorassociation"),
+    *("usertype", "sendertype", "speaker"),
+)
 STAFF = re.compile(r"agent|staff|support|admin|assistant|operator|employee|owner|member|collab"
                    r"|outbound|outgoing", re.IGNORECASE)  # fmt: skip
 ASKER = re.compile(
