@@ -1,11 +1,12 @@
-"""The public face, written by tests/helpers/stub.py from settings and functions."""
+"""The public face. tests/helpers/stub.py writes it from settings.py."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 from biddable.commands.check import Checked
 from biddable.commands.compare import Comparison
+from biddable.commands.mine import MinedRows
 from biddable.commands.train import Trained
 from biddable.data.conversation import Conversation as Conversation
 from biddable.data.conversation import Message as Message
@@ -38,11 +39,13 @@ __all__ = [
     "encode",
     "encode_prompt",
     "load",
+    "mine",
     "pretrain",
     "train",
 ]
 
-# A file or folder, several, or rows in memory.
+# A file or folder, or several; of rows also those in memory.
+Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
 Rows = str | PathLike[str] | Iterable[str | PathLike[str] | Mapping[str, Any] | Conversation]
 
 class Speaker:
@@ -66,17 +69,17 @@ def check(
     data: Rows = (),
     *,
     eval: Rows = "",
-    map: str | PathLike[str] = "",
-    system: str | PathLike[str] = "",
-    encoding: str | PathLike[str] = "",
-    group_by: str | PathLike[str] = "",
+    map: str = "",
+    system: str = "",
+    encoding: str = "",
+    group_by: str = "",
     max_length: int = 0,
-    too_long: str | PathLike[str] = "drop",
-    loss_on: str | PathLike[str] = "assistant",
+    too_long: Literal["drop", "error"] = "drop",
+    loss_on: Literal["assistant", "last", "all"] = "assistant",
     base: str | PathLike[str] = "smollm2",
     template: str | PathLike[str] = "",
     template_arg: str | Sequence[str] = (),
-    header: str | PathLike[str] = "prompt",
+    header: Literal["prompt", "history"] = "prompt",
     seed: int = 0,
     dump: str | PathLike[str] = "",
     fix: str | PathLike[str] = "",
@@ -98,28 +101,28 @@ def train(
     beta2: float = 0.99,
     eps: float = 1e-08,
     early_stop: int = 0,
-    precision: str | PathLike[str] = "auto",
-    device: str | PathLike[str] = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
     seed: int = 0,
     out: str | PathLike[str] = "",
     save_every: int = 0,
     keep: int = 2,
     eval: Rows = "",
-    map: str | PathLike[str] = "",
-    system: str | PathLike[str] = "",
-    encoding: str | PathLike[str] = "",
-    group_by: str | PathLike[str] = "",
+    map: str = "",
+    system: str = "",
+    encoding: str = "",
+    group_by: str = "",
     max_length: int = 0,
-    too_long: str | PathLike[str] = "drop",
-    loss_on: str | PathLike[str] = "assistant",
+    too_long: Literal["drop", "error"] = "drop",
+    loss_on: Literal["assistant", "last", "all"] = "assistant",
     base: str | PathLike[str] = "smollm2",
     template: str | PathLike[str] = "",
     template_arg: str | Sequence[str] = (),
-    header: str | PathLike[str] = "prompt",
+    header: Literal["prompt", "history"] = "prompt",
     answers: int = 32,
-    metric: str | PathLike[str] = "",
-    shard: str | PathLike[str] = "auto",
-    report_to: str | PathLike[str] = "none",
+    metric: str = "",
+    shard: Literal["auto", "on", "off"] = "auto",
+    report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
 ) -> Trained: ...
 def compare(
     base: str | PathLike[str],
@@ -127,19 +130,19 @@ def compare(
     *,
     data: Rows = "",
     train: Rows = "",
-    map: str | PathLike[str] = "",
-    encoding: str | PathLike[str] = "",
-    system: str | PathLike[str] = "",
+    map: str = "",
+    encoding: str = "",
+    system: str = "",
     template: str | PathLike[str] = "",
     answers: int = 32,
     max_new_tokens: int = 0,
     few_shot: int = 0,
     probe_frame: bool = False,
-    format: str | PathLike[str] = "",
-    metric: str | PathLike[str] = "",
+    format: str = "",
+    metric: str = "",
     fail_under: str | Sequence[str] = (),
-    device: str | PathLike[str] = "auto",
-    precision: str | PathLike[str] = "fp32",
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "fp32",
     html: str | PathLike[str] = "",
     redact: bool = False,
 ) -> Comparison: ...
@@ -153,14 +156,14 @@ def chat(
     seed: int = 0,
     prompt: str | None = None,
     system: str | None = None,
-    device: str | PathLike[str] = "auto",
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
 ) -> None: ...
 def convert(
     checkpoint: str | PathLike[str],
     *,
     heads: int = 0,
-    tokenizer: str | PathLike[str] = "gpt2",
-    activation: str | PathLike[str] = "gelu",
+    tokenizer: str = "gpt2",
+    activation: Literal["gelu", "gelu_new", "relu"] = "gelu",
     out: str | PathLike[str] = "",
 ) -> Converted: ...
 def pretrain(
@@ -179,18 +182,30 @@ def pretrain(
     beta2: float = 0.99,
     eps: float = 1e-08,
     early_stop: int = 0,
-    precision: str | PathLike[str] = "auto",
-    device: str | PathLike[str] = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
     seed: int = 0,
     out: str | PathLike[str] = "",
     save_every: int = 0,
     keep: int = 2,
     minutes: float = 3.0,
-    tokenizer: str | PathLike[str] = "",
+    tokenizer: str = "",
     vocab: int = 4096,
-    shape: str | PathLike[str] = "llama",
+    shape: Literal["llama", "gpt2"] = "llama",
     width: int = 320,
     layers: int = 2,
     heads: int = 5,
     context: int = 256,
 ) -> Pretrained: ...
+def mine(
+    paths: Paths = (),
+    *,
+    out: str | PathLike[str] = "rows.jsonl",
+    kind: str | Sequence[str] = (),
+    system: str = "",
+    staff: str | Sequence[str] = (),
+    mask: bool = False,
+    encoding: str = "",
+    max_chars: int = 8000,
+    commits: int = 1000,
+) -> MinedRows: ...

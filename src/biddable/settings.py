@@ -1,5 +1,6 @@
 """The options of every command, a frozen record each: command line, config.toml and the Python
-signatures come from their fields. Every default is measured; docs/defaults.md says on what."""
+signatures come from their fields. docs/measurements/defaults.md says on what each default was
+measured."""
 
 from __future__ import annotations
 
@@ -272,6 +273,7 @@ class LabSettings:
     base: str = _option(
         "smollm2", "run or model folder, hub id, .gguf file", file="model", nargs="?"
     )
+    data: str = _option("", "a file whose rows the page opens", file="read")
     weights: bool = _option(False, "load the weights too, for the masked mean")
     port: int = _option(8765, "port of the page; 0 takes a free one")
 
@@ -295,12 +297,7 @@ class CheckPrinting(Printing):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command; biddable/commands/NAME.py has its function, and `run` for the command line.
-
-    Args:
-        config: the record whose config.toml --config reads; None where there is none.
-        resume: whether its function goes on with a run.
-    """
+    """A command: commands/NAME.py has its function and `run`; --config reads a `config` record."""
 
     options: type[Any]
     help: str

@@ -6,6 +6,7 @@ import importlib.util
 import socket
 from typing import Any
 
+from biddable.data.readers import ReadResult, read
 from biddable.dataset.early import refuse_early
 from biddable.engine.precision import choose_device, load_model
 from biddable.errors import BiddableError
@@ -26,7 +27,7 @@ def lab(**options: Any) -> None:
         options: fields of `biddable.settings.LabSettings`, by name.
 
     Raises:
-        BiddableError: the server package is missing, the port is taken, or the base is unusable.
+        BiddableError: a package is missing, the port is taken, or base or data are unusable.
     """
     settings = with_values(LabSettings(), options)
     refuse_early(settings)
@@ -34,14 +35,18 @@ def lab(**options: Any) -> None:
         raise BiddableError(
             "missing_extra", f"the lab needs {' and '.join(NEEDED)}", "pip install 'biddable[lab]'"
         )
-    found = resolve_base(settings.base)
-    model = load_model(found, choose_device("cpu")) if settings.weights else None
-    made = Lab(settings.base, load_tokenizer(found), model)
+    line(console(), "loading", f"'{settings.base}'")
+    rows = read([settings.data]) if settings.data else ReadResult()
+    base = resolve_base(settings.base)
+    model = load_model(base, choose_device("cpu")) if settings.weights else None
+    page = Lab(settings.base, load_tokenizer(base), model, rows.conversations)
+    if errors := len(rows.errors()):
+        line(console(), "data", f"{errors:,} faults; see them with: biddable check {settings.data}")
     from biddable.lab.server import serve
 
     with _listen(settings.port) as listener:
         line(console(), "lab", f"http://{ADDRESS}:{listener.getsockname()[1]}/ (Ctrl-C ends)")
-        serve(made, listener)
+        serve(page, listener)
 
 
 def _listen(port: int) -> socket.socket:

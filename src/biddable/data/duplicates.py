@@ -4,7 +4,7 @@ Two rows are near duplicates if they have the same answer and their questions ar
 letter case, punctuation, white space and a polite frame, or differ in a word or two (`variants`);
 or if their whole texts share most word triples (`minhash`) and what differs is not what the answer
 is about. One sentence pattern filled with other names or numbers, hence with another answer, makes
-no duplicates. docs/formats.md has the definition in words.
+no duplicates. docs/guide/formats.md has the definition in words.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 
 from biddable.data import minhash, variants
 from biddable.data.conversation import Conversation
@@ -38,11 +39,20 @@ FEWEST_FRAMED = 4
 
 def groups_by(keys: Iterable[Any]) -> list[list[int]]:
     """Indices of equal keys, in order; keys that come once and None are left out."""
-    found: dict[Any, list[int]] = {}
+    by_key: dict[Any, list[int]] = {}
     for index, key in enumerate(keys):
         if key is not None:
-            found.setdefault(key, []).append(index)
-    return [group for group in found.values() if len(group) > 1]
+            by_key.setdefault(key, []).append(index)
+    return [group for group in by_key.values() if len(group) > 1]
+
+
+def clusters(rows: int, groups: Iterable[Sequence[int]]) -> list[list[int]]:
+    """All indices in clusters: groups with a member in common are one; ordered by first members."""
+    united = DisjointSet(range(rows))
+    for group in groups:
+        for member in group[1:]:
+            united.merge(group[0], member)
+    return sorted(sorted(cluster) for cluster in united.subsets())
 
 
 class Duplicates(NamedTuple):
@@ -76,21 +86,21 @@ class _Reading(NamedTuple):
     Args:
         triples, ends: of the words of whole rows.
         questions: the short ones word by word.
-        asked: a key of each row's question.
-        said: a key of each row's question, without its polite frame, and its answer.
+        question_keys: a key of each row's question.
+        row_keys: a key of each row's question, without its polite frame, and its answer.
     """
 
     triples: Any
     ends: Any
     questions: variants.Questions
-    asked: list[int]
-    said: list[int]
+    question_keys: list[int]
+    row_keys: list[int]
 
 
 def _read(conversations: Sequence[Conversation]) -> _Reading:
     counts: list[int] = []
     seen: set[int] = set()
-    triples, asked, said = [np.zeros(0, np.uint32)], [], []
+    triples, question_keys, row_keys = [np.zeros(0, np.uint32)], [], []
     flat, lengths, replies = [np.zeros((0, 3), np.uint64)], [], []
     for start in range(0, len(conversations), minhash.CHUNK):
         whole: list[list[bytes]] = []
@@ -100,12 +110,12 @@ def _read(conversations: Sequence[Conversation]) -> _Reading:
             of_question, of_answer = words(question), words(answer)
             bare, reply = plain(of_question), hash((tuple(of_answer), signs(answer)))
             framed = len(bare) < FEWEST_FRAMED and len(bare) < len(of_question)
-            asked.append(hash((tuple(of_question) if framed else bare, signs(question))))
-            said.append(hash((bare, reply)))
+            question_keys.append(hash((tuple(of_question) if framed else bare, signs(question))))
+            row_keys.append(hash((bare, reply)))
             whole.append([*of_question, *of_answer] or [b""])
             # Of rows that say the same one is looked at for all.
-            looked_at = 1 < len(bare) <= variants.LONGEST and said[-1] not in seen
-            seen.add(said[-1])
+            looked_at = 1 < len(bare) <= variants.LONGEST and row_keys[-1] not in seen
+            seen.add(row_keys[-1])
             lengths.append(len(bare) if looked_at else 0)
             short += bare[: lengths[-1]]
             replies.append(reply)
@@ -124,7 +134,7 @@ def _read(conversations: Sequence[Conversation]) -> _Reading:
         np.cumsum(lengths, dtype=np.int64),
         np.array(replies, np.int64).view(np.uint64),
     )
-    return _Reading(np.concatenate(triples), np.cumsum(counts), questions, asked, said)
+    return _Reading(np.concatenate(triples), np.cumsum(counts), questions, question_keys, row_keys)
 
 
 def prompt_groups(
@@ -136,7 +146,7 @@ def prompt_groups(
     prompt does, but a row without one asks what all of them ask.
     """
     groups: list[list[int]] = []
-    for group in groups_by((reading or _read(conversations)).asked):
+    for group in groups_by((reading or _read(conversations)).question_keys):
         systems = [system_of(conversations[k]) for k in group]
         if "" in systems:
             groups.append(group)
@@ -169,10 +179,10 @@ def near_groups(
     if len(conversations) < 2:
         return []
     reading = reading or _read(conversations)
-    parents = list(range(len(conversations)))
-    for group in groups_by(reading.said):
+    united = DisjointSet(range(len(conversations)))
+    for group in groups_by(reading.row_keys):
         for member in group[1:]:
-            unite(parents, group[0], member)
+            united.merge(group[0], member)
 
     @cache
     def texts(index: int) -> tuple[str, str]:
@@ -183,19 +193,19 @@ def near_groups(
         return plain(words(texts(index)[0]))
 
     for one, other, spelling_only in variants.candidates(reading.questions):
-        if root(parents, one) != root(parents, other) and variants.variant(
+        if not united.connected(one, other) and variants.variant(
             question(one), question(other), spelling_only=spelling_only
         ):
-            unite(parents, one, other)
+            united.merge(one, other)
     triples, ends = minhash.without_template(reading.triples, reading.ends)
     for one, other in minhash.candidates(minhash.signatures(triples, ends)):
         if (
-            root(parents, one) != root(parents, other)
+            not united.connected(one, other)
             and minhash.alike(triples, ends, one, other)
             and _says_the_same(texts(one), texts(other))
         ):
-            unite(parents, one, other)
-    return [cluster for cluster in clusters(parents) if len(cluster) > 1]
+            united.merge(one, other)
+    return sorted(sorted(cluster) for cluster in united.subsets() if len(cluster) > 1)
 
 
 def _says_the_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
@@ -218,25 +228,3 @@ def _says_the_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
     if any(text.lstrip().startswith(("{", "[")) for _, text in (one, other)):
         return False
     return not changed & (set(my_answer) ^ set(your_answer))
-
-
-def root(parents: list[int], index: int) -> int:
-    """The representative of an index in a union-find forest; the path is shortened on the way."""
-    while parents[index] != index:
-        parents[index] = parents[parents[index]]
-        index = parents[index]
-    return index
-
-
-def unite(parents: list[int], one: int, other: int) -> None:
-    """Joins two trees of a union-find forest under the smaller index."""
-    low, high = sorted((root(parents, one), root(parents, other)))
-    parents[high] = low
-
-
-def clusters(parents: list[int]) -> list[list[int]]:
-    """The trees of a union-find forest, single ones too, in the order of their first members."""
-    found: dict[int, list[int]] = {}
-    for index in range(len(parents)):
-        found.setdefault(root(parents, index), []).append(index)
-    return list(found.values())

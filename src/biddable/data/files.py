@@ -225,19 +225,19 @@ def missing_file(name: str) -> BiddableError:
     return BiddableError("missing_file", "There is no such file.", fix, file=name)
 
 
-def text_or_file(given: str) -> str | None:
+def text_or_file(option: str) -> str | None:
     """TEXT, or the content of FILE for @FILE.
 
     Raises:
         BiddableError: the file cannot be read.
     """
-    if not given.startswith("@"):
-        return given or None
+    if not option.startswith("@"):
+        return option or None
     try:
-        return Path(given[1:]).read_text(encoding="utf-8-sig").strip()
+        return Path(option[1:]).read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise BiddableError(
             "option",
-            f"the system prompt {given[1:]} cannot be read: {error}",
+            f"the system prompt {option[1:]} cannot be read: {error}",
             "give --system TEXT, or --system @FILE with a text file in UTF-8",
         ) from error

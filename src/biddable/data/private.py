@@ -1,7 +1,7 @@
-"""Secrets, personal data and broken encodings in the texts: likely ones, told as warnings.
+"""Secrets, personal data and broken encodings in the texts: likely ones, as warnings.
 
 The patterns are the documented shapes of each key; a cheap test on the text comes before each, so
-that clean data costs little. What is found is shown only by its first characters.
+that clean data costs little. A finding shows only the first characters.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ ASSIGNED = (
 MAIL = r"(?<![\w.+-])[\w.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+"
 CARD = r"(?<![\d.])(?:\d[ -]?){12,18}\d(?![\d.]\d|\d)"
 ACCOUNT = r"\b[A-Z]{2}\d{2} ?(?:[A-Z0-9]{4} ?){2,7}[A-Z0-9]{1,4}\b"
+# With all that is left of the key behind its first line.
+PRIVATE_KEY = r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\w+/=\s\\,:-]*"
 PATTERNS = {
     "secret_found": (
         Pattern(
@@ -111,12 +113,12 @@ def private_findings(conversations: Sequence[Conversation]) -> Iterator[Finding]
     """A warning for each message with a likely secret, personal data or a broken encoding."""
     for conversation in conversations:
         contents = [message.content for message in conversation.messages]
-        for code, what, found in _all("\n".join(contents)):
-            turn = next((k for k, content in enumerate(contents) if found in content), None)
-            shown = found if code == "mojibake" else found[:4] + "…"
-            said = f"The text holds {what}: {shown!r}."
+        for code, name, match in _matches("\n".join(contents)):
+            turn = next((k for k, content in enumerate(contents) if match in content), None)
+            shown = match if code == "mojibake" else match[:4] + "…"
+            what = f"The text holds {name}: {shown!r}."
             place = conversation.file, conversation.line, turn
-            yield Finding(code, "warning", said, FIXES[code], *place)
+            yield Finding(code, "warning", what, FIXES[code], *place)
 
 
 def masked(text: str) -> tuple[str, list[tuple[str, str]]]:
@@ -145,10 +147,11 @@ def _likely(text: str) -> Iterator[tuple[str, Pattern]]:
                 yield code, pattern
 
 
-def _all(text: str) -> Iterator[tuple[str, str, str]]:
+def _matches(text: str) -> Iterator[tuple[str, str, str]]:
+    """Code, name and text of each kind that a text holds."""
     for code, pattern in _likely(text):
         matches = (match[0] for match in re.finditer(pattern.shape, text))
-        if first := next(filter(pattern.holds, matches), None):
-            yield code, pattern.name, first
+        if match := next(filter(pattern.holds, matches), None):
+            yield code, pattern.name, match
     if not text.isascii() and (broken := MOJIBAKE.search(text)):
         yield "mojibake", "broken characters", broken[0]

@@ -73,11 +73,11 @@ def generate(
     # Equal beginnings side by side; a batch boundary would feed a prefix twice.
     order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))
     for start in range(0, len(order), BATCH_ROWS):
-        some = [list(prompts[i]) for i in order[start : start + BATCH_ROWS]]
+        batch = [list(prompts[i]) for i in order[start : start + BATCH_ROWS]]
         names = order[start : start + BATCH_ROWS]
-        ids: list[list[int]] = [[] for _ in some]
-        stopped = [False] * len(some)
-        for step in decode(model, some, names, stop_ids, max_new_tokens, sample):
+        ids: list[list[int]] = [[] for _ in batch]
+        stopped = [False] * len(batch)
+        for step in decode(model, batch, names, stop_ids, max_new_tokens, sample):
             for row, token in step:
                 stopped[row] = token in stop_ids
                 if not stopped[row]:
@@ -110,11 +110,11 @@ def decode(
         rows, order, logits = _prefill(model, prompts)
     # Positions in `order` of the rows in the batch; those that finished are None until they leave.
     batch: list[int | None] = list(range(len(order)))
-    for made in range(1, max_new_tokens + 1):
+    for count in range(1, max_new_tokens + 1):
         tokens = sample(logits, [-1 if r is None else names[order[r]] for r in batch])
         yield [(order[r], t) for r, t in zip(batch, tokens, strict=True) if r is not None]
         for place, (row, token) in enumerate(zip(batch, tokens, strict=True)):
-            if row is not None and (token in stop_ids or made == room[order[row]]):
+            if row is not None and (token in stop_ids or count == room[order[row]]):
                 batch[place] = None
         on = [place for place, row in enumerate(batch) if row is not None]
         if not on:
