@@ -160,7 +160,7 @@ def _turns(fields: Fields, lines: tuple[int, int], path: str) -> Iterator[Turn]:
         asked = asked or _text(_first(fields, SUBJECT))
         yield from _turn("asker", asked, lines, path, False, url)
         yield from _turn("staff", answer, lines, path, True, url)
-    elif not items and asked and _first(fields, THREAD) is not None:
+    elif not items and asked and any(name in fields for name in (*THREAD, *ANSWER)):
         yield from _turn(asker, asked, lines, path, _is_staff(fields), url)
     elif items:
         # A list that repeats the description begins with it.
