@@ -101,7 +101,7 @@ def test_markdown_gives_questions_terms_and_sections(tmp_path: Path) -> None:
         "Do you ship abroad?": "To Norway.",
         "Is it free for all of us?": "Yes.",
     }
-    assert prompts(rows, "definition") == {"Words > SKU": "The number of an article."}
+    assert prompts(rows, "definition") == {"Shop > Words > SKU": "The number of an article."}
     assert list(prompts(rows, "section")) == ["Shop > Hours"]
     assert all(map(stands, rows))
     assert record["kinds"] == {"faq": 5, "definition": 1, "section": 1}
@@ -114,10 +114,10 @@ def test_restructured_text_and_html_give_the_same_kinds(tmp_path: Path) -> None:
     rows, _ = mined(write(tmp_path / "d", files), tmp_path / "rows.jsonl")
     assert prompts(rows, "faq", "definition", "section") == {
         "How do I install it?": "Run it.",
-        "Terms > cart": "What a customer wants to buy.",
-        "Terms > voucher": "A code.",
+        "Guide > Terms > cart": "What a customer wants to buy.",
+        "Guide > Terms > voucher": "A code.",
         "How can I pay?": "By card, or by invoice & cash.",
-        "Words > IBAN": "The number of an account.",
+        "Help > Words > IBAN": "The number of an account.",
         "Help > Contact us": "Call us between nine and five on any day of the week.",
     }
     assert all(map(stands, rows))

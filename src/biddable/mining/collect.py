@@ -12,7 +12,7 @@ from typing import Any
 
 from biddable.data.private import masked
 from biddable.errors import MOST_PLACES, BiddableError, Finding, Severity, as_record
-from biddable.mining.by_kind import file_pairs, group_name
+from biddable.mining.by_kind import MOST_BYTES, file_pairs, group_name
 from biddable.mining.licenses import license_of
 from biddable.mining.mail import Mail, thread_pairs
 from biddable.mining.pair import Mined, Pair
@@ -126,17 +126,18 @@ class Collector:
             yield Finding("unreadable_file", "warning", what, "Check that you may read it.")
 
     def _rows_of(self, pairs: Mined, source: Source | None) -> Iterator[dict[str, Any]]:
-        data: bytes | None = None
+        data, license = b"", ""
+        if source is not None:
+            data = _data(source)
+            license = license_of(data, source.path, source.root)
         for pair in pairs:
             if isinstance(pair, Finding):
                 shown = pair.file or (source.shown if source else "")
                 severity: Severity = "note" if pair.severity == "note" else "warning"
                 self.record.add(replace(pair, severity=severity, file=shown))
             elif pair.kind in self._kinds:
-                data = _data(source) if data is None else data
                 placed = _placed(pair, source, data)
                 if (clean := self._checked(placed)) is not None:
-                    license = license_of(data, source.path, source.root) if source else ""
                     self._count(clean, license)
                     yield row_of(clean, license, self._settings.system)
 
@@ -189,11 +190,15 @@ def _finding(code: str, severity: Severity, what: str, fix: str, pair: Pair) -> 
     return Finding(code, severity, what, fix, pair.path, pair.lines[0])
 
 
-def _data(source: Source | None) -> bytes:
-    """The content of a file that texts come from; nothing of mail and folders."""
-    if source is None or not source.path.is_file():
+def _data(source: Source) -> bytes:
+    """The beginning of a file: all of it where it may be a text that a commit holds."""
+    if not source.path.is_file():
         return b""
-    return source.path.read_bytes()
+    try:
+        with source.path.open("rb") as file:
+            return file.read(MOST_BYTES)
+    except OSError:
+        return b""
 
 
 def _placed(pair: Pair, source: Source | None, data: bytes) -> Pair:

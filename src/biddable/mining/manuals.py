@@ -24,6 +24,8 @@ SEMANTIC = re.compile(r"Nm|Nd|Fl|Ar|Cm|Pa|Op|Ev|Xr|Sy|Em|Li|Dq|Sq|Ql|Va|Fn|Ic|Tn
 BREAKS = ("PP", "P", "LP", "El", "HP", "sp", "br", "RE")
 # Whether lines are filled from here on, or stand as they are.
 FILLING = {"nf": False, "EX": False, "Bd": False, "fi": True, "EE": True, "Ed": True}
+# A help text says how its program is called among its first lines.
+FIRST_LINES = 6
 USAGE = re.compile(r"\s*usage:\s*(\S+).*", re.IGNORECASE)
 OPTION = re.compile(r"(\s{1,10})(-{1,2}[\w?]\S*(?:[ ,|]\S+)*)(?:\s{2,}(\S.*))?")
 
@@ -101,7 +103,7 @@ def _shown(name: str, rest: str) -> str:
 def help_pairs(text: str) -> Mined:
     """Each option of a stored `--help` text, and the text as a whole."""
     lines = text.split("\n")
-    usage = next((match for line in lines if (match := USAGE.fullmatch(line))), None)
+    usage = next((match for line in lines[:FIRST_LINES] if (match := USAGE.fullmatch(line))), None)
     if usage is None:
         return
     whole, span = block(lines, 1)

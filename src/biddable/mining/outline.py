@@ -36,6 +36,8 @@ NO_TEXT = re.compile(
 )
 AROUND = re.compile(r"\s*(?:</?details>|</?div.*>|-{3,}|<!--.*-->|<br */?>)?\s*")
 WORD = re.compile(r"[^\W\d_]{2,}")
+# The number of a chapter or question; one without a dot at its end may be a version.
+NUMBER = re.compile(r"(?:Chapter\s+)?(?:\d+\.)+(?:\d+[.)])?\s+")
 # Lines of a question before its `A:`.
 LONGEST_QUESTION = 8
 # Words of its own that the text below a heading has at least.
@@ -85,7 +87,7 @@ def _sections(pieces: Sequence[Piece]) -> list[Section]:
             sections[-1].pieces.append(piece)
             continue
         above = [(level, text) for level, text in above if level < piece.level]
-        above.append((piece.level, piece.text))
+        above.append((piece.level, NUMBER.sub("", piece.text)))
         texts = tuple(text for _, text in above if text)
         sections.append(Section(texts or ("",), piece.level))
     return sections
@@ -162,11 +164,11 @@ def _terms(pieces: Sequence[Piece], path: Sequence[str]) -> Mined:
     for (role, terms), (next_role, answer) in pairwise(groups):
         if role != "term" or next_role != "definition":
             continue
-        term = terms[-1].text
+        term = NUMBER.sub("", terms[-1].text)
         if ASKING.fullmatch(term) or len(term.split()) > 8:
             yield from _pair("faq", term, answer)
         else:
-            yield from _pair("definition", " > ".join([*path[-1:], term]), answer)
+            yield from _pair("definition", " > ".join([*path, term]), answer)
 
 
 def _pair(kind: str, prompt: str, pieces: Sequence[Piece]) -> Mined:
