@@ -29,6 +29,7 @@ _HOME = {
     "compare": "commands.compare",
     "convert": "from_scratch.convert",
     "pretrain": "from_scratch.pretrain",
+    "mine": "commands.mine",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

@@ -12,6 +12,11 @@ PACKAGED = "smollm2"
 ANSWERS = 32
 # Their own packages do the work: training/trackers.py.
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
+# The kinds of rows that `mine` writes.
+MINED = (
+    *("faq", "definition", "section", "code", "body", "test", "commit", "message"),
+    *("ticket", "help", "pdf"),
+)
 # No count that anyone needs is larger; and what both TOML and the generators of numbers can hold.
 MOST, MOST_SEED = 10**9, 2**63 - 1
 
@@ -63,7 +68,8 @@ ALIASES = {
 GROUPS = {
     "data": (
         "data", "eval", "train", "checkpoint", "prompt", "map", "system", "encoding", "group_by",
-        "max_length", "too_long", "loss_on",
+        "max_length", "too_long", "loss_on", "paths", "kind", "staff", "mask", "max_chars",
+        "commits",
     ),
     "model": (
         "base", "tuned", "model", "template", "template_arg", "header", "tokenizer", "vocab",
@@ -241,6 +247,25 @@ class ConvertSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MineSettings:
+    """The options of `mine`."""
+
+    paths: tuple[str, ...] = _option(
+        (), "files and folders with documents, code, mail or tickets", nargs="*", file="read"
+    )
+    out: str = _option("rows.jsonl", "file of the rows; mined.json goes beside it", file="write")
+    kind: tuple[str, ...] = _option((), f"only rows of this kind: {', '.join(MINED)}; repeatable")
+    system: str = _option("", "system prompt of every row: TEXT or @FILE")
+    staff: tuple[str, ...] = _option(
+        (), "part of the name or address of those who answer, repeatable", "all but who asks"
+    )
+    mask: bool = _option(False, "put placeholders for secrets and personal data")
+    encoding: str = _option("", "of texts that are not UTF-8, e.g. cp1252")
+    max_chars: int = _option(8000, "longest row in characters", within=(1, MOST))
+    commits: int = _option(1000, "commits of a repository to read, from the newest on")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabSettings:
     """The options of `lab`."""
 
@@ -295,6 +320,7 @@ COMMANDS = {
         PretrainSettings, "train a small base model from scratch on plain text",
         config=PretrainSettings, resume=True,
     ),
+    "mine": Command(MineSettings, "make rows of documents, code, commits, mail and tickets"),
     "convert": Command(ConvertSettings, "make a base of a PyTorch checkpoint of a nanoGPT"),
     "lab": Command(LabSettings, "see template, tokens and mask of an example in the browser"),
 }  # fmt: skip
