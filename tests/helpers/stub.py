@@ -36,7 +36,7 @@ Rows = str | PathLike[str] | Iterable[str | PathLike[str] | Mapping[str, Any] | 
 '''
 ROWS = ("data", "eval", "train")
 RESULTS = {"check": "Checked", "train": "Trained", "compare": "Comparison", "chat": "None"}
-RESULTS |= {"convert": "Converted", "pretrain": "Pretrained"}
+RESULTS |= {"convert": "Converted", "pretrain": "Pretrained", "serve": "None"}
 
 
 def option(name: str, default: Any, in_memory: bool) -> str:
@@ -57,7 +57,9 @@ def function(name: str, record: type[Any], result: str, kind: Any, indent: str =
     """A function or method whose `**options` are the fields of a record."""
     before, after = [], []
     for p in signature(kind).parameters.values():
-        if p.name in ("data", "checkpoint", "model", "base", "tuned"):
+        if p.name == "runs":
+            before.append(f"{p.name}: str | PathLike[str] | Sequence[str | PathLike[str]]")
+        elif p.name in ("data", "checkpoint", "model", "base", "tuned"):
             typed = "Rows" if p.name == "data" else "str | PathLike[str]"
             before.append(f"{p.name}: {typed}" + ("" if p.default is Parameter.empty else " = ()"))
         elif p.kind is Parameter.KEYWORD_ONLY:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import socket
 from typing import Any
 
+from biddable.commands.listening import listen, refuse_without_server
 from biddable.dataset.early import refuse_early
 from biddable.engine.precision import choose_device, load_model
-from biddable.errors import BiddableError
 from biddable.lab.api import Lab
 from biddable.models.base import load_tokenizer, resolve_base
 from biddable.options import with_values
@@ -16,7 +14,6 @@ from biddable.settings import LabSettings, Printing
 from biddable.terminal import console, line
 
 ADDRESS = "127.0.0.1"
-NEEDED = ("starlette", "uvicorn")
 
 
 def lab(**options: Any) -> None:
@@ -30,29 +27,15 @@ def lab(**options: Any) -> None:
     """
     settings = with_values(LabSettings(), options)
     refuse_early(settings)
-    if not all(importlib.util.find_spec(name) for name in NEEDED):
-        raise BiddableError(
-            "missing_extra", f"the lab needs {' and '.join(NEEDED)}", "pip install 'biddable[lab]'"
-        )
+    refuse_without_server("lab")
     found = resolve_base(settings.base)
     model = load_model(found, choose_device("cpu")) if settings.weights else None
     made = Lab(settings.base, load_tokenizer(found), model)
     from biddable.lab.server import serve
 
-    with _listen(settings.port) as listener:
+    with listen(ADDRESS, settings.port) as listener:
         line(console(), "lab", f"http://{ADDRESS}:{listener.getsockname()[1]}/ (Ctrl-C ends)")
         serve(made, listener)
-
-
-def _listen(port: int) -> socket.socket:
-    try:
-        return socket.create_server((ADDRESS, port))
-    except (OSError, OverflowError) as error:
-        raise BiddableError(
-            "option",
-            f"port {port} of {ADDRESS} cannot be used: {error}",
-            "give another --port; 0 takes a free one",
-        ) from error
 
 
 def run(options: dict[str, Any], _: Printing) -> int:
