@@ -1,6 +1,6 @@
 # make demo   the main job on the embedded base, ending with the verdict
 # make test   the tests
-# make scratch  a small model from plain text to answers: docs/chapter.md
+# make scratch  a small model from plain text to answers: docs/guide/chapter.md
 # make compat  the saved models in the older transformers, in an environment of its own
 # Both make and reuse .venv; either may come first.
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 def write_rows(path: Path, count: int) -> None:
     """Rows of 50 words asked and 90 answered."""
-    texts = [p.read_text(encoding="utf-8") for p in sorted(ROOT.glob("docs/*.md"))]
+    texts = [p.read_text(encoding="utf-8") for p in sorted(ROOT.glob("docs/**/*.md"))]
     words = re.findall(r"[A-Za-z]+", " ".join(texts))
     draw = random.Random(0)
     with path.open("w", encoding="utf-8") as stream:

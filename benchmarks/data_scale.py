@@ -58,10 +58,10 @@ def main(count: int) -> None:
         path = Path(folder) / "rows.jsonl"
         write_rows(path, count)
         conversations = timed("read", lambda: read([str(path)]).conversations)
-    found = timed("duplicates", lambda: duplicates.find(conversations))
+    same = timed("duplicates", lambda: duplicates.find(conversations))
     timed("private", lambda: list(private.private_findings(conversations)))
-    timed("inspect", lambda: quality.inspect(conversations, found))
-    timed("split", lambda: split(conversations, found=found))
+    timed("inspect", lambda: quality.inspect(conversations, same))
+    timed("split", lambda: split(conversations, duplicates=same))
 
 
 if __name__ == "__main__":

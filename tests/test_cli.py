@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from biddable.cli import main, read_arguments, waiting
+from biddable.errors import BiddableError
 from biddable.settings import COMMANDS
+
+BAD = "\x1b]0;title\x07\x1b[31mred"
 
 
 def test_what_the_environment_says_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,6 +71,8 @@ def test_what_is_misspelled_gets_a_suggestion(
         (["check", "dato.jsonl"], "data.jsonl"),
         (["check", "data.jsonl", "--template", "chatlm"], "did you mean chatml?"),
         (["chat", "runs/nmae"], "runs/name"),
+        (["chat", "name/x", "-p", "a"], "did you mean runs/name?"),
+        (["chat", "smolm2", "-p", "a"], "did you mean smollm2?"),
         (["train", "data.jsonl", "--config", "c.toml"], "did you mean warmup?"),
     ],
 )
@@ -79,6 +84,7 @@ def test_files_templates_models_and_keys_get_one_too(
     meant: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "data.jsonl").write_text("{}")
     (tmp_path / "runs" / "name").mkdir(parents=True)
     (tmp_path / "c.toml").write_text("warm_up = 0.1")
@@ -86,6 +92,14 @@ def test_files_templates_models_and_keys_get_one_too(
     assert meant in capsys.readouterr().err
 
 
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_text("{}")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("place")
 def test_aliases_underscores_and_mixed_order_say_the_same() -> None:
     plain = ["a", "--lr", "0.1", "--base", "b", "--out", "c", "--max-length", "9", "--epochs", "2"]
     known = ["--learning_rate=0.1", "--model", "b", "a", "--output_dir", "c"]
@@ -94,19 +108,18 @@ def test_aliases_underscores_and_mixed_order_say_the_same() -> None:
     assert parse(plain) == parse(known)
 
 
-def test_a_value_keeps_its_underscores(tmp_path: Path) -> None:
-    options, _ = read_arguments(
-        "train", COMMANDS["train"], ["a", "--group_by=my_group", "--seed=1"]
-    )
+@pytest.mark.usefixtures("place")
+def test_a_value_keeps_its_underscores() -> None:
+    options, _ = read_arguments("train", COMMANDS["train"], ["a", "--group_by=my_group"])
     assert options["group_by"] == "my_group"
 
 
-def test_what_is_given_beside_a_config_wins_and_check_reads_that_of_train(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
+def test_what_is_given_beside_a_config_wins_and_check_reads_that_of_train(place: Path) -> None:
+    config = place / "config.toml"
     config.write_text('data = ["a"]\nlr = 0.5\nmap = "user=x,assistant=y"\nseed = 3\n')
     words = ["--config", str(config), "--seed", "4"]
     options, _ = read_arguments("check", COMMANDS["check"], words)
-    assert options == {"data": ["a"], "map": "user=x,assistant=y", "seed": 4}
+    assert options == {"data": ("a",), "map": "user=x,assistant=y", "seed": 4}
 
 
 @pytest.mark.parametrize("columns", [60, 80])
@@ -121,3 +134,70 @@ def test_help_fits_the_screen_and_names_every_option(
         assert max(map(len, text.splitlines())) <= columns
         flags = [f for f in fields(command.options) if not f.metadata.get("nargs")]
         assert all(f"--{f.name.replace('_', '-')}" in text for f in flags)
+
+
+def test_an_unexpected_error_is_one_line_and_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError(f"secret {BAD}\nsecond line")
+
+    monkeypatch.setattr("biddable.commands.check.check", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["check", "-"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: internal error: RuntimeError: secret \\x1b")
+    assert "Traceback" not in said
+    (report,) = tmp_path.iterdir()
+    assert report.name in said
+    assert "in broken" in report.read_text()
+    assert report.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), ""),
+        (BrokenPipeError(), ""),
+        (PermissionError(13, "Permission denied", "a/b"), "a/b: Permission denied [system]"),
+        (OSError(28, "No space left on device", "a"), "make room on this disk"),
+        (MemoryError(), "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "out_of_memory"),
+        (RecursionError("deep"), "internal_error"),
+        (BiddableError("mine", "wrong", ""), "error: wrong [mine]"),
+    ],
+)
+def test_how_errors_end(
+    error: BaseException,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def raising(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("biddable.commands.check.check", raising)
+    monkeypatch.setattr("biddable.cli.drop_output", lambda: None)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["check", "-"]) == (130 if isinstance(error, KeyboardInterrupt) else 1)
+    err = capsys.readouterr().err
+    assert said in err
+    assert bool(said) == bool(err)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["check", "\udcff.jsonl"],
+        ["chat", "smollm2", "-p", "\udce9"],
+        ["train", "a", "--system", "\ud800"],
+        ["chat", "smollm2", "-p", "a", "--stop", "\udc80"],
+        ["convert", "a\udcff.pt", "--out", "b"],
+    ],
+)
+def test_what_is_no_text_is_refused_before_anything_is_loaded(
+    args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(args) == 1
+    assert "[not_text]" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -176,3 +177,62 @@ def test_options_out_of_range_are_refused(option: dict[str, float]) -> None:
         chat("no-model", **option)
     with pytest.raises(BiddableError, match=r"--[a-z-]+ is (-?\d|empty)"):
         echo([]).answer("ab", **option)
+
+
+def interrupted(told: Told, after: str) -> Speaker:
+    """A speaker whose answer is interrupted behind some text."""
+
+    def reply(messages: Sequence[Message]) -> Generator[str, None, Literal["stop", "length"]]:
+        told.append([(m.role, m.content) for m in messages])
+        if after:
+            yield after
+        raise KeyboardInterrupt
+
+    return Speaker("it", lambda _: [], lambda _: reply, 1000)
+
+
+@pytest.mark.parametrize(("after", "kept"), [("half", ["x", "half", "y", "half"]), ("", [])])
+def test_ctrl_c_during_an_answer_returns_to_the_prompt(after: str, kept: list[str]) -> None:
+    told: Told = []
+    talk = new_talk(interrupted(told, after))
+    converse(talk, ["x", "y"])
+    assert [m.content for m in talk.messages] == kept
+    assert len(told) == 2
+    with pytest.raises(KeyboardInterrupt):
+        answer_once(new_talk(interrupted(told, "")), "x")
+
+
+def test_retry_answers_the_last_prompt_again_and_forgets_the_first_answer() -> None:
+    told: Told = []
+    out, notices = run(echo(told), "/retry", "ab", "cd", "/retry")
+    assert out == "ba\ndc\ndc\n"
+    assert told[2] == told[1] == [("user", "ab"), ("assistant", "ba"), ("user", "cd")]
+    assert "no prompt to answer again" in notices
+
+
+def test_a_retry_that_is_interrupted_at_once_keeps_the_first_answer() -> None:
+    talk = new_talk(echo([]))
+    converse(talk, ["ab"])
+    talk.speaker = interrupted([], "")
+    converse(talk, ["/retry"])
+    assert [m.content for m in talk.messages] == ["ab", "ba"]
+
+
+def test_a_conversation_is_saved_as_a_row_of_data(tmp_path: Path) -> None:
+    file = tmp_path / "talk.jsonl"
+    save = f"/save {file}"
+    _, notices = run(echo([]), save, "ab", "/save", save, save, "/save no/x", system="S")
+    assert json.loads(file.read_text())["messages"] == [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "ab"},
+        {"role": "assistant", "content": "ba"},
+    ]
+    for text in ("no conversation yet", "no file is named", "saved in", "exists", "folder is not"):
+        assert text in notices
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"), [("/retyr", "did you mean /retry?"), ("/help", "/save")]
+)
+def test_commands_are_listed_and_suggested(typed: str, said: str) -> None:
+    assert said in run(echo([]), typed)[1]

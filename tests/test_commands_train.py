@@ -88,6 +88,8 @@ def test_a_wrong_label_is_named_among_the_unusual_rows(
     assert main([*args, "--lr", "6e-3", "--epochs", "4", "--report-to", "tensorboard"]) == 0
     told = capsys.readouterr()
     assert told.out == ""
+    # The bars of other packages stay off the screen.
+    assert not [word for word in ("it/s", "shards", "Loading weights") if word in told.err]
     assert f"a wrong or odd answer?  {file}:8 " in told.err
     assert f'<tr><th scope="row">{file}:8</th><td>training</td>' in (out / "report.html").read_text(
         encoding="utf-8"
@@ -188,6 +190,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_weights(place: Path) -> Non
         "from biddable.training import loop\n"
         "def due(step, *_):\n"
         "    if step == 3: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return False\n"
         "loop._save_is_due = due\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )

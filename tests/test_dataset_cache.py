@@ -13,8 +13,8 @@ import pytest
 from biddable.data.conversation import Conversation, Message
 from biddable.dataset import cache as kept
 from biddable.dataset.mapped_rows import (
-    kept_conversations,
-    kept_examples,
+    mapped_conversations,
+    mapped_examples,
     write_conversations,
     write_examples,
 )
@@ -58,7 +58,7 @@ def test_kept_rows_are_those_that_were_encoded(
     made, again = content(prepare(settings)), content(prepare(settings))
     (place,) = cache.glob("[!.]*")
     assert (place / "ids.npy").is_file()
-    monkeypatch.setattr("biddable.dataset.prepare.opened", lambda *_: None)
+    monkeypatch.setattr("biddable.dataset.prepare.load_cached", lambda *_: None)
     monkeypatch.setattr("biddable.dataset.prepare.FEWEST", 10**9)
     assert made == again == content(prepare(settings))
     assert len(made["train"][1]) > 100
@@ -78,7 +78,7 @@ def test_examples_and_conversations_come_back_as_they_went(tmp_path: Path) -> No
     ]
     write_examples(examples, tmp_path)
     write_conversations(conversations, tmp_path)
-    found = kept_examples(tmp_path)
+    found = mapped_examples(tmp_path)
     assert [(list(e.input_ids), list(e.weights), e.file, e.line, e.turn) for e in found] == [
         (e.input_ids, e.weights, e.file, e.line, e.turn) for e in examples
     ]
@@ -86,7 +86,7 @@ def test_examples_and_conversations_come_back_as_they_went(tmp_path: Path) -> No
     assert found[-1].input_ids[1] == 6
     with pytest.raises(IndexError):
         found[3]
-    assert list(kept_conversations(tmp_path)) == conversations
+    assert list(mapped_conversations(tmp_path)) == conversations
 
 
 CHANGES: dict[str, Callable[[Settings], dict[str, Any]]] = {

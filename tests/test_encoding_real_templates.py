@@ -137,7 +137,9 @@ def test_every_real_template_is_exact_or_rightly_refused(
     shard: int, templates: dict[str, str]
 ) -> None:
     failures, outcomes = [], []
-    table = written((Path(__file__).parent.parent / "docs" / "templates.md").read_text("utf-8"))
+    table = written(
+        (Path(__file__).parent.parent / "docs" / "guide" / "templates.md").read_text("utf-8")
+    )
     assert list(table) == list(templates)
     for name, text in list(templates.items())[shard::SHARDS]:
         tokenizer = real_templates.tokenizer_for(text, name=name)
@@ -145,7 +147,7 @@ def test_every_real_template_is_exact_or_rightly_refused(
             try:
                 outcomes.append(check_against_oracle(name, tokenizer, conversation))
                 told = table[name][list(CONVERSATIONS).index(kind)]
-                assert told == outcomes[-1], "docs/templates.md says something else"
+                assert told == outcomes[-1], "docs/guide/templates.md says something else"
             except AssertionError as error:
                 failures.append(f"{name}, {kind}: {error}")
     assert not failures, "\n".join(failures)

@@ -61,7 +61,7 @@ def worst_difference(model: object, grads: dict[str, torch.Tensor]) -> float:
 
 
 def test_the_documented_table_names_every_supported_architecture() -> None:
-    table = (Path(__file__).parents[1] / "docs" / "performance.md").read_text(encoding="utf-8")
+    table = (Path(__file__).parents[1] / "docs" / "guide" / "models.md").read_text(encoding="utf-8")
     named = {name for row in table.splitlines() if row.startswith("| ") for name in
              row.split("|")[1].replace(",", " ").split()}  # fmt: skip
     assert set(SUPPORTED) <= named

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from biddable.engine.masked import masked_attention
-from biddable.engine.varlen import Piece, fits_varlen, varlen_attention
+from biddable.engine.varlen import Stretch, fits_varlen, varlen_attention
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -37,7 +37,7 @@ def slow_kernel(
     return out
 
 
-def case(device: str, dtype: torch.dtype) -> tuple[list[Tensor], list[Piece]]:
+def case(device: str, dtype: torch.dtype) -> tuple[list[Tensor], list[Stretch]]:
     """q, k, v, two prefixes' keys and values as leaves, and pieces: two of one prefix, a loner."""
     torch.manual_seed(0)
     width = 16
@@ -45,10 +45,10 @@ def case(device: str, dtype: torch.dtype) -> tuple[list[Tensor], list[Piece]]:
     shapes += [(1, 2, 5, width)] * 2 + [(1, 2, 3, width)] * 2
     leaves = [torch.randn(s, dtype=dtype, device=device).requires_grad_() for s in shapes]
     one, other = (leaves[3], leaves[4]), (leaves[5], leaves[6])
-    return leaves, [Piece(0, 4, one), Piece(4, 5, one), Piece(5, 9), Piece(9, 14, other)]
+    return leaves, [Stretch(0, 4, one), Stretch(4, 5, one), Stretch(5, 9), Stretch(9, 14, other)]
 
 
-def plainly(leaves: list[Tensor], pieces: list[Piece], window: int | None) -> Tensor:
+def plainly(leaves: list[Tensor], pieces: list[Stretch], window: int | None) -> Tensor:
     parts = []
     for piece in pieces:
         q, k, v = (t[:, :, piece.start : piece.stop] for t in leaves[:3])
@@ -81,7 +81,7 @@ def test_the_kernel_is_as_near_to_fp32_as_the_plain_way(window: int | None) -> N
     exact = [t.detach().float().requires_grad_() for t in leaves]
     pairs = {id(leaves[i]): exact[i] for i in range(len(leaves))}
     wide = [
-        Piece(p.start, p.stop, p.prefix and (pairs[id(p.prefix[0])], pairs[id(p.prefix[1])]))
+        Stretch(p.start, p.stop, p.prefix and (pairs[id(p.prefix[0])], pairs[id(p.prefix[1])]))
         for p in pieces
     ]
     wanted = plainly(exact, wide, window)

@@ -166,6 +166,9 @@ STRUCTURES = {
     "table": "| Intent | Tool | Day |\n|---|---|---|\n| {intent} | {tool} | {day} |",
     "row": "| {intent} | {tool} | {day} |",
     "csv": "{intent},{tool},{day}",
+    "attributes": '<ask intent="{intent}" tool="{tool}" day="{day}"/>',
+    "call": "ask(intent='{intent}', tool='{tool}', day='{day}')",
+    "arrows": "{intent} -> {tool} -> {day}",
     "sentence": "You {intent} the {tool} until {day}, thanks.",
 }
 

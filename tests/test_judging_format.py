@@ -110,6 +110,8 @@ STRUCTURES = {
     "table:Tool,Day,No": "| Tool | Day | No |\n|---|:-:|--:|\n| {} | {} | {} |",
     "csv:column 1,column 2,column 3": '"{}",{},{}',
     "csv:tool,day,no": "tool,day,no\n{},{},{}",
+    "xml:a": '<a tool="{}" day="{}" number="{}"/>',
+    "jsonl:tool": '{{"tool": "{}", "day": "{}"}}\n{{"tool": "x", "number": {}}}',
     "fenced:xml:a": "```xml\n<a>\n<tool>{}</tool><day>{}</day><n>{}</n></a>\n```",
     "list:tool,day,number": '[{{"tool": "{}", "day": "{}", "number": {}}}]',
 }
@@ -138,7 +140,8 @@ def test_named_parts_of_any_kind_are_a_rule_that_is_read_back(shown: str) -> Non
     [
         ("<a>1</a>\n<b>x &amp; Y.</b>", {"a": 1, "b": "x & y"}),
         ("<r><i>a</i><i>b</i></r>", {"r": {"i": ["a", "b"]}}),
-        ("<a href='x'>y</a><b/>", {"a": {"@": "href='x'", "": "y"}, "b": None}),
+        ("<a href='x'>y</a><b/>", {"a": {"@href": "x", "": "y"}, "b": None}),
+        ("<a b='1' c=\"x\"/>", {"a": {"@b": 1, "@c": "x"}}), ("<a b/>", {"a": {"@": "b"}}),
         ("<p>Use <b>this</b> one</p>", {"p": "use <b>this</b> one"}),
         ("<?xml version='1.0'?><a>x < y</a>", {"a": "x < y"}),
         ("<a>1</b>", INVALID), ("<a>1", INVALID), ("</a>", INVALID), ("a <b>c</b>", INVALID),

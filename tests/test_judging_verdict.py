@@ -215,7 +215,8 @@ def test_nothing_moved() -> None:
 
 
 def standing(test: Examined, others: int = 0) -> str:
-    return with_standings([test, *[Examined(NOTHING, 1.0)] * others])[0].standing
+    rivals = {f"field:{i}": Examined(NOTHING, 1.0) for i in range(others)}
+    return with_standings({"whole": test, **rivals})["whole"].standing
 
 
 def test_content_has_to_beat_base_and_baseline_and_to_follow_the_prompt() -> None:

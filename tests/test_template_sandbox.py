@@ -188,7 +188,7 @@ def test_a_template_cannot_run_or_grow_without_bound(name: str, renderer: Render
 @pytest.mark.parametrize("name", DEEP)
 def test_what_is_nested_too_deep_is_refused(name: str, renderer: Renderer) -> None:
     ((kind, why),) = renderer.ask(DEEP[name], [json.dumps(VARIABLES)])
-    assert kind in ("error", "invalid")
+    assert kind in ("error", "invalid", "unusable")
     assert why
 
 
@@ -260,8 +260,9 @@ def test_threads_get_each_their_own_render(renderer: Renderer) -> None:
         assert all(pool.map(ask, range(100)))
 
 
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("text", ["{{ n }}", BOMBS["nested ranges"]], ids=["idle", "at work"])
-def test_the_process_ends_with_the_one_that_it_serves(text: str) -> None:
+def test_the_process_ends_with_the_one_that_it_serves(text: str, signal_name: str) -> None:
     script = (
         "import threading, time\n"
         "from biddable.template.rendering import Renderer\n"
@@ -271,12 +272,38 @@ def test_the_process_ends_with_the_one_that_it_serves(text: str) -> None:
         f"renderer.ask({text!r}, ['{{}}'])\n"
         "time.sleep(600)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as caller:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as caller:
         assert caller.stdout is not None
         serving = psutil.Process(int(caller.stdout.readline()))
-        caller.kill()
+        caller.send_signal(getattr(signal, signal_name, signal.SIGTERM))
     with suppress(psutil.NoSuchProcess):
         serving.wait(60)
+
+
+@pytest.mark.parametrize("name", ["endless macro", "far range", "text times number", "answers"])
+def test_a_bomb_ends_the_command_before_a_base_is_loaded(name: str, tmp_path: Path) -> None:
+    """What loads a base takes many seconds on a busy machine, what refuses here a fraction."""
+    bombs = {
+        "endless macro": DEEP["recursive macro"],
+        "far range": "{% for i in range(10 ** 9) %}{% endfor %}",
+        "text times number": BOMBS["text times number"],
+        "answers": "{% for m in messages[1:] %}{{ 'x' * 10 ** 10 }}{% endfor %}",
+    }
+    template, data = tmp_path / "bomb.jinja", tmp_path / "data.jsonl"
+    template.write_text(bombs[name])
+    data.write_text('{"prompt": "a", "completion": "b"}\n')
+    script = (
+        "import atexit, os, sys\n"
+        "from biddable.__main__ import run\n"
+        "atexit.register(lambda: 'transformers' in sys.modules and os._exit(9))\n"
+        "run()\n"
+    )
+    command = [sys.executable, "-c", script, "check", str(data), "--template", str(template)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "[template_unusable]" in done.stderr
 
 
 def test_only_json_values_reach_a_template() -> None:
@@ -306,4 +333,6 @@ def test_one_place_alone_makes_a_jinja_environment() -> None:
                 made.append((path.name, called))
             if called.endswith("Sandbox"):
                 made.append((path.name, called))
-    assert made == [("sandbox.py", "Sandbox"), ("sandbox.py", "self.env.from_string")]
+    # pages.py writes HTML by templates of ours alone.
+    pages = [("pages.py", "Environment")]
+    assert made == [*pages, ("sandbox.py", "Sandbox"), ("sandbox.py", "self.env.from_string")]

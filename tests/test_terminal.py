@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import biddable
 from biddable import terminal
 from biddable.cli import main
-from biddable.errors import BiddableError
-from biddable.terminal import Guarded, console, guard, steers, visible, write_json
+from biddable.terminal import Guarded, console, guard, line, steers, visible, write_json
 from folders import base_folder
 
 ROOT = Path(biddable.__file__).parent
@@ -243,73 +243,6 @@ def test_data_and_file_names_steer_nothing(
     assert json.loads(out)["rows"] == 10
 
 
-def test_an_unexpected_error_is_one_line_and_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise RuntimeError(f"secret {BAD}\nsecond line")
-
-    monkeypatch.setattr("biddable.commands.check.check", broken)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert main(["check", "-"]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("error: internal error: RuntimeError: secret \\x1b")
-    assert "Traceback" not in said
-    (report,) = tmp_path.iterdir()
-    assert report.name in said
-    assert "in broken" in report.read_text()
-    assert report.stat().st_mode & 0o077 == 0
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (KeyboardInterrupt(), ""),
-        (BrokenPipeError(), ""),
-        (PermissionError(13, "Permission denied", "a/b"), "a/b: Permission denied [system]"),
-        (OSError(28, "No space left on device", "a"), "make room on this disk"),
-        (MemoryError(), "out_of_memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "out_of_memory"),
-        (RecursionError("deep"), "internal_error"),
-        (BiddableError("mine", "wrong", ""), "error: wrong [mine]"),
-    ],
-)
-def test_how_errors_end(
-    error: BaseException,
-    said: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:
-    def raising(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr("biddable.commands.check.check", raising)
-    monkeypatch.setattr("biddable.cli.drop_output", lambda: None)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert main(["check", "-"]) == (130 if isinstance(error, KeyboardInterrupt) else 1)
-    err = capsys.readouterr().err
-    assert said in err
-    assert bool(said) == bool(err)
-
-
-@pytest.mark.parametrize(
-    "args",
-    [
-        ["check", "\udcff.jsonl"],
-        ["chat", "smollm2", "-p", "\udce9"],
-        ["train", "a", "--system", "\ud800"],
-        ["chat", "smollm2", "-p", "a", "--stop", "\udc80"],
-        ["convert", "a\udcff.pt", "--out", "b"],
-    ],
-)
-def test_what_is_no_text_is_refused_before_anything_is_loaded(
-    args: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(args) == 1
-    assert "[not_text]" in capsys.readouterr().err
-
-
 def test_guarding_twice_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, io.StringIO())
@@ -318,3 +251,15 @@ def test_guarding_twice_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     guard()
     assert sys.stderr.stream is inner  # type: ignore[attr-defined]
     assert isinstance(terminal.console().file, io.StringIO)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_what_a_terminal_wraps_stays_beside_its_name(width: int) -> None:
+    file = io.StringIO()
+    out = Console(file=file, width=width, force_terminal=True, color_system=None)
+    line(out, "data", "a word and " * 12 + "x" * 100)
+    head, *rest = file.getvalue().splitlines()
+    assert head.startswith("data        a word and")
+    assert rest
+    assert all(text.startswith(" " * 12) for text in rest)
+    assert max(len(text) for text in (head, *rest)) <= width

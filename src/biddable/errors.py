@@ -112,7 +112,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean NAME?` where one of the known names is near, else nothing."""
     # What all of them begin with makes none of them nearer.
     bare = {name.lstrip("-/"): name for name in known}
-    near = difflib.get_close_matches(word.lstrip("-/"), bare, 1)
+    near = difflib.get_close_matches(word.lstrip("-/"), bare, 1, 0.55)
     return f"; did you mean {bare[near[0]]}?" if near else ""
 
 

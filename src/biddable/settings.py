@@ -1,5 +1,6 @@
 """The options of every command, a frozen record each: command line, config.toml and the Python
-signatures come from their fields. Every default is measured; docs/defaults.md says on what."""
+signatures come from their fields. docs/measurements/defaults.md says on what each default was
+measured."""
 
 from __future__ import annotations
 
@@ -66,8 +67,8 @@ GROUPS = {
         "max_length", "too_long", "loss_on",
     ),
     "model": (
-        "base", "tuned", "model", "runs", "template", "template_arg", "header", "tokenizer", "vocab",
-        "shape", "width", "layers", "heads", "context", "activation", "weights",
+        "base", "tuned", "model", "runs", "template", "template_arg", "header", "tokenizer",
+        "vocab", "shape", "width", "layers", "heads", "context", "activation", "weights",
     ),
     "training": (),
     "answers": ("temperature", "top_p", "max_new_tokens", "stop"),
@@ -247,6 +248,7 @@ class LabSettings:
     base: str = _option(
         "smollm2", "run or model folder, hub id, .gguf file", file="model", nargs="?"
     )
+    data: str = _option("", "a file whose rows the page opens", file="read")
     weights: bool = _option(False, "load the weights too, for the masked mean")
     port: int = _option(8765, "port of the page; 0 takes a free one")
 
@@ -308,7 +310,7 @@ COMMANDS = {
     ),
     "chat": Command(ChatSettings, "talk to a model, asked as it was in training"),
     "compare": Command(CompareSettings, "judge base and tuned on the same held-out rows"),
-    "serve": Command(ServeSettings, "serve models under OpenAI's interface, and a page to try them"),
+    "serve": Command(ServeSettings, "serve models as OpenAI does, and a page to try them"),
     "pretrain": Command(
         PretrainSettings, "train a small base model from scratch on plain text",
         config=PretrainSettings, resume=True,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+    from rich.text import Text
 
 # What progress bars of other packages write between their lines: cursor up, or back to the start.
 _MOVES = re.compile(r"[\r\n]*(?:\x1b\[A)*")
@@ -175,11 +176,19 @@ class _Shown:
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
-def line(out: Console, name: str, text: str) -> None:
-    """One line of a name and a text; the text is never read as markup."""
+def line(out: Console, name: str, text: str | Text) -> None:
+    """A name and a text, never read as markup; what a terminal wraps stays beside the name."""
+    from rich.table import Table
     from rich.text import Text
 
-    out.print(Text.assemble((f"{name:<11} ", "bold"), text))
+    if out.soft_wrap:
+        out.print(Text.assemble((f"{name:<11} ", "bold"), text))
+        return
+    grid = Table.grid()
+    grid.add_column(width=12, style="bold")
+    grid.add_column(overflow="fold")
+    grid.add_row(name, Text(text) if isinstance(text, str) else text)
+    out.print(grid)
 
 
 def flush_output() -> None:

@@ -7,26 +7,21 @@ Editors and type checkers read it; tests/test_public_face.py holds it to the cod
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import Field, fields
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
 import biddable
-from biddable.settings import COMMANDS, Sampling
+from biddable.settings import CHOICES, COMMANDS, Sampling
 
-HEAD = '''"""The public face, written by tests/helpers/stub.py from settings and functions."""
+HEAD = '''"""The public face. tests/helpers/stub.py writes it from settings.py."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
-from biddable.commands.check import Checked
-from biddable.commands.compare import Comparison
-from biddable.commands.train import Trained
 {imports}
-from biddable.from_scratch.convert import Converted
-from biddable.from_scratch.pretrained import Pretrained
 
 __version__: str
 __all__ = {names}
@@ -34,19 +29,29 @@ __all__ = {names}
 # A file or folder, several, or rows in memory.
 Rows = str | PathLike[str] | Iterable[str | PathLike[str] | Mapping[str, Any] | Conversation]
 '''
+RESULT_IMPORTS = (
+    "from biddable.commands.check import Checked",
+    "from biddable.commands.compare import Comparison",
+    "from biddable.commands.train import Trained",
+    "from biddable.from_scratch.convert import Converted",
+    "from biddable.from_scratch.pretrained import Pretrained",
+)
 ROWS = ("data", "eval", "train")
 RESULTS = {"check": "Checked", "train": "Trained", "compare": "Comparison", "chat": "None"}
 RESULTS |= {"convert": "Converted", "pretrain": "Pretrained", "serve": "None"}
 
 
-def option(name: str, default: Any, in_memory: bool) -> str:
+def option(f: Field[Any], in_memory: bool) -> str:
     """An option as a typed keyword argument."""
+    name, default = f.name, f.default
     kind = type(default).__name__
     if name in ROWS and in_memory:
         kind = "Rows"
+    elif name in CHOICES:
+        kind = f"Literal[{', '.join(map(repr, CHOICES[name]))}]"
     elif kind == "tuple":
         kind = "str | Sequence[str]"
-    elif kind == "str":
+    elif f.metadata.get("file") or name in ("template", "html"):
         kind = "str | PathLike[str]"
     elif default is None:
         kind = "str | None"
@@ -68,7 +73,7 @@ def function(name: str, record: type[Any], result: str, kind: Any, indent: str =
             before.append(p.name if p.name == "self" else f"{p.name}: {p.annotation}")
     memory = name in ("check", "train", "compare")
     given = {p.partition(":")[0] for p in before}
-    after += [option(f.name, f.default, memory) for f in fields(record) if f.name not in given]
+    after += [option(f, memory) for f in fields(record) if f.name not in given]
     lines = "".join(f"{indent}    {text},\n" for text in [*before, "*", *after])
     return f"{indent}def {name}(\n{lines}{indent}) -> {result}: ...\n"
 
@@ -76,17 +81,19 @@ def function(name: str, record: type[Any], result: str, kind: Any, indent: str =
 def stub() -> str:
     """The whole file."""
     plain = {n: m for n, m in biddable._HOME.items() if n not in RESULTS and n != "Speaker"}
-    imports = sorted(
-        f"from biddable.{m} import {n} as {n}" for n, m in plain.items() if n != "load"
-    )
+    del plain["load"]
+    imports = [f"from biddable.{m} import {n} as {n}" for n, m in plain.items()]
+    lines = "\n".join(sorted([*RESULT_IMPORTS, *imports]))
     names = "[\n" + "".join(f'    "{n}",\n' for n in biddable.__all__) + "]"
-    text = HEAD.format(imports="\n".join(imports), names=names)
+    text = HEAD.format(imports=lines, names=names)
     answer = function("answer", Sampling, "str", biddable.Speaker.answer, "    ")
     text += "\nclass Speaker:\n    name: str\n    context: int\n    trained_system: str | None\n"
     text += answer + "\n"
-    text += f"def load{str(signature(biddable.load)).replace(repr('auto'), repr('auto'))}: ...\n"
+    text += f"def load{signature(biddable.load)}: ...\n"
     for name, result in RESULTS.items():
         text += function(name, COMMANDS[name].options, result, getattr(biddable, name))
+    for word in ("str | PathLike[str]", "str", "Speaker"):
+        text = text.replace(f"'{word}'", word)
     return text.replace("'", '"')
 
 

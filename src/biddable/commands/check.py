@@ -60,8 +60,8 @@ class Checked:
         return f"<{shown}; {', '.join(f'{count[s]} {s}s' for s in SEVERITIES)}>"
 
     def _repr_html_(self) -> str:
-        found = "".join(f"<li>{escape(str(f))}</li>" for f in self.prepared.findings[:20])
-        return f"<p>{escape(repr(self))}</p><ul>{found}</ul>"
+        items = "".join(f"<li>{escape(str(f))}</li>" for f in self.prepared.findings[:20])
+        return f"<p>{escape(repr(self))}</p><ul>{items}</ul>"
 
     @property
     def command(self) -> str:
@@ -83,8 +83,8 @@ class Checked:
     def as_json(self) -> dict[str, Any]:
         """The object that `check --json` prints."""
         findings = [*self.prepared.findings, *self.prepared.dropped]
-        told = {**summary(self.prepared), "findings": [as_record(f) for f in capped(findings)]}
-        return {**told, "fixed": self.fixed} if self.fixed else told
+        record = {**summary(self.prepared), "findings": [as_record(f) for f in capped(findings)]}
+        return {**record, "fixed": self.fixed} if self.fixed else record
 
 
 def check(data: Any = (), **options: Any) -> Checked:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from biddable.commands.listening import listen, refuse_without_server
+from biddable.data.readers import ReadResult, read
 from biddable.dataset.early import refuse_early
 from biddable.engine.precision import choose_device, load_model
 from biddable.lab.api import Lab
@@ -23,19 +24,23 @@ def lab(**options: Any) -> None:
         options: fields of `biddable.settings.LabSettings`, by name.
 
     Raises:
-        BiddableError: the server package is missing, the port is taken, or the base is unusable.
+        BiddableError: a package is missing, the port is taken, or base or data are unusable.
     """
     settings = with_values(LabSettings(), options)
     refuse_early(settings)
     refuse_without_server("lab")
-    found = resolve_base(settings.base)
-    model = load_model(found, choose_device("cpu")) if settings.weights else None
-    made = Lab(settings.base, load_tokenizer(found), model)
+    line(console(), "loading", f"'{settings.base}'")
+    rows = read([settings.data]) if settings.data else ReadResult()
+    base = resolve_base(settings.base)
+    model = load_model(base, choose_device("cpu")) if settings.weights else None
+    page = Lab(settings.base, load_tokenizer(base), model, rows.conversations)
+    if errors := len(rows.errors()):
+        line(console(), "data", f"{errors:,} faults; see them with: biddable check {settings.data}")
     from biddable.lab.server import serve
 
     with listen(ADDRESS, settings.port) as listener:
         line(console(), "lab", f"http://{ADDRESS}:{listener.getsockname()[1]}/ (Ctrl-C ends)")
-        serve(made, listener)
+        serve(page, listener)
 
 
 def run(options: dict[str, Any], _: Printing) -> int:

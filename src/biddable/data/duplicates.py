@@ -4,7 +4,7 @@ Two rows are near duplicates if they have the same answer and their questions ar
 letter case, punctuation, white space and a polite frame, or differ in a word or two (`variants`);
 or if their whole texts share most word triples (`minhash`) and what differs is not what the answer
 is about. One sentence pattern filled with other names or numbers, hence with another answer, makes
-no duplicates. docs/formats.md has the definition in words.
+no duplicates. docs/guide/formats.md has the definition in words.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.cluster.hierarchy import DisjointSet
 
 from biddable.data import minhash, variants
 from biddable.data.conversation import Conversation
@@ -38,11 +39,20 @@ FEWEST_FRAMED = 4
 
 def groups_by(keys: Iterable[Any]) -> list[list[int]]:
     """Indices of equal keys, in order; keys that come once and None are left out."""
-    found: dict[Any, list[int]] = {}
+    by_key: dict[Any, list[int]] = {}
     for index, key in enumerate(keys):
         if key is not None:
-            found.setdefault(key, []).append(index)
-    return [group for group in found.values() if len(group) > 1]
+            by_key.setdefault(key, []).append(index)
+    return [group for group in by_key.values() if len(group) > 1]
+
+
+def clusters(rows: int, groups: Iterable[Sequence[int]]) -> list[list[int]]:
+    """All indices in clusters: groups with a member in common are one; ordered by first members."""
+    united = DisjointSet(range(rows))
+    for group in groups:
+        for member in group[1:]:
+            united.merge(group[0], member)
+    return sorted(sorted(cluster) for cluster in united.subsets())
 
 
 class Duplicates(NamedTuple):
@@ -169,10 +179,10 @@ def near_groups(
     if len(conversations) < 2:
         return []
     reading = reading or _read(conversations)
-    parents = list(range(len(conversations)))
+    united = DisjointSet(range(len(conversations)))
     for group in groups_by(reading.said):
         for member in group[1:]:
-            unite(parents, group[0], member)
+            united.merge(group[0], member)
 
     @cache
     def texts(index: int) -> tuple[str, str]:
@@ -183,19 +193,19 @@ def near_groups(
         return plain(words(texts(index)[0]))
 
     for one, other, spelling_only in variants.candidates(reading.questions):
-        if root(parents, one) != root(parents, other) and variants.variant(
+        if not united.connected(one, other) and variants.variant(
             question(one), question(other), spelling_only=spelling_only
         ):
-            unite(parents, one, other)
+            united.merge(one, other)
     triples, ends = minhash.without_template(reading.triples, reading.ends)
     for one, other in minhash.candidates(minhash.signatures(triples, ends)):
         if (
-            root(parents, one) != root(parents, other)
+            not united.connected(one, other)
             and minhash.alike(triples, ends, one, other)
             and _says_the_same(texts(one), texts(other))
         ):
-            unite(parents, one, other)
-    return [cluster for cluster in clusters(parents) if len(cluster) > 1]
+            united.merge(one, other)
+    return sorted(sorted(cluster) for cluster in united.subsets() if len(cluster) > 1)
 
 
 def _says_the_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
@@ -218,25 +228,3 @@ def _says_the_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
     if any(text.lstrip().startswith(("{", "[")) for _, text in (one, other)):
         return False
     return not changed & (set(my_answer) ^ set(your_answer))
-
-
-def root(parents: list[int], index: int) -> int:
-    """The representative of an index in a union-find forest; the path is shortened on the way."""
-    while parents[index] != index:
-        parents[index] = parents[parents[index]]
-        index = parents[index]
-    return index
-
-
-def unite(parents: list[int], one: int, other: int) -> None:
-    """Joins two trees of a union-find forest under the smaller index."""
-    low, high = sorted((root(parents, one), root(parents, other)))
-    parents[high] = low
-
-
-def clusters(parents: list[int]) -> list[list[int]]:
-    """The trees of a union-find forest, single ones too, in the order of their first members."""
-    found: dict[int, list[int]] = {}
-    for index in range(len(parents)):
-        found.setdefault(root(parents, index), []).append(index)
-    return list(found.values())

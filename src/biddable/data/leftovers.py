@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
 
 from biddable.data.conversation import Conversation
 from biddable.data.rows import shown
-from biddable.errors import Finding
+from biddable.errors import Finding, Severity
 
 # ChatML, Llama 3, Phi and harmony <|...|>, DeepSeek's wide bars, Llama 2, Gemma, T5 and others.
 CONTROL = re.compile(
@@ -24,24 +23,25 @@ ONLY_MARK = re.compile(rf"\s*(?:{MARK})\s*", re.IGNORECASE)
 ENDS_IN_MARK = re.compile(rf"(?:^|[\n:])[ \t]*({MARK})\s*\Z", re.IGNORECASE)
 LINE_END = re.compile(r"\r\n?")
 
-Holds = Callable[[str], re.Match[str] | None]
-KINDS: tuple[tuple[str, Holds, str, str], ...] = (
+# A code, the test of an answer, what such answers do, and the fix.
+Kind = tuple[str, Callable[[str], re.Match[str] | None], str, str]
+KINDS: tuple[Kind, ...] = (
     (
         "control_token_in_answers",
         CONTROL.search,
-        "hold the control token {}, which the model would learn to write as text",
+        "with the control token {}, which the model would learn to write as text",
         "Take it out: the chat template writes the end of a turn.",
     ),
     (
         "carriage_return_in_answers",
         re.compile("\r").search,
-        "have line ends of Windows ({}), which the model would learn to write",
+        "with line ends of Windows ({}), which the model would learn to write",
         "Write plain line breaks; --fix does.",
     ),
     (
         "no_value_as_answer",
         NO_VALUE.fullmatch,
-        "are {}, as a missing value is written",
+        "that are {}, as a missing value is written",
         "Remove these rows, unless the word is the answer; --fix leaves out nan and its like.",
     ),
 )
@@ -56,9 +56,10 @@ def leftovers(conversations: Sequence[Conversation]) -> Iterator[Finding]:
             continue
         first, match = matches[0]
         most = 2 * len(matches) >= len(answers) or code == "no_value_as_answer"
-        said = f"{len(matches):,} of {len(answers):,} answers {what.format(shown(match.group()))}."
-        severity: Literal["note", "warning"] = "warning" if most else "note"
-        yield Finding(code, severity, said, fix, first.file, first.line)
+        severity: Severity = "warning" if most else "note"
+        count = f"{len(matches):,} of {len(answers):,} answers"
+        message = f"There are {count} {what.format(shown(match.group()))}."
+        yield Finding(code, severity, message, fix, first.file, first.line)
     for one in conversations:
         prompts = [m.content for m in one.messages if m.role != "assistant"]
         if mark := next(filter(None, map(ENDS_IN_MARK.search, prompts)), None):

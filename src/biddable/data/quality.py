@@ -10,7 +10,7 @@ from biddable.data.conversation import Conversation
 from biddable.data.duplicates import Duplicates, find
 from biddable.data.leftovers import leftovers
 from biddable.data.private import private_findings
-from biddable.data.rows import shortened
+from biddable.data.rows import number_of, shortened
 from biddable.data.wording import digest, system_of
 from biddable.errors import Finding, place
 
@@ -19,8 +19,6 @@ SAME_SPEAKER = (("user", "user"), ("assistant", "assistant"))
 # An answer given this often to different questions is what the model will say to everything. A
 # label set with fewer labels than this allows is not blamed: each of its answers is as frequent.
 DOMINANT = 0.3
-# So many findings of one code are told one by one; the rest is counted.
-MOST_PER_CODE = 20
 # A question that training answers in more ways has no answer of its own to be known.
 MOST_ANSWERS = 3
 # Held-out rows that training knows of which the place is said.
@@ -28,23 +26,23 @@ MOST_PLACES = 3
 
 
 def inspect(
-    conversations: Sequence[Conversation], found: Duplicates | None = None
+    conversations: Sequence[Conversation], duplicates: Duplicates | None = None
 ) -> list[Finding]:
     """All findings about the rows of a training set; structure was checked in reading.
 
     Args:
         conversations: as read.
-        found: the duplicates among the rows if they are known already.
+        duplicates: those among the rows if they are known already.
     """
-    found = found or find(conversations)
+    duplicates = duplicates or find(conversations)
     return [
         *too_few(len(conversations)),
-        *_capped(_turns(conversations)),
-        *_capped(_duplicates(conversations, found)),
-        *_capped(_contradictions(conversations, found)),
+        *_turns(conversations),
+        *_duplicates(conversations, duplicates),
+        *_contradictions(conversations, duplicates),
         *_dominant(conversations),
         *leftovers(conversations),
-        *_capped(private_findings(conversations)),
+        *private_findings(conversations),
     ]
 
 
@@ -52,8 +50,7 @@ def too_few(rows: int) -> list[Finding]:
     """An error below 10 examples, a warning below 50."""
     if rows >= FEW:
         return []
-    what = f"There are only {rows} usable examples."
-    what = "There is only 1 usable example." if rows == 1 else what
+    what = f"There {'is' if rows == 1 else 'are'} only {number_of(rows, 'usable example')}."
     if rows < FEWEST:
         return [Finding("too_few_examples", "error", what, f"Give at least {FEWEST}.")]
     fix = f"From {FEW} on the results can be judged."
@@ -71,14 +68,16 @@ def known_rows(
     apart by their answers.
     """
     both = [*train, *held_out]
-    found = find(both)
+    duplicates = find(both)
     known: dict[int, tuple[str, int]] = {}
-    for what, groups in (("is equal to", found.exact), ("is nearly the same as", found.near)):
-        for group in groups:
-            for member in group:
-                if group[0] < len(train) <= member:
-                    known.setdefault(member - len(train), (what, group[0]))
-    for group in found.prompts:
+    for how, groups in (
+        ("is equal to", duplicates.exact),
+        ("is nearly the same as", duplicates.near),
+    ):
+        for member, first in _later(groups).items():
+            if first < len(train) <= member:
+                known.setdefault(member - len(train), (how, first))
+    for group in duplicates.prompts:
         trained = [member for member in group if member < len(train)]
         if len({_answer(both[member]) for member in trained}) > MOST_ANSWERS:
             continue
@@ -106,14 +105,14 @@ def leaks(
     if not known:
         return []
     places = [
-        f"{_place(held_out[member])} {what} {_place(train[source])}"
-        for member, (what, source) in islice(known.items(), MOST_PLACES)
+        f"{_place(held_out[member])} {how} {_place(train[source])}"
+        for member, (how, source) in islice(known.items(), MOST_PLACES)
     ]
-    rows = f"{len(known):,} of {len(held_out):,} held-out rows"
+    rows = f"{len(known):,} of {number_of(len(held_out), 'held-out row')}"
     end = "nothing unseen is left to judge on" if all_known else "they are left out of the judging"
-    message = f"Training knows {rows}; {end}. First: {'; '.join(places)}."
+    what = f"Training knows {rows}; {end}. First: {'; '.join(places)}."
     fix = "Give held-out rows about other things; training keeps its rows."
-    return [_about(held_out[next(iter(known))], "leak_train_heldout", message, fix)]
+    return [_about(held_out[next(iter(known))], "leak_train_heldout", what, fix)]
 
 
 def _turns(conversations: Sequence[Conversation]) -> Iterator[Finding]:
@@ -131,13 +130,13 @@ def _turns(conversations: Sequence[Conversation]) -> Iterator[Finding]:
             yield _about(conversation, "roles_do_not_alternate", what, fix, twice[0])
 
 
-def _duplicates(conversations: Sequence[Conversation], found: Duplicates) -> Iterator[Finding]:
-    exact = _later(found.exact)
+def _duplicates(conversations: Sequence[Conversation], duplicates: Duplicates) -> Iterator[Finding]:
+    exact = _later(duplicates.exact)
     for member, first in sorted(exact.items()):
         what = f"The row repeats {_place(conversations[first])}."
         fix = "Remove it; a repeated row counts twice."
         yield _about(conversations[member], "duplicate_exact", what, fix)
-    for member, first in sorted(_later(found.near).items()):
+    for member, first in sorted(_later(duplicates.near).items()):
         if member not in exact:
             what = f"The row says nearly the same as {_place(conversations[first])}."
             yield _about(conversations[member], "duplicate_near", what, "Keep the better one.")
@@ -148,11 +147,13 @@ def _later(groups: Iterable[list[int]]) -> dict[int, int]:
     return {member: group[0] for group in groups for member in group[1:]}
 
 
-def _contradictions(conversations: Sequence[Conversation], found: Duplicates) -> Iterator[Finding]:
-    for member, index in _later(found.prompts).items():
+def _contradictions(
+    conversations: Sequence[Conversation], duplicates: Duplicates
+) -> Iterator[Finding]:
+    for member, index in _later(duplicates.prompts).items():
         first = conversations[index]
-        asked = any(message.role == "user" for message in first.messages)
-        if asked and _answer(conversations[member]) != _answer(first):
+        has_question = any(message.role == "user" for message in first.messages)
+        if has_question and _answer(conversations[member]) != _answer(first):
             what = f"The same prompt has another answer in {_place(first)}."
             fix = "Keep one answer, unless both are meant."
             yield _about(conversations[member], "same_prompt_different_answer", what, fix)
@@ -169,9 +170,9 @@ def _dominant(conversations: Sequence[Conversation]) -> Iterator[Finding]:
     fair_share = 1 / len(counts)
     if count / total >= max(DOMINANT, 2 * fair_share):
         first = conversations[answers.index(answer)]
-        said = shortened(first.messages[-1].content.strip())
-        what = f"{count:,} of {total:,} answers are the same: {said!r}."
-        fix = "Keep some of them, or the model will say it to everything."
+        text = shortened(first.messages[-1].content.strip())
+        what = f"{count:,} of {total:,} answers are the same: {text!r}."
+        fix = "Keep a few of them, or the model will give it to every question."
         yield _about(first, "one_answer_dominates", what, fix)
 
 
@@ -187,19 +188,3 @@ def _about(
     conversation: Conversation, code: str, message: str, fix: str, turn: int | None = None
 ) -> Finding:
     return Finding(code, "warning", message, fix, conversation.file, conversation.line, turn)
-
-
-def _capped(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """The first findings of each code, then how many more there are."""
-    counts: Counter[str] = Counter()
-    fixes: dict[str, str] = {}
-    for finding in findings:
-        counts[finding.code] += 1
-        fixes[finding.code] = finding.fix
-        if counts[finding.code] <= MOST_PER_CODE:
-            yield finding
-    for code, count in counts.items():
-        if count > MOST_PER_CODE:
-            more = count - MOST_PER_CODE
-            message = f"{more:,} more rows, {count:,} in all."
-            yield Finding(code, "warning", message, fixes[code], count=more)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from biddable.data.conversation import Conversation
-from biddable.data.duplicates import Duplicates, clusters, find, groups_by, unite
+from biddable.data.duplicates import Duplicates, clusters, find, groups_by
 
 # So many times the wanted number may be held out where only whole clusters can be.
 MOST_BEYOND = 3
@@ -18,7 +18,7 @@ def split(
     share: float = 0.1,
     at_least: int = 8,
     seed: int = 0,
-    found: Duplicates | None = None,
+    duplicates: Duplicates | None = None,
 ) -> tuple[list[int], list[int]]:
     """Divides rows into training and held-out ones: two lists of indices, each in file order.
 
@@ -35,10 +35,10 @@ def split(
         share: the part of the rows to hold out.
         at_least: and so many, even if it is a larger part.
         seed: another one draws other rows.
-        found: the duplicates among the rows if they are known already.
+        duplicates: those among the rows if they are known already.
     """
     wanted = min(max(round(share * len(conversations)), at_least), len(conversations) // 2)
-    groups = _clusters(conversations, found or find(conversations), wanted)
+    groups = _clusters(conversations, duplicates or find(conversations), wanted)
     random.Random(seed).shuffle(groups)
     held_out: list[int] = []
     for cluster in groups:
@@ -52,20 +52,16 @@ def split(
 
 
 def _clusters(
-    conversations: Sequence[Conversation], found: Duplicates, wanted: int
+    conversations: Sequence[Conversation], duplicates: Duplicates, wanted: int
 ) -> list[list[int]]:
     """All rows in clusters that must stay together, in the order of their first rows."""
-    parents = list(range(len(conversations)))
-    for group in (
-        *groups_by(conversation.group for conversation in conversations),
-        *found.exact,
-        *(group for group in found.prompts if len(group) <= wanted),
-        *found.prefixes,
-        *found.near,
-    ):
-        for member in group[1:]:
-            unite(parents, group[0], member)
-    return clusters(parents)
+    prompts = [group for group in duplicates.prompts if len(group) <= wanted]
+    groups = _own_groups(conversations) + duplicates.exact + prompts
+    return clusters(len(conversations), groups + duplicates.prefixes + duplicates.near)
+
+
+def _own_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
+    return groups_by(conversation.group for conversation in conversations)
 
 
 def cluster_numbers(conversations: Sequence[Conversation]) -> list[int]:
@@ -74,34 +70,27 @@ def cluster_numbers(conversations: Sequence[Conversation]) -> list[int]:
     They are the rows that `split` keeps together. A question that more than half of the rows ask is
     a fixed one and unites none.
     """
-    found = find(conversations)
     numbers = [0] * len(conversations)
-    for number, cluster in enumerate(_clusters(conversations, found, len(conversations) // 2)):
+    together = _clusters(conversations, find(conversations), len(conversations) // 2)
+    for number, cluster in enumerate(together):
         for member in cluster:
             numbers[member] = number
     return numbers
 
 
-def why_unsplit(conversations: Sequence[Conversation], found: Duplicates) -> tuple[str, str]:
+def why_unsplit(conversations: Sequence[Conversation], duplicates: Duplicates) -> tuple[str, str]:
     """Why `split` held out none of these rows, at least one, and what to do."""
     rows = len(conversations)
-    other = "Give rows about other things, or a file of held-out rows with --eval."
+    fix = "Give rows about other things, or a file of held-out rows with --eval."
     if rows == 1:
-        return "there is only one usable row", other
-    for groups, what, fix in (
-        (
-            groups_by(conversation.group for conversation in conversations),
-            "are of one group",
-            "Group by another column, or give held-out rows with --eval.",
-        ),
-        (found.exact, "are equal", other),
-        (found.near, "are near duplicates of one another", other),
-    ):
-        if len(groups) == 1 and len(groups[0]) == rows:
-            return f"all {rows:,} rows {what}", fix
-    sizes = [len(cluster) for cluster in _clusters(conversations, found, rows // 2)]
-    return (
-        f"the {rows:,} rows form {len(sizes)} clusters by their groups and as near duplicates, of "
-        f"{min(sizes):,} rows or more",
-        other,
-    )
+        return "there is only one usable row", fix
+    if [len(group) for group in _own_groups(conversations)] == [rows]:
+        fix = "Group by another column, or give held-out rows with --eval."
+        return f"all {rows:,} rows are of one group", fix
+    if [len(group) for group in duplicates.exact] == [rows]:
+        return f"all {rows:,} rows are equal", fix
+    if [len(group) for group in duplicates.near] == [rows]:
+        return f"all {rows:,} rows are near duplicates of one another", fix
+    sizes = [len(cluster) for cluster in _clusters(conversations, duplicates, rows // 2)]
+    what = f"the {rows:,} rows form {len(sizes)} clusters by their groups and as near duplicates"
+    return f"{what}, of {min(sizes):,} or more rows each", fix

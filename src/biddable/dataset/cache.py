@@ -1,4 +1,4 @@
-"""What `prepare` made of large data, kept in the user's cache for the next run and all its ranks.
+"""The encoded rows of large data, stored in the user's cache for the next run and all its ranks.
 
 The folder is named by a sum over all that decides its content: the data files, tokenizer, template,
 options, the source of this package and the versions of those that it calls.
@@ -21,15 +21,15 @@ from typing import Any
 import biddable
 from biddable.data.files import expanded, open_source
 from biddable.dataset.mapped_rows import (
-    kept_conversations,
-    kept_examples,
+    mapped_conversations,
+    mapped_examples,
     write_conversations,
     write_examples,
 )
-from biddable.dataset.prepared import Counts, Prepared, SplitPart
+from biddable.dataset.prepared import Counts, OpenedBase, Prepared, SplitPart
 from biddable.errors import BiddableError, Finding
 from biddable.models.base import cache_folder
-from biddable.storage import Aside, alone, is_sound, need_space, remove
+from biddable.storage import Aside, alone, is_sound, need_space, remove, write_text
 
 # Fewer training examples are read and encoded in a second or two.
 FEWEST = 4_000
@@ -38,16 +38,16 @@ MOST = 4
 _PACKAGES = ("tokenizers", "jinja2", "numpy", "datasketch")
 
 
-def place_of(decides: Mapping[str, Any], hashes: Mapping[str, str]) -> Path:
-    """The folder for what some sources and all else that decides give.
+def cache_path(inputs: Mapping[str, Any], hashes: Mapping[str, str]) -> Path:
+    """Cache folder for these inputs.
 
     Args:
-        decides: JSON values.
+        inputs: JSON values, all beside the sources that decides the rows.
         hashes: sha256 of each source, in order.
     """
     versions = {name: version(name) for name in _PACKAGES}
-    made = [decides, list(hashes.items()), versions, _own_source()]
-    key = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+    everything = [inputs, list(hashes.items()), versions, _own_source()]
+    key = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
     return cache_folder("rows") / key[:32]
 
 
@@ -57,104 +57,89 @@ def hashes_of(sources: Sequence[str]) -> dict[str, str] | None:
     Raises:
         BiddableError: a file is missing or cannot be read.
     """
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for name in expanded(sources, []):
         if name == "-" or name.startswith("hf:") or not Path(name).is_file():
             return None
-        with open_source(name, found):
+        with open_source(name, hashes):
             pass
-    return found
+    return hashes
 
 
 @cache
 def _own_source() -> str:
     """A sum over this package's files, so that a changed reader or encoder finds nothing."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(Path(biddable.__file__).parent.rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
-def opened(place: Path, known: Mapping[str, Any]) -> Prepared | None:
-    """What stands there, its rows mapped; None where it is not there or damaged.
-
-    Args:
-        known: the fields of `Prepared` that are made anew each time.
-    """
-    if not is_sound(place):
+def load_cached(path: Path, opened: OpenedBase) -> Prepared | None:
+    """The rows stored there, mapped; None where none are or they are damaged."""
+    if not is_sound(path):
         return None
     try:
-        told = json.loads((place / "prepared.json").read_text(encoding="utf-8"))
-        conversations, examples = kept_conversations(place), kept_examples(place)
-        os.utime(place)
-        of_rows, of_examples = told.pop("train")
+        record = json.loads((path / "prepared.json").read_text(encoding="utf-8"))
+        conversations, examples = mapped_conversations(path), mapped_examples(path)
+        os.utime(path)
+        train_rows, train_examples = record.pop("train")
         return Prepared(
-            **known,
-            train=SplitPart(conversations[:of_rows], examples[:of_examples]),
-            held_out=SplitPart(conversations[of_rows:], examples[of_examples:]),
-            counts=Counts(**told.pop("counts")),
-            dropped=[Finding(**f) for f in told.pop("dropped")],
-            findings=[Finding(**f) for f in told.pop("findings")],
-            lengths=array("i", told.pop("lengths")),
-            **told,
+            **opened,
+            train=SplitPart(conversations[:train_rows], examples[:train_examples]),
+            held_out=SplitPart(conversations[train_rows:], examples[train_examples:]),
+            counts=Counts(**record.pop("counts")),
+            dropped=[Finding(**f) for f in record.pop("dropped")],
+            findings=[Finding(**f) for f in record.pop("findings")],
+            lengths=array("i", record.pop("lengths")),
+            **record,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # Another run has just put newer data in its stead, or the sums are of damaged files.
         return None
 
 
-def keep(place: Path, prepared: Prepared, known: Mapping[str, Any]) -> Prepared:
-    """Writes it there, and gives it back with its rows mapped and no longer in memory.
+def store(path: Path, prepared: Prepared, opened: OpenedBase) -> Prepared:
+    """Stores the rows, and gives them back mapped and no longer in memory.
 
-    Where the cache cannot be written it stays in memory, and a note says so.
+    Where the cache cannot be written they stay in memory, and a note says so.
     """
-    damaged = place.exists()
+    damaged = path.exists()
     try:
-        _write(place, prepared, known)
+        _write(path, prepared, opened)
     except (OSError, BiddableError) as error:
-        message = f"The encoded rows could not be kept in {place.parent}: {error}"
-        return _with_note(prepared, "rows_not_kept", message, "Every run encodes them anew.")
-    kept = opened(place, known) or prepared
-    if not damaged:
-        return kept
-    message = f"The encoded rows kept in {place} were damaged, and were made anew."
-    return _with_note(kept, "kept_rows_damaged", message, "Is the disk sound?")
+        what = f"The encoded rows could not be kept in {path.parent}: {error}"
+        note = Finding("rows_not_kept", "note", what, "Every run encodes them anew.")
+        return replace(prepared, findings=[*prepared.findings, note])
+    mapped = load_cached(path, opened) or prepared
+    if damaged:
+        what = f"The encoded rows kept in {path} were damaged, and were encoded anew."
+        note = Finding("kept_rows_damaged", "note", what, "Is the disk sound?")
+        mapped = replace(mapped, findings=[*mapped.findings, note])
+    return mapped
 
 
-def _write(place: Path, prepared: Prepared, known: Mapping[str, Any]) -> None:
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _write(path: Path, prepared: Prepared, opened: OpenedBase) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Ids, and the conversations as text: about as much again as the files.
-    need_space(place.parent, 3 * prepared.counts.tokens * 4)
-    with alone(place.parent):
-        # Another run may have made the same meanwhile.
-        if opened(place, known) is not None:
+    need_space(path.parent, 3 * prepared.counts.tokens * 4)
+    names = ("format", "rows", "hashes", "stop_token_trained", "longest", "leaked")
+    record = {name: getattr(prepared, name) for name in names} | {
+        "lengths": list(prepared.lengths),
+        "counts": asdict(prepared.counts),
+        "dropped": [asdict(f) for f in prepared.dropped],
+        "findings": [asdict(f) for f in prepared.findings],
+        "train": [len(prepared.train.conversations), len(prepared.train.examples)],
+    }
+    with alone(path.parent):
+        # Another run may have stored the same meanwhile.
+        if load_cached(path, opened) is not None:
             return
-        with Aside(place) as aside:
+        with Aside(path) as aside:
             write_conversations(prepared.conversations(), aside)
             write_examples(list(prepared.examples()), aside)
-            (aside / "prepared.json").write_text(json.dumps(_told(prepared)), encoding="utf-8")
-        for old in sorted(place.parent.glob("[!.]*"), key=lambda p: -p.stat().st_mtime)[MOST:]:
+            write_text(aside / "prepared.json", json.dumps(record))
+        for old in sorted(path.parent.glob("[!.]*"), key=lambda p: -p.stat().st_mtime)[MOST:]:
             remove(old)
-        for part in place.parent.glob(".*.part"):
+        for part in path.parent.glob(".*.part"):
             shutil.rmtree(part)
-
-
-def _told(prepared: Prepared) -> dict[str, Any]:
-    p = prepared
-    return {
-        "format": p.format,
-        "rows": p.rows,
-        "hashes": p.hashes,
-        "stop_token_trained": p.stop_token_trained,
-        "longest": p.longest,
-        "leaked": p.leaked,
-        "lengths": list(p.lengths),
-        "counts": asdict(p.counts),
-        "dropped": [asdict(f) for f in p.dropped],
-        "findings": [asdict(f) for f in p.findings],
-        "train": [len(p.train.conversations), len(p.train.examples)],
-    }
-
-
-def _with_note(prepared: Prepared, code: str, message: str, fix: str) -> Prepared:
-    return replace(prepared, findings=[*prepared.findings, Finding(code, "note", message, fix)])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +18,13 @@ from biddable.errors import BiddableError, did_you_mean
 from biddable.settings import PACKAGED
 from biddable.storage import refuse_existing_run
 from biddable.template.frames import FRAMES
+from biddable.template.rendering import attempt, literal_texts
+from biddable.template.template import ANSWER, QUESTION, Template, read, render_dicts
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+SYSTEM = {"role": "system", "content": "S."}
 
 
 def refuse_early(settings: DataclassInstance) -> None:
@@ -53,6 +59,7 @@ def refuse_early(settings: DataclassInstance) -> None:
     if encoding := getattr(settings, "encoding", ""):
         check_encoding(encoding)
     refuse_device(getattr(settings, "device", ""))
+    refuse_template(template, named["model"])
 
 
 def _refuse_missing_model(name: str) -> None:
@@ -62,6 +69,27 @@ def _refuse_missing_model(name: str) -> None:
     if name != PACKAGED and len(path.parts) > 1 and here and not path.exists():
         error = missing_file(str(path)).finding
         raise BiddableError("base_not_found", error.message, error.fix, file=name)
+
+
+def refuse_template(template: str, models: Sequence[str]) -> None:
+    """Raises an error where a template needs no more than a greeting to take too much.
+
+    It costs a tenth of a second here, and many seconds behind the libraries that load a base. What
+    else is wrong with a model's folder is said by who loads it.
+
+    Args:
+        template: a frame's name, a file, or empty: then the one in a model's folder counts.
+
+    Raises:
+        BiddableError: the file cannot be read, is no Jinja, or takes too much.
+    """
+    owned = [Path(model).expanduser() / "chat_template.jinja" for model in models]
+    files = [Path(template)] if template else [file for file in owned if file.is_file()]
+    for file in files if template not in FRAMES else ():
+        tried = Template(read(str(file)))
+        literal_texts(tried.text)
+        for chat in ([QUESTION], [QUESTION, ANSWER], [SYSTEM, QUESTION, ANSWER, QUESTION]):
+            attempt(partial(render_dicts, tried, chat, chat[-1] is QUESTION))
 
 
 def refuse_device(device: str) -> None:

@@ -25,7 +25,7 @@ REPORT_EVERY = 512
 
 @dataclass(slots=True)
 class Encoded:
-    """The examples of a data set with what was found on the way.
+    """The examples of a data set, with the findings.
 
     Args:
         examples: in the order of their conversations.
@@ -52,7 +52,7 @@ def encode_all(
     too_long: TooLong = "drop",
     progress: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """Encodes every conversation; errors are collected, so that all of them are told at once.
+    """Encodes every conversation; errors are collected, so that all of them are shown at once.
 
     Args:
         max_length: the most tokens of an example; longer ones are never cut.
@@ -65,26 +65,30 @@ def encode_all(
     encoder = make_encoder(tokenizer, template)
     result = Encoded()
     for done, encoded in enumerate(encode_each(encoder, conversations, loss_on), 1):
-        result.findings += look_alikes(encoder, conversations[done - 1])
+        result.findings += _look_alikes(encoder, conversations[done - 1])
         if isinstance(encoded, BiddableError):
             if encoded.finding.code == UNUSABLE:
                 raise encoded
             result.findings.append(encoded.finding)
             continue
         for example in encoded:
-            add(result, example, max_length, too_long)
+            length = len(example.input_ids)
+            result.lengths.append(length)
+            if length <= max_length:
+                result.examples.append(example)
+            else:
+                target = result.findings if too_long == "error" else result.dropped
+                target.append(_truncated(example, max_length, too_long))
         if progress is not None and done % REPORT_EVERY == 0:
             progress(done)
-    if len(result.dropped) > MOST_DROPPED * len(result.lengths):
-        result.findings.append(too_many_dropped(result, max_length))
-    result.findings += missing_bos(encoder, result.examples)
+    result.findings += _of_all(encoder, result, max_length)
     result.findings += unprinted(encoder.rules, conversations)
     failed = any(f.code.startswith("stop_token") for f in result.findings)
     result.stop_token_trained = bool(result.examples) and not failed
     return result
 
 
-def look_alikes(encoder: Encoder, conversation: Conversation) -> Iterator[Finding]:
+def _look_alikes(encoder: Encoder, conversation: Conversation) -> Iterator[Finding]:
     """A note for each message that holds the text of a control token; it stays ordinary text."""
     for turn, message in enumerate(conversation.messages):
         if match := encoder.rules.codec.pattern.search(message.content):
@@ -100,24 +104,9 @@ def look_alikes(encoder: Encoder, conversation: Conversation) -> Iterator[Findin
             )
 
 
-def missing_bos(encoder: Encoder, examples: Sequence[Example]) -> Iterator[Finding]:
-    """A warning where the tokenizer writes a BOS of its own and the template does not."""
-    if encoder.adds_bos and examples and examples[0].input_ids[0] != encoder.bos:
-        yield Finding(
-            "bos_missing",
-            "warning",
-            "The tokenizer begins a text with a BOS token, but the chat template writes none.",
-            "Begin the template with {{ bos_token }} if the base was trained with one.",
-        )
-
-
-def add(result: Encoded, example: Example, max_length: int, too_long: TooLong) -> None:
+def _truncated(example: Example, max_length: int, too_long: TooLong) -> Finding:
     length = len(example.input_ids)
-    result.lengths.append(length)
-    if length <= max_length:
-        result.examples.append(example)
-        return
-    finding = Finding(
+    return Finding(
         "answer_truncated",
         "error" if too_long == "error" else "warning",
         f"The example has {length:,} tokens, {length - max_length:,} more than --max-length; it is"
@@ -127,18 +116,26 @@ def add(result: Encoded, example: Example, max_length: int, too_long: TooLong) -
         example.line,
         example.turn,
     )
-    (result.findings if too_long == "error" else result.dropped).append(finding)
 
 
-def too_many_dropped(result: Encoded, max_length: int) -> Finding:
-    total, longest = len(result.lengths), max(result.lengths)
-    return Finding(
-        "too_many_dropped",
-        "error",
-        f"{len(result.dropped):,} of {total:,} examples are longer than --max-length {max_length}.",
-        f"--max-length {length_that_keeps(result.lengths, 0.99)} keeps 99 % of them,"
-        f" {longest} keeps all.",
-    )
+def _of_all(encoder: Encoder, result: Encoded, max_length: int) -> Iterator[Finding]:
+    """Where too many examples are dropped, or lack the BOS that the tokenizer itself writes."""
+    dropped, lengths = len(result.dropped), result.lengths
+    if dropped > MOST_DROPPED * len(lengths):
+        yield Finding(
+            "too_many_dropped",
+            "error",
+            f"{dropped:,} of {len(lengths):,} examples are longer than --max-length {max_length}.",
+            f"--max-length {length_that_keeps(lengths, 0.99)} keeps 99 % of them,"
+            f" {max(lengths)} keeps all.",
+        )
+    if encoder.adds_bos and result.examples and result.examples[0].input_ids[0] != encoder.bos:
+        yield Finding(
+            "bos_missing",
+            "warning",
+            "The tokenizer begins a text with a BOS token, but the chat template writes none.",
+            "Begin the template with {{ bos_token }} if the base was trained with one.",
+        )
 
 
 def length_that_keeps(lengths: Sequence[int], share: float) -> int:

@@ -27,16 +27,16 @@ from biddable.encoding.encode import Example
 T = TypeVar("T", covariant=True)
 
 
-class Kept(Sequence[T]):
-    """Some rows in order, each made when it is asked for.
+class MappedRows(Sequence[T]):
+    """Rows in order, each built when it is used.
 
     Args:
-        make: the row of an index.
+        build: the row of an index.
         rows: the indices, in order.
     """
 
-    def __init__(self, make: Callable[[int], T], rows: range) -> None:
-        self._make, self._rows = make, rows
+    def __init__(self, build: Callable[[int], T], rows: range) -> None:
+        self._build, self._rows = build, rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -44,11 +44,11 @@ class Kept(Sequence[T]):
     @overload
     def __getitem__(self, index: int) -> T: ...
     @overload
-    def __getitem__(self, index: slice) -> Kept[T]: ...
-    def __getitem__(self, index: int | slice) -> T | Kept[T]:
+    def __getitem__(self, index: slice) -> MappedRows[T]: ...
+    def __getitem__(self, index: int | slice) -> T | MappedRows[T]:
         if isinstance(index, slice):
-            return Kept(self._make, self._rows[index])
-        return self._make(self._rows[index])
+            return MappedRows(self._build, self._rows[index])
+        return self._build(self._rows[index])
 
 
 def write_examples(examples: Sequence[Example], folder: Path) -> None:
@@ -75,20 +75,20 @@ def write_examples(examples: Sequence[Example], folder: Path) -> None:
     (folder / "files.json").write_text(json.dumps(list(files)), encoding="utf-8")
 
 
-def kept_examples(folder: Path) -> Kept[Example]:
+def mapped_examples(folder: Path) -> MappedRows[Example]:
     """What `write_examples` wrote, mapped."""
     names: list[str] = json.loads((folder / "files.json").read_text(encoding="utf-8"))
     ids, runs, counts, heads = (
         _mapped(folder / f"{name}.npy") for name in ("ids", "runs", "counts", "examples")
     )
 
-    def make(index: int) -> Example:
+    def build(index: int) -> Example:
         (start, run, file, line, turn), (end, last, *_) = heads[index : index + 2].tolist()
-        some = zip(runs[run:last].tolist(), counts[run:last].tolist(), strict=True)
-        found = array("i", ids[start:end].astype(np.int32).tobytes())
-        return Example(found, from_runs(list(some)), names[file], line, turn)
+        weights = zip(runs[run:last].tolist(), counts[run:last].tolist(), strict=True)
+        input_ids = array("i", ids[start:end].astype(np.int32).tobytes())
+        return Example(input_ids, from_runs(list(weights)), names[file], line, turn)
 
-    return Kept(make, range(len(heads) - 1))
+    return MappedRows(build, range(len(heads) - 1))
 
 
 def write_conversations(conversations: Iterable[Conversation], folder: Path) -> None:
@@ -101,7 +101,7 @@ def write_conversations(conversations: Iterable[Conversation], folder: Path) -> 
     np.save(folder / "lines.npy", np.frombuffer(starts, np.int64))
 
 
-def kept_conversations(folder: Path) -> Kept[Conversation]:
+def mapped_conversations(folder: Path) -> MappedRows[Conversation]:
     """What `write_conversations` wrote, mapped."""
     starts = _mapped(folder / "lines.npy")
     with (folder / "conversations.jsonl").open("rb") as file:
@@ -110,10 +110,10 @@ def kept_conversations(folder: Path) -> Kept[Conversation]:
         # A row here and there is read; its neighbours need not be.
         text.madvise(mmap.MADV_RANDOM)
 
-    def make(index: int) -> Conversation:
+    def build(index: int) -> Conversation:
         return from_json(json.loads(text[starts[index] : starts[index + 1]]))
 
-    return Kept(make, range(len(starts) - 1))
+    return MappedRows(build, range(len(starts) - 1))
 
 
 def _mapped(path: Path) -> NDArray[Any]:

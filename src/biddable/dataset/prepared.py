@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -28,19 +28,18 @@ class SplitPart:
 def shared_system_prompt(conversations: Sequence[Conversation]) -> str | None:
     """The system prompt, perhaps an empty one, that all conversations begin with; None where one
     differs or has none."""
-    found: str | None = None
-    for n, conversation in enumerate(conversations):
+    prompts: set[str | None] = set()
+    for conversation in conversations:
         first = conversation.messages[0]
-        system = first.content if first.role == "system" else None
-        if n and system != found:
+        prompts.add(first.content if first.role == "system" else None)
+        if len(prompts) > 1:
             return None
-        found = system
-    return found
+    return prompts.pop() if prompts else None
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Of some examples: tokens, trained tokens, and a sum over all ids and weights.
+    """Tokens and trained tokens of examples, and a sum over all their ids and weights.
 
     The sum tells whether a resumed run feeds what it fed, also with a changed library.
     """
@@ -52,14 +51,23 @@ class Counts:
 
 def counted(examples: Iterable[Example]) -> Counts:
     """The counts of examples, in one pass."""
-    found, tokens, trained = hashlib.sha256(), 0, 0
+    digest, tokens, trained = hashlib.sha256(), 0, 0
     for example in examples:
         weights = np.asarray(example.weights, dtype=np.float64)
-        found.update(np.asarray(example.input_ids, dtype=np.int32).tobytes())
-        found.update(weights.tobytes())
+        digest.update(np.asarray(example.input_ids, dtype=np.int32).tobytes())
+        digest.update(weights.tobytes())
         tokens += len(weights)
         trained += int(np.count_nonzero(weights > 0))
-    return Counts(tokens, trained, found.hexdigest())
+    return Counts(tokens, trained, digest.hexdigest())
+
+
+class OpenedBase(TypedDict):
+    """The base and all that encoding needs of it: the first fields of `Prepared`."""
+
+    base: Base
+    tokenizer: Any
+    template: Template
+    max_length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,7 @@ class Prepared:
         lengths: tokens of every example, the dropped ones too.
         stop_token_trained: whether every answer ends in a trained stop token.
         dropped: a finding for each example that is too long.
-        findings: everything else that was found, worst first.
+        findings: all others, worst first.
     """
 
     base: Base

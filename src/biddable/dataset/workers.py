@@ -13,7 +13,9 @@ import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
+from itertools import groupby
 from queue import SimpleQueue
 from typing import IO, Any
 
@@ -52,43 +54,36 @@ def encode_each(
         workers = min(cores or 1, MOST_WORKERS) if len(conversations) >= FEWEST_FOR_WORKERS else 1
     if workers == 1:
         for batch in batches:
-            yield from map(packed, encode_many(encoder, batch, loss_on))
+            yield from map(_packed, encode_many(encoder, batch, loss_on))
         return
-    yield from encode_in_workers(encoder, batches, loss_on, workers)
-
-
-def encode_in_workers(
-    encoder: Encoder, batches: Sequence[Sequence[Conversation]], loss_on: LossOn, workers: int
-) -> Iterator[Result]:
     idle: SimpleQueue[Worker] = SimpleQueue()
-    started = [start_worker(encoder, loss_on) for _ in range(workers)]
+    started = [_start(encoder, loss_on) for _ in range(workers)]
     for worker in started:
         idle.put(worker)
 
-    def ask(batch: Sequence[Conversation]) -> list[Result]:
+    def encode(batch: Sequence[Conversation]) -> list[Result]:
         worker = idle.get()
         try:
-            send(worker.stdin, [as_json(conversation) for conversation in batch])
-            return [result_of(value) for value in receive(worker.stdout)]
+            _send(worker.stdin, [as_json(conversation) for conversation in batch])
+            return [_result_of(value) for value in _receive(worker.stdout)]
         finally:
             idle.put(worker)
 
     pool = ThreadPoolExecutor(workers)
     try:
-        for results in pool.map(ask, batches):
+        for results in pool.map(encode, batches):
             yield from results
     finally:
-        # Stops what is not done yet too, where the caller wants no more.
+        # The caller may want no more of them: what is not done yet is stopped too.
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in started:
             worker.kill()
-            worker.wait()
-            for pipe in (worker.stdin, worker.stdout):
-                if pipe is not None:
-                    pipe.close()
+            # Waits for it, and closes its pipes.
+            with suppress(BrokenPipeError), worker:
+                pass
 
 
-def start_worker(encoder: Encoder, loss_on: LossOn) -> Worker:
+def _start(encoder: Encoder, loss_on: LossOn) -> Worker:
     worker = subprocess.Popen(
         [sys.executable, "-c", "from biddable.dataset.workers import work; work()"],
         stdin=subprocess.PIPE,
@@ -98,24 +93,30 @@ def start_worker(encoder: Encoder, loss_on: LossOn) -> Worker:
         # The workers are the parallel part; threads in each would only fight over the cores.
         env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONUTF8": "1"},
     )
-    send(worker.stdin, setup_of(encoder, loss_on))
+    _send(worker.stdin, setup_of(encoder, loss_on))
     return worker
 
 
 def setup_of(encoder: Encoder, loss_on: LossOn) -> dict[str, Any]:
     """All that decides how conversations are encoded, as JSON values."""
     rules = encoder.rules
-    template = asdict(rules.template) | {"today": None}
-    made = {"ends": rules.ends, "closing": rules.closing, "extra": rules.codec.extra}
-    state = {"stops": encoder.stops, "bos": encoder.bos, "adds_bos": encoder.adds_bos}
-    setup = {"source": rules.codec.source, "template": template, "loss_on": loss_on}
-    return setup | made | state
+    return {
+        "source": rules.codec.source,
+        "template": asdict(rules.template) | {"today": None},
+        "loss_on": loss_on,
+        "ends": rules.ends,
+        "closing": rules.closing,
+        "extra": rules.codec.extra,
+        "stops": encoder.stops,
+        "bos": encoder.bos,
+        "adds_bos": encoder.adds_bos,
+    }
 
 
 def work() -> None:
     """What a worker process does: one line of setup, then a line of results for every batch."""
     guard()
-    setup = receive(sys.stdin)
+    setup = _receive(sys.stdin)
     template = setup["template"]
     template["tokens"] = tuple((name, text) for name, text in template["tokens"])
     codec = make_codec(setup["source"], setup["extra"])
@@ -124,16 +125,16 @@ def work() -> None:
     for line in sys.stdin:
         batch = [from_json(value) for value in json.loads(line)]
         results = encode_many(encoder, batch, setup["loss_on"])
-        send(answers(), [as_result(result) for result in results])
+        _send(answers(), [_as_json_result(result) for result in results])
 
 
-def send(pipe: Writer | None, value: Any) -> None:
+def _send(pipe: Writer | None, value: Any) -> None:
     if pipe is not None:
         pipe.write(json.dumps(value) + "\n")
         pipe.flush()
 
 
-def receive(pipe: IO[str] | None) -> Any:
+def _receive(pipe: IO[str] | None) -> Any:
     line = pipe.readline() if pipe is not None else ""
     if not line:
         raise RuntimeError("a worker process ended before its work was done")
@@ -141,23 +142,25 @@ def receive(pipe: IO[str] | None) -> Any:
 
 
 def as_json(conversation: Conversation) -> list[Any]:
-    messages = [[m.role, m.content, m.weight, m.extra] for m in conversation.messages]
-    place = [conversation.file, conversation.line, conversation.group]
-    return [messages, *place, list(conversation.tools)]
+    """The conversation as JSON values that `from_json` reads back."""
+    c = conversation
+    messages = [[m.role, m.content, m.weight, m.extra] for m in c.messages]
+    return [messages, c.file, c.line, c.group, list(c.tools)]
 
 
 def from_json(value: list[Any]) -> Conversation:
+    """The conversation that `as_json` gave."""
     messages, file, line, group, tools = value
     return Conversation([Message(*message) for message in messages], file, line, group, tools or ())
 
 
-def as_result(result: Result) -> Any:
+def _as_json_result(result: Result) -> Any:
     if isinstance(result, BiddableError):
         return asdict(result.finding)
     return [[list(e.input_ids), runs_of(e.weights), e.file, e.line, e.turn] for e in result]
 
 
-def result_of(value: Any) -> Result:
+def _result_of(value: Any) -> Result:
     if isinstance(value, dict):
         return BiddableError.of(Finding(**value))
     return [
@@ -166,36 +169,21 @@ def result_of(value: Any) -> Result:
     ]
 
 
+def _packed(result: Result) -> Result:
+    """Examples with arrays for lists, which take a tenth of the memory."""
+    return result if isinstance(result, BiddableError) else _result_of(_as_json_result(result))
+
+
 def runs_of(weights: Sequence[float]) -> list[tuple[float, int]]:
     """Weights as (weight, how many in a row): a few pairs for what may be thousands of zeros."""
-    runs: list[tuple[float, int]] = []
-    for weight in weights:
-        if runs and runs[-1][0] == weight:
-            runs[-1] = (weight, runs[-1][1] + 1)
-        else:
-            runs.append((weight, 1))
-    return runs
+    return [(weight, len(list(run))) for weight, run in groupby(weights)]
 
 
 def from_runs(runs: Sequence[Sequence[float]]) -> Sequence[float]:
     """The weights: one byte each where they are all 0 or 1, as nearly always, and else eight."""
-    weights: array[int] | array[float]
-    if all(weight in (0, 1) for weight, _ in runs):
-        weights = array("b")
-        for weight, count in runs:
-            weights.extend(array("b", [int(weight)]) * int(count))
-        return weights
-    weights = array("d")
+    kind = "b" if all(weight in (0, 1) for weight, _ in runs) else "d"
+    weights: array[Any] = array(kind)
     for weight, count in runs:
-        weights.extend(array("d", [weight]) * int(count))
+        value = int(weight) if kind == "b" else weight
+        weights.extend(array(kind, [value]) * int(count))
     return weights
-
-
-def packed(result: Result) -> Result:
-    """Examples with arrays for lists, which take a tenth of the memory."""
-    if isinstance(result, BiddableError):
-        return result
-    return [
-        Example(array("i", e.input_ids), from_runs(runs_of(e.weights)), e.file, e.line, e.turn)
-        for e in result
-    ]

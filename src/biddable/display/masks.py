@@ -82,8 +82,8 @@ def decoded(
     before = start = 0
     for end in range(1, len(ids) + 1):
         known, text = read(before, start), read(before, end)
-        whole = not text.endswith("\ufffd") or end - start >= LONGEST_CHARACTER
-        if whole or end == len(ids):
+        complete = not text.endswith("\ufffd") or end - start >= LONGEST_CHARACTER
+        if complete or end == len(ids):
             yield start, end, text.removeprefix(known)
             before, start = start, end
 

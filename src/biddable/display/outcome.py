@@ -40,7 +40,7 @@ def show_outcome(
             line(out, name, judgement.answers[i].rstrip() + end)
     style = f"bold {PALETTE[COLORS.get(card.verdict.outcome, 'caution')].terminal}"
     out.print()
-    out.print(Text.assemble(("verdict     ", "bold"), (card.verdict.sentence, style)))
+    line(out, "verdict", Text(card.verdict.sentence, style))
     line(out, "", card.verdict.evidence)
     if card.verdict.suggestion:
         line(out, "try", card.verdict.suggestion)

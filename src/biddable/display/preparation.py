@@ -13,6 +13,7 @@ from rich.text import Text
 from biddable.dataset.prepared import Prepared, summary
 from biddable.display.masks import example_text, page, worst_first
 from biddable.display.pages import BAD, CAUTION
+from biddable.display.plots import histogram
 from biddable.encoding.encode import Example
 from biddable.errors import Finding, by_kind, place
 from biddable.terminal import line
@@ -136,10 +137,7 @@ def length_line(lengths: Sequence[int]) -> str:
     if not lengths:
         return "none"
     ordered = sorted(lengths)
-    longest = ordered[-1]
-    bins = [0] * 16
-    for length in ordered:
-        bins[min(15, 16 * length // (longest + 1))] += 1
+    bins = histogram(ordered, 16)
     bars = "".join(_BARS[-(-8 * n // max(bins))] for n in bins)
     median, most = int(statistics.median(ordered)), ordered[-(-99 * len(ordered) // 100) - 1]
-    return f"{bars}  median {median}, 99 % {most}, most {longest}"
+    return f"{bars}  median {median}, 99 % {most}, most {ordered[-1]}"

@@ -13,7 +13,7 @@ from biddable.display.answer_table import answer_table
 from biddable.display.masks import Shown, Token, heading, shown, tokens_of
 from biddable.display.outcome import COLORS
 from biddable.display.pages import render
-from biddable.display.plots import lengths, loss_curve, rates
+from biddable.display.plots import histogram, loss_curve
 from biddable.display.scorecard_lines import difference, number
 from biddable.encoding.encode import Example, make_encoder
 from biddable.errors import place
@@ -31,6 +31,7 @@ SHADES = (0.25, 1.0, 2.5, 5.0)
 SHADE_NAMES = ("below 0.25", "to 1", "to 2.5", "to 5", "above")
 # Training rows whose answers are searched for copies: with 90 words each about 100 MB.
 MOST_COMPARED = 10_000
+LENGTH_BINS = 30
 PACKAGES = ("biddable", "torch", "transformers", "tokenizers")
 CHANGE = "change (95 % CI)"
 
@@ -86,13 +87,15 @@ def page(report: Report, *, redact: bool = False) -> str:
         color=COLORS.get(card.verdict.outcome, "caution"),
         scorecard=_scorecard(card, redact),
         loss_curve=loss_curve(report.events),
-        rates=rates(card.metrics),
+        rates=list(_rates(card.metrics)),
         answers=texts and _answers(texts),
         watched=texts and _watched(texts),
         masks=texts and list(_masks(texts)),
         shades=SHADE_NAMES,
         unusual=list(_unusual(report)),
-        lengths=lengths(report.lengths, report.limit),
+        lengths=histogram(report.lengths, LENGTH_BINS) if report.lengths else (),
+        longest=max(report.lengths, default=0),
+        limit=report.limit,
         dropped=report.dropped,
         settings=report.facts,
     )
@@ -143,6 +146,14 @@ def _with_interval(metric: Metric, value: float | None) -> str:
         return number(metric, value) or "-"
     low, high = wilson(value * metric.n, metric.n)
     return f"{number(metric, value)} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _rates(metrics: Mapping[str, Metric]) -> Iterator[tuple[str, list[tuple[float, ...]]]]:
+    """Each rate's name, and of base and tuned the value and its 95 % interval, in percent."""
+    for name, metric in metrics.items():
+        if metric.kind == "rate":
+            sides = [(v, *wilson(v * metric.n, metric.n)) for v in (metric.base, metric.tuned)]
+            yield title(name), [tuple(round(100 * x, 1) for x in side) for side in sides]
 
 
 def _answers(report: Report) -> dict[str, Any] | None:

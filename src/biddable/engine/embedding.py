@@ -19,12 +19,12 @@ def embed(module: nn.Module, input_ids: Tensor) -> Tensor:
     gradient goes on to the fp32 masters through autograd's hooks.
     """
     if not (type(module) is nn.Embedding and _is_wide(module.weight) and torch.is_grad_enabled()):
-        found: Tensor = module(input_ids)
-        return found
+        embeddings: Tensor = module(input_ids)
+        return embeddings
     # Something that requires a gradient, or no backward would be called.
     started = torch.zeros((), requires_grad=True)
-    rows: Tensor = _Embed.apply(started, module.weight.detach(), input_ids, module)  # type: ignore[no-untyped-call]
-    return rows
+    embeddings = _Embed.apply(started, module.weight.detach(), input_ids, module)  # type: ignore[no-untyped-call]
+    return embeddings
 
 
 def _is_wide(weight: Tensor) -> bool:

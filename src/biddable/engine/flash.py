@@ -68,7 +68,7 @@ def _continuations(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, in
     return runs
 
 
-def _balanced(start: int, stop: int, kinds: int) -> list[tuple[slice, int]]:
+def _balanced(start: int, stop: int, kv_heads: int) -> list[tuple[slice, int]]:
     """Queries, and into how many parts they are cut for the backward to keep all threads at work.
 
     The kernel gives a thread whole key/value heads: of 3 heads on 2 threads, one thread has two,
@@ -76,7 +76,7 @@ def _balanced(start: int, stop: int, kinds: int) -> list[tuple[slice, int]]:
     queries are 2 parts of 150 and 1 of 1, and with 4 heads 1 part.
     """
     threads = torch.get_num_threads()
-    parts = threads // gcd(threads, kinds)
+    parts = threads // gcd(threads, kv_heads)
     if stop - start < parts * _PART:
         parts = 1
     end = stop - (stop - start) % parts
@@ -138,16 +138,18 @@ class Flash(torch.autograd.Function):
                 grad[:, :, one], q[:, :, one], k[:, :, one], v[:, :, one], out[:, :, one],
                 lse[:, :, one].contiguous(), 0.0, mask is None, attn_mask=mask, scale=ctx.scale,
             )  # fmt: skip
-        pair_grads: list[Tensor] = [torch.zeros_like(t) for t in pairs]
+        # A prefix that no segment continues has none.
+        pair_grads: list[Tensor | None] = [None] * len(pairs)
         runs = _continuations(ctx.spans)
         pieces = [(p, n, g) for a, b, g in runs for p, n in _balanced(a, b, k.shape[1])]
         for one, parts, g in pieces:
-            some = [_apart(t[:, :, one], parts) for t in (grad, q, out, lse)]
+            cut = [_apart(t[:, :, one], parts) for t in (grad, q, out, lse)]
             keys, values = (t.expand(parts, -1, -1, -1) for t in pairs[2 * g : 2 * g + 2])
-            a, b, c = _flash_backward(
-                *some[:2], keys, values, some[2], some[3].contiguous(), 0.0, False, scale=ctx.scale
+            part, *others = _flash_backward(
+                *cut[:2], keys, values, cut[2], cut[3].contiguous(), 0.0, False, scale=ctx.scale
             )
-            _apart(dq[:, :, one], parts).add_(a)
-            pair_grads[2 * g] += b.sum(0)
-            pair_grads[2 * g + 1] += c.sum(0)
+            _apart(dq[:, :, one], parts).add_(part)
+            for i, other in enumerate(others, 2 * g):
+                total, before = other.sum(0, keepdim=True), pair_grads[i]
+                pair_grads[i] = total if before is None else before.add_(total)
         return (dq, dk, dv, None, None, None, *pair_grads)

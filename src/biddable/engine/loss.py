@@ -52,10 +52,11 @@ def loss_sum(hidden: Tensor, head: Head, targets: Tensor, weights: Tensor) -> tu
         A scalar in fp32 (fp64 for an fp64 model), whose gradient reaches hidden, weight and bias;
         and (R,) losses without gradient.
     """
-    found: tuple[Tensor, Tensor] = _HeadLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, head.weight, head.bias, targets, weights, head
-    )
-    return found
+    total: Tensor
+    losses: Tensor
+    arguments = (hidden, head.weight, head.bias, targets, weights, head)
+    total, losses = _HeadLoss.apply(*arguments)  # type: ignore[no-untyped-call]
+    return total, losses
 
 
 def row_losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class _HeadLoss(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden)
         d_weight: Tensor | None = None
         d_bias = torch.zeros_like(bias) if bias is not None else None
-        found = hidden.new_empty(len(targets), dtype=wide)
+        row_losses = hidden.new_empty(len(targets), dtype=wide)
         start = 0
         for h, t in _chunks(hidden, targets, head):
             rows = slice(start, start + len(t))
@@ -114,7 +115,7 @@ class _HeadLoss(torch.autograd.Function):
             logits, losses, lse = _chunk_losses(h, head, t)
             w = weights[rows].to(wide)
             total += (losses * w).sum()
-            found[rows] = losses
+            row_losses[rows] = losses
             d_logits = _logit_gradient(logits, lse, t, w, head).to(hidden.dtype)
             d_hidden[rows] = d_logits @ weight
             d_weight = d_logits.T @ h if d_weight is None else d_weight.addmm_(d_logits.T, h)
@@ -123,13 +124,13 @@ class _HeadLoss(torch.autograd.Function):
         # A pass without trained rows has a gradient too: ranks that share weights wait for it.
         d_weight = torch.zeros_like(weight) if d_weight is None else d_weight
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
-        ctx.mark_non_differentiable(found)
-        return total, found
+        ctx.mark_non_differentiable(row_losses)
+        return total, row_losses
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scaled = list(ctx.saved_tensors)
-        if grad.item() != 1.0:  # a whole pass over the head's gradient, nearly never needed
+        if grad.item() != 1.0:  # a whole pass over the head's gradient, rarely needed
             scaled = [None if d is None else d.mul_(grad.to(d.dtype)) for d in scaled]
         return (*scaled, None, None, None)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -135,15 +136,10 @@ def start_rows(own: Sequence[Prefix], prefix_of: Sequence[int], prefixes: Sequen
         prefix_of: the prefix of each row or -1; equal ones stand together.
         prefixes: what `prefix_of` names.
     """
-    width = max(o.length for o in own)
-    some = next(iter(own[0].keys.values()))
-    starts = torch.tensor([width - o.length for o in own], device=some.device)
-    shared = torch.tensor(
-        [prefixes[g].length if g >= 0 else 0 for g in prefix_of], device=some.device
-    )
-    changes = [i for i, g in enumerate(prefix_of) if i == 0 or g != prefix_of[i - 1]]
-    sizes = [b - a for a, b in zip(changes, [*changes[1:], len(own)], strict=True)]
-    runs = _place([(n, prefix_of[a]) for n, a in zip(sizes, changes, strict=True)])
+    width, device = max(o.length for o in own), next(iter(own[0].keys.values())).device
+    starts = torch.tensor([width - o.length for o in own], device=device)
+    shared = torch.tensor([prefixes[g].length if g >= 0 else 0 for g in prefix_of], device=device)
+    runs = _place([(len(list(run)), g) for g, run in groupby(prefix_of)])
     rows = Rows(starts, shared, runs, prefixes, width)
     for layer in own[0].keys:
         rows.keys[layer] = _aligned([o.keys[layer] for o in own], width)
@@ -230,10 +226,10 @@ def _flash_rows(
     for a, b, g in rows.runs:
         if g >= 0:
             prefix = rows.prefixes[g]
-            kinds, groups, width = q.shape[1:]
-            flat = q[a:b].transpose(0, 1).reshape(1, kinds, -1, width)
+            kv_heads, groups, width = q.shape[1:]
+            flat = q[a:b].transpose(0, 1).reshape(1, kv_heads, -1, width)
             parts = _flash(flat, prefix.keys[layer], prefix.values[layer], 0.0, False, scale=scale)
-            o, part = (t.view(kinds, b - a, groups, -1).transpose(0, 1) for t in parts)
+            o, part = (t.view(kv_heads, b - a, groups, -1).transpose(0, 1) for t in parts)
             share = torch.sigmoid(part - lse[a:b, ..., None]).to(q.dtype)
             out[a:b] = torch.lerp(out[a:b], o, share)
     return out
@@ -241,9 +237,9 @@ def _flash_rows(
 
 def _with_prefix(rows: Tensor, matrix: Tensor) -> Tensor:
     """(n, K, G, A) times one (K, A, B) for all rows: (n, K, G, B)."""
-    count, kinds, groups, width = rows.shape
-    flat = rows.transpose(0, 1).reshape(kinds, count * groups, width)
-    return (flat @ matrix).view(kinds, count, groups, -1).transpose(0, 1)
+    count, kv_heads, groups, width = rows.shape
+    flat = rows.transpose(0, 1).reshape(kv_heads, count * groups, width)
+    return (flat @ matrix).view(kv_heads, count, groups, -1).transpose(0, 1)
 
 
 def _write(cache: dict[int, Tensor], layer: int, column: int, new: Tensor) -> None:
@@ -257,8 +253,8 @@ def _write(cache: dict[int, Tensor], layer: int, column: int, new: Tensor) -> No
 
 def _aligned(parts: Sequence[Tensor], width: int) -> Tensor:
     """(N, K, width + GROWTH, E) from (1, K, S, E) each, which end in column width - 1."""
-    _, kinds, _, size = parts[0].shape
-    cache = parts[0].new_zeros(len(parts), kinds, width + GROWTH, size)
+    _, kv_heads, _, size = parts[0].shape
+    cache = parts[0].new_zeros(len(parts), kv_heads, width + GROWTH, size)
     for row, part in enumerate(parts):
         cache[row, :, width - part.shape[2] : width] = part[0]
     return cache

@@ -73,8 +73,8 @@ def backward_step(
         part.backward()  # type: ignore[no-untyped-call]
         loss += part.item()
         weight += float(flat.weights.sum())
-        for example, some, weights in _by_example(flat, examples, losses):
-            means[example] = float((some * weights).sum() / weights.sum())
+        for example, own, weights in _by_example(flat, examples, losses):
+            means[example] = float((own * weights).sum() / weights.sum())
     if not plan.joined:
         _backward_prefixes(prefixes, leaves, end if plan.even else None)
     return loss, weight, means
@@ -85,13 +85,13 @@ def example_losses(
     model: Any, examples: Sequence[Trainable], plan: StepPlan, run: Run = directly
 ) -> list[tuple[Tensor, Tensor]]:
     """(losses, weights) of the trained tokens of each example, in the order of the examples."""
-    found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(examples)
+    pairs: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(examples)
     prefixes, _ = _prefixes(model, plan, run)
     for flat, layout in _passes(model, examples, plan, prefixes):
         losses = run(partial(_losses_of, model, flat, layout))
-        for example, some, weights in _by_example(flat, examples, losses):
-            found[example] = (some, weights)
-    return found
+        for example, own, weights in _by_example(flat, examples, losses):
+            pairs[example] = (own, weights)
+    return pairs
 
 
 def _loss_of(model: Any, flat: Flat, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -108,11 +108,10 @@ def _by_example(
     flat: Flat, examples: Sequence[Trainable], losses: Tensor
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(example, losses, weights) of each segment of a micro-batch with its (R,) losses."""
-    losses, weights, start = losses.cpu(), flat.weights.cpu(), 0
-    for segment in flat.segments:
-        rows = slice(start, start + trained_count(examples[segment.example]))
-        yield segment.example, losses[rows], weights[rows]
-        start = rows.stop
+    counts = [trained_count(examples[segment.example]) for segment in flat.segments]
+    parts = (torch.split(t.cpu(), counts) for t in (losses, flat.weights))
+    for segment, own, weights in zip(flat.segments, *parts, strict=True):
+        yield segment.example, own, weights
 
 
 def _passes(
@@ -122,16 +121,12 @@ def _passes(
     for segments in plan.micro_batches:
         # An idle pass feeds no prefix either.
         lead = plan.prefixes if plan.joined and segments else ()
-        flat = flatten(examples, segments, model.device, lead)
-        yield (
-            flat,
-            Layout(
-                lengths=[*map(len, lead), *map(len, segments)] or [1],
-                prefix_of=[-1] * len(lead) + [s.group for s in segments] or [-1],
-                prefixes=prefixes,
-                keep=prefixes if lead else (),
-            ),
+        lengths = [*map(len, lead), *map(len, segments)] or [1]
+        prefix_of = [-1] * len(lead) + [s.group for s in segments] or [-1]
+        layout = Layout(
+            lengths, prefix_of, prefixes if segments else (), keep=prefixes if lead else ()
         )
+        yield flatten(examples, segments, model.device, lead), layout
 
 
 def flatten(
@@ -140,7 +135,8 @@ def flatten(
     device: torch.device,
     prefixes: Sequence[Sequence[int]] = (),
 ) -> Flat:
-    """The tensors of a micro-batch made of these prefixes and segments; of none, one idle token."""
+    """The tensors of a micro-batch of these prefixes and segments. If both are empty, one dummy
+    token."""
     ids = [i for p in prefixes for i in p]
     positions = [i for p in prefixes for i in range(len(p))]
     rows: list[int] = []
@@ -203,18 +199,15 @@ def feed_prefixes(
         there are no prefixes.
     """
     prefixes = [Prefix(len(ids)) for ids in plan.prefixes]
-    return prefixes, run(partial(_feed_prefixes, model, plan, prefixes)) if prefixes else None
+    if not prefixes:
+        return [], None
+    flat = flatten((), (), model.device, plan.prefixes)
+    layout = Layout([p.length for p in prefixes], [-1] * len(prefixes), keep=prefixes)
+    return prefixes, run(partial(_end_of, model, flat, layout))
 
 
-def _feed_prefixes(model: Any, plan: StepPlan, prefixes: Sequence[Prefix]) -> Tensor:
-    ids = [i for p in plan.prefixes for i in p]
-    positions = [i for p in plan.prefixes for i in range(len(p))]
-    layout = Layout([p.length for p in prefixes], [-1] * len(prefixes), (), prefixes)
-    device = model.device
-    hidden = feed(
-        model, torch.tensor([ids], device=device), torch.tensor([positions], device=device), layout
-    )
-    return hidden[-1].sum()
+def _end_of(model: Any, flat: Flat, layout: Layout) -> Tensor:
+    return feed(model, flat.input_ids, flat.position_ids, layout)[-1].sum()
 
 
 def _backward_prefixes(

@@ -20,12 +20,25 @@ _WIDEST = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """One segment of a pass: rows start to stop, after the keys and values (1, K, P, E) if any."""
+class Stretch:
+    """One segment of a pass: tokens start to stop, after the keys and values (1, K, P, E) of a
+    prefix if it continues one."""
 
     start: int
     stop: int
     prefix: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def keys(self) -> int:
+        """How many keys it attends to."""
+        return self.stop - self.start + (self.prefix[0].shape[2] if self.prefix else 0)
+
+    def seen(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Its keys and values out of those of the pass (1, K, T, E), behind those of its prefix."""
+        k, v = key[:, :, self.start : self.stop], value[:, :, self.start : self.stop]
+        if self.prefix is None:
+            return k, v
+        return torch.cat([self.prefix[0], k], 2), torch.cat([self.prefix[1], v], 2)
 
 
 def fits_varlen(query: Tensor) -> bool:
@@ -39,16 +52,16 @@ def varlen_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    pieces: Sequence[Piece],
+    stretches: Sequence[Stretch],
     scale: float,
     window: int | None = None,
     kernel: Callable[..., Any] | None = None,
 ) -> Tensor:
-    """Causal attention of each piece to its prefix and itself.
+    """Causal attention of each stretch to its prefix and itself.
 
     Args:
         query: (1, H, T, E); key, value: (1, K, T, E), heads never repeated.
-        pieces: in order, together all T rows.
+        stretches: in order, together all T tokens.
         window: a query sees the last `window` positions, itself included.
         kernel: another of varlen_attn's contract, for tests.
 
@@ -60,35 +73,20 @@ def varlen_attention(
         from torch.nn.attention.varlen import varlen_attn
 
         kernel = varlen_attn
-    keys, values, lengths = _side_by_side(key, value, pieces)
-    most_q, most_k = (max(side) for side in zip(*lengths, strict=True))
+    keys, values = zip(*(stretch.seen(key, value) for stretch in stretches), strict=True)
+    lengths = ([s.stop - s.start for s in stretches], [s.keys for s in stretches])
     ends_q, ends_k = (
         torch.tensor([0, *accumulate(side)], dtype=torch.int32, device=query.device)
-        for side in zip(*lengths, strict=True)
+        for side in lengths
     )
-    rows, columns, contents = (t[0].transpose(0, 1).contiguous() for t in (query, keys, values))
+    # (T, heads, E), as the kernel reads them.
+    q, k, v = (
+        t[0].transpose(0, 1).contiguous() for t in (query, torch.cat(keys, 2), torch.cat(values, 2))
+    )
     out: Any = kernel(
-        rows, columns, contents, ends_q, ends_k, most_q, most_k,
+        q, k, v, ends_q, ends_k, max(lengths[0]), max(lengths[1]),
         scale=scale, window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )  # fmt: skip
-    found: Tensor = out.transpose(0, 1)[None]
-    return found
-
-
-def _side_by_side(
-    key: Tensor, value: Tensor, pieces: Sequence[Piece]
-) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
-    """Keys and values, each piece's after those of its prefix; (queries, keys) of each piece."""
-    keys: list[Tensor] = []
-    values: list[Tensor] = []
-    lengths: list[tuple[int, int]] = []
-    for piece in pieces:
-        own = slice(piece.start, piece.stop)
-        for parts, side, mine in ((keys, 0, key), (values, 1, value)):
-            if piece.prefix is not None:
-                parts.append(piece.prefix[side])
-            parts.append(mine[:, :, own])
-        before = piece.prefix[0].shape[2] if piece.prefix is not None else 0
-        lengths.append((piece.stop - piece.start, before + piece.stop - piece.start))
-    return torch.cat(keys, 2), torch.cat(values, 2), lengths
+    by_head: Tensor = out.transpose(0, 1)[None]
+    return by_head

@@ -103,18 +103,18 @@ def _load(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load_file(Path(folder) / WEIGHTS), facts
 
 
-def _heads(given: int, facts: dict[str, Any]) -> int:
-    """The number given, or that of the checkpoint; where there are both they have to agree."""
+def _heads(option: int, facts: dict[str, Any]) -> int:
+    """The number of the option, or of the checkpoint; where there are both they have to agree."""
     names = ("n_head", "n_heads", "num_heads", "num_attention_heads")
     stored = next((facts[n] for n in names if isinstance(facts.get(n), int)), 0)
-    if given and stored and given != stored:
+    if option and stored and option != stored:
         raise BiddableError(
-            "option", f"--heads is {given}, the checkpoint says {stored}", "leave it out"
+            "option", f"--heads is {option}, the checkpoint says {stored}", "leave it out"
         )
-    if not (given or stored):
+    if not (option or stored):
         raise BiddableError(
             "option",
             "the checkpoint does not say how many attention heads it has",
             "give --heads N, the n_head that the model was made with",
         )
-    return given or stored
+    return option or stored

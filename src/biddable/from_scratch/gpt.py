@@ -2,7 +2,7 @@
 
 Letters: V vocabulary, D width, C context. Which GPT is meant: learned positions, layer norms before
 attention and MLP and at the end, queries, keys and values in one matrix or in three, an MLP of two
-matrices. What a state dict cannot tell (heads, the activation) is asked for.
+matrices. What no state dict says (heads, the activation) is a parameter.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Gpt:
     tensors: dict[str, Tensor]
 
 
-def read_gpt(given: Mapping[str, Tensor], heads: int, activation: str) -> Gpt:
+def read_gpt(state: Mapping[str, Tensor], heads: int, activation: str) -> Gpt:
     """Takes a state dict for a GPT.
 
     Args:
-        given: tensors by name, without the prefixes of torch.compile and DDP.
+        state: tensors by name, without the prefixes of torch.compile and DDP.
         heads: attention heads.
         activation: of the MLP: `gelu`, `gelu_new` (the tanh form) or `relu`.
 
@@ -63,7 +63,7 @@ def read_gpt(given: Mapping[str, Tensor], heads: int, activation: str) -> Gpt:
     """
     named: dict[str, Tensor] = {}
     unfit = []
-    for name, tensor in given.items():
+    for name, tensor in state.items():
         known = _known_name(name)
         if known and known not in named and tensor.is_floating_point():
             named[known] = tensor.float()

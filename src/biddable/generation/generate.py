@@ -54,11 +54,11 @@ def generate(
     # Equal beginnings side by side; a batch boundary would feed a prefix twice.
     order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))
     for start in range(0, len(order), BATCH_ROWS):
-        some = [list(prompts[i]) for i in order[start : start + BATCH_ROWS]]
+        batch = [list(prompts[i]) for i in order[start : start + BATCH_ROWS]]
         names = order[start : start + BATCH_ROWS]
-        ids: list[list[int]] = [[] for _ in some]
-        stopped = [False] * len(some)
-        for step in decode(model, some, names, stop_ids, max_new_tokens, sample):
+        ids: list[list[int]] = [[] for _ in batch]
+        stopped = [False] * len(batch)
+        for step in decode(model, batch, names, stop_ids, max_new_tokens, sample):
             for row, token in step:
                 stopped[row] = token in stop_ids
                 if not stopped[row]:

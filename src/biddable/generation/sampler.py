@@ -48,5 +48,5 @@ def make_sampler(temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) ->
 def _most_likely(logits: Tensor, _rows: Sequence[int]) -> list[int]:
     # On a CPU, torch's argmax over a vocabulary takes ten times as long as numpy's.
     places = logits.numpy().argmax(-1) if logits.device.type == "cpu" else logits.argmax(-1)
-    found: list[int] = places.tolist()
-    return found
+    ids: list[int] = places.tolist()
+    return ids

@@ -115,8 +115,8 @@ class Cutter:
 
 def find_stop(text: str, stop_strings: Sequence[str]) -> int | None:
     """Where the stop string that is complete first begins; of two that end together, the longer."""
-    found = [(at + len(stop), at) for stop in stop_strings if (at := text.find(stop)) >= 0]
-    return min(found)[1] if found else None
+    ends = [(at + len(stop), at) for stop in stop_strings if (at := text.find(stop)) >= 0]
+    return min(ends)[1] if ends else None
 
 
 def _held_back(text: str, stop_strings: Sequence[str]) -> int:

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from statistics import median
 
 import numpy as np
 
 from biddable.judging.format import AnswerFormat
-from biddable.judging.intervals import Clusters, Floats
-from biddable.judging.judge import Question
+from biddable.judging.intervals import Clusters, Floats, cluster_numbers, relation
+from biddable.judging.judge import Judgement, Question
+from biddable.judging.measures import Measure
 from biddable.judging.metric import FIELD
 from biddable.judging.own_metric import UserMetric, metric_value
 from biddable.judging.parts import FieldPath, field_name, learn_parts
 from biddable.judging.text_measures import normalized, similarity, words
 
 Texts = Sequence[str]
+Questions = Sequence[Question]
 # From a text to what is compared; None is never right.
 KeyOf = Callable[[str], Hashable]
 
@@ -37,60 +39,44 @@ MOST_OTHERS = 64
 FITTING = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    """One way to say which answers are right.
-
-    Args:
-        name: the key of the metric.
-        kind: `rate` where an answer is right or wrong, else `mean`.
-        values: from the answers of all rows to a number for each.
-        rival: the same numbers for the best answers without a model, given tuned's answers.
-        codes: from answers to numbers that are equal for equal answers, -1 for none; None where
-            answers are more or less right.
-        wanted: those numbers for the references.
-    """
-
-    name: str
-    kind: str
-    values: Callable[[Texts], Floats]
-    rival: Callable[[Texts], Floats]
-    codes: Callable[[Texts], Clusters] | None = None
-    wanted: Clusters | None = None
-
-
 def contents(
-    questions: Sequence[Question],
+    questions: Questions,
     known: Texts,
     form: AnswerFormat | None,
     structure: AnswerFormat | None,
     user_metric: UserMetric | None,
-) -> list[Content]:
-    """Every way that these rows allow, the one that decides first, then its parts.
+    fits: Callable[[Judgement], float],
+) -> list[Measure]:
+    """Every way that these rows allow to say which answers are right.
 
     Args:
         known: the training answers, or without them the references: a hard rival.
         form: the format rule, for its labels.
         structure: the format that has the parts of answers.
+        fits: the p-value of answers that are as likely after other prompts.
     """
-    references = [q.reference for q in questions]
     listed = [_user(user_metric, questions, known)] if user_metric else []
-    parts = _parts(structure, references, known) if structure else []
+    parts = _parts(structure, questions, known) if structure else []
     listed += parts
     if structure and structure.is_json and parts:
         return listed
     if form and form.labels:
-        listed.append(_keyed("accuracy", normalized, references, known))
+        listed.append(_keyed("accuracy", normalized, questions, known))
     if median(q.reference_tokens for q in questions) <= SHORT_ANSWER:
-        return [*listed, _keyed("exact_match", normalized, references, known)]
-    if _short_last_lines(references):
-        listed.append(_keyed("last_line_match", _last_line, references, known))
-    return [*listed, _prose("similarity", str, references)]
+        return [*listed, _keyed("exact_match", normalized, questions, known)]
+    if _short_last_lines([q.reference for q in questions]):
+        listed.append(_keyed("last_line_match", _last_line, questions, known))
+    return [*listed, replace(_prose("similarity", str, questions), p_relation=fits)]
 
 
-def _keyed(name: str, key_of: KeyOf, references: Texts, known: Texts) -> Content:
+def clusters_of(questions: Questions) -> list[int | None]:
+    """The cluster of each row."""
+    return [q.cluster for q in questions]
+
+
+def _keyed(name: str, key_of: KeyOf, questions: Questions, known: Texts) -> Measure:
     """Answers that are right where they have the key of their reference."""
-    wanted = [key_of(text) for text in references]
+    wanted = [key_of(q.reference) for q in questions]
     number = {key: i for i, key in enumerate(sorted(set(wanted) - {None}, key=repr))}
 
     def codes(answers: Texts) -> Clusters:
@@ -103,15 +89,21 @@ def _keyed(name: str, key_of: KeyOf, references: Texts, known: Texts) -> Content
     # Where several are the most frequent, the best of them.
     rivals = [number.get(key, -1) for key, count in counts.items() if count == most] or [-1]
     best = max(rivals, key=lambda code: int((goal == code).sum()))
-    rival = (goal == best).astype(float)
-    return Content(
-        name, "rate", lambda a: (codes(a) == goal).astype(float), lambda _: rival, codes, goal
+    rival = goal == best
+    clusters = clusters_of(questions)
+
+    def related(judgement: Judgement) -> float:
+        rows = cluster_numbers(clusters, len(clusters))
+        return relation(codes(judgement.answers), goal, rows)
+
+    return Measure(
+        name, "rate", lambda j: codes(j.answers) == goal, clusters, lambda _: rival, related
     )
 
 
-def _prose(name: str, text_of: Callable[[str], str], references: Texts) -> Content:
+def _prose(name: str, text_of: Callable[[str], str], questions: Questions) -> Measure:
     """Free text by ROUGE-L, beside the mean over the references of other rows."""
-    wanted = list(map(text_of, references))
+    wanted = [text_of(q.reference) for q in questions]
     distinct = sorted(set(wanted))
     others = distinct[:: -(-len(distinct) // MOST_OTHERS) or 1]
 
@@ -126,48 +118,51 @@ def _prose(name: str, text_of: Callable[[str], str], references: Texts) -> Conte
             rows.append(sum(scores) / len(scores) if scores else similarity(text, own))
         return np.array(rows)
 
-    return Content(name, "mean", values, rival)
+    return Measure(
+        name, "mean", lambda j: values(j.answers), clusters_of(questions),
+        lambda j: rival(j.answers),
+    )  # fmt: skip
 
 
-def _parts(form: AnswerFormat, references: Texts, known: Texts) -> list[Content]:
+def _parts(form: AnswerFormat, questions: Questions, known: Texts) -> list[Measure]:
     """All parts together, and part by part; prose is no part of all together but in JSON."""
     parts = learn_parts(cache(form.read), known, loose=form.is_json) if form.read else None
     if parts is None or (not form.is_json and not parts.fields):
         return []
     whole = cache(parts.whole)
-    fitting = sum(whole(text) is not None for text in references)
-    if fitting < FITTING * len(references):
+    fitting = sum(whole(q.reference) is not None for q in questions)
+    if fitting < FITTING * len(questions):
         return []
     keys = {path: cache(lambda text, path=path: parts.field(text, path)) for path in parts.fields}
-    fields = {path: _field(path, keys[path], references, known) for path in parts.fields}
+    fields = {path: _field(path, keys[path], questions, known) for path in parts.fields}
     judged = [field for field in fields.values() if field is not None]
     if form.is_json:
-        return [_keyed("json_match", whole, references, known), *judged]
+        return [_keyed("json_match", whole, questions, known), *judged]
     prose = [path for path, field in fields.items() if field and field.kind == "mean"]
     if len(prose) == len(judged):
         return judged
-    right = _keyed("choices_match", lambda text: parts.whole(text, prose), references, known)
+    right = _keyed("choices_match", lambda text: parts.whole(text, prose), questions, known)
     # A single part is the whole already.
     return [right] if len(judged) == 1 else [right, *judged]
 
 
-def _field(path: FieldPath, key_of: KeyOf, references: Texts, known: Texts) -> Content | None:
+def _field(path: FieldPath, key_of: KeyOf, questions: Questions, known: Texts) -> Measure | None:
     """A field, compared as prose where it is long; None where it says nothing."""
     name = FIELD + field_name(path)
-    wanted = {key_of(text) for text in references} - {None}
+    wanted = {key_of(q.reference) for q in questions} - {None}
     if len(wanted) < 2:
         return None
     texts = [key[1] for key in wanted if isinstance(key, tuple) and key[0] == "text"]
     if len(texts) > len(wanted) / 2 and median(len(words(t)) for t in texts) > SHORT_LINE:
-        return _prose(name, lambda text: _text_of(key_of(text)), references)
-    return _keyed(name, key_of, references, known)
+        return _prose(name, lambda text: _text_of(key_of(text)), questions)
+    return _keyed(name, key_of, questions, known)
 
 
 def _text_of(key: Hashable) -> str:
     return str(key[1]) if isinstance(key, tuple) and len(key) > 1 and key[1] is not None else ""
 
 
-def _user(metric: UserMetric, questions: Sequence[Question], known: Texts) -> Content:
+def _user(metric: UserMetric, questions: Questions, known: Texts) -> Measure:
     """A user's own metric; its rival is the most frequent training answer."""
     counts = Counter(known)
     constant = min(counts, key=lambda text: (-counts[text], text))
@@ -178,7 +173,9 @@ def _user(metric: UserMetric, questions: Sequence[Question], known: Texts) -> Co
         )
 
     rival = values([constant] * len(questions))
-    return Content("user_metric", "mean", values, lambda _: rival)
+    return Measure(
+        "user_metric", "mean", lambda j: values(j.answers), clusters_of(questions), lambda _: rival
+    )
 
 
 def _short_last_lines(references: Texts) -> bool:

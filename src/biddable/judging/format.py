@@ -16,7 +16,7 @@ from typing import Any
 import regex
 
 from biddable.errors import BiddableError
-from biddable.judging.pattern import ends_pattern, group_names, lines_pattern
+from biddable.judging.pattern import ends_pattern, group_names, lines_pattern, shared_beginning
 from biddable.judging.structure import (
     FENCE,
     FENCED,
@@ -61,6 +61,10 @@ class AnswerFormat:
     read: Reader | None = None
     is_json: bool = False
 
+    def has_parts(self, text: str) -> bool:
+        """Whether an answer can be read as its parts."""
+        return self.read is not None and isinstance(self.read(text), dict | list)
+
 
 def learn_format(answers: Sequence[str]) -> AnswerFormat | None:
     """The format of answers, or None where they show none."""
@@ -69,18 +73,18 @@ def learn_format(answers: Sequence[str]) -> AnswerFormat | None:
         json_alone = learn_structure(texts, list(JSON_KINDS))
         return _structure_format(json_alone) if json_alone else None
     named = [kind for kind in KINDS if kind not in ROW_KINDS]
-    # A table of one line is taken for one only where no part of the line is constant.
+    # A line that begins with the same words is a sentence with slots, not a row of cells.
     several = sum("\n" in text for text in texts) >= MOST * len(texts)
-    tables: list[Callable[[Sequence[str]], AnswerFormat | None]] = [
-        lambda t: _structured(t, list(ROW_KINDS)), lambda t: _pattern_format(t, lines_pattern),
-    ]  # fmt: skip
-    learners = [
-        lambda t: _structured(t, named),
-        _labels,
-        *(tables if several else reversed(tables)),
-        lambda t: _pattern_format(t, ends_pattern),
+    is_sentence = not several and regex.search(r"[^\W\d_]{2}", shared_beginning(texts))
+    learners: list[Callable[[], AnswerFormat | None]] = [
+        lambda: _structured(texts, named),
+        lambda: _labels(texts),
+        lambda: None if is_sentence else _structured(texts, list(ROW_KINDS)),
+        lambda: _pattern_format(texts, lines_pattern),
+        lambda: _structured(texts, list(ROW_KINDS)),
+        lambda: _pattern_format(texts, ends_pattern),
     ]
-    return next((rule for learn in learners if (rule := learn(texts)) is not None), None)
+    return next((rule for learn in learners if (rule := learn()) is not None), None)
 
 
 def given_format(text: str) -> AnswerFormat:

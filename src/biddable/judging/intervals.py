@@ -37,9 +37,10 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
     return (0.0 if rate <= 0 else low), (1.0 if rate >= 1 else high)
 
 
-def cluster_numbers(ids: Sequence[int | None]) -> Clusters:
-    """(n,) the cluster of each row, counted from 0; a row without an id stands alone."""
-    keys = [("row", i) if c is None else ("cluster", c) for i, c in enumerate(ids)]
+def cluster_numbers(ids: Sequence[int | None] | None, rows: int) -> Clusters:
+    """(rows,) the cluster of each of the first rows, from 0; a row without an id stands alone."""
+    first = [None] * rows if ids is None else ids[:rows]
+    keys = [("row", i) if c is None else ("cluster", c) for i, c in enumerate(first)]
     number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     return np.array([number[key] for key in keys], np.int64)
 
@@ -52,7 +53,7 @@ def cluster_sums(values: Floats, clusters: Clusters) -> Floats:
 
 
 def paired_rates(
-    before: Sequence[bool], after: Sequence[bool], clusters: Clusters | None = None
+    before: NDArray[np.bool_], after: NDArray[np.bool_], clusters: Clusters | None = None
 ) -> tuple[float, float]:
     """The interval of rate(after) - rate(before) on the same rows.
 
@@ -64,10 +65,9 @@ def paired_rates(
     n = len(before)
     sizes = np.bincount(clusters) if clusters is not None else np.ones(n)
     effective = n * n / float((sizes**2).sum())
-    pairs = list(zip(after, before, strict=True))
     both, gained, lost, neither = (
-        sum(pair == kind for pair in pairs) * effective / n
-        for kind in ((True, True), (True, False), (False, True), (False, False))
+        float(rows.sum()) * effective / n
+        for rows in (after & before, after & ~before, before & ~after, ~(after | before))
     )
     new, old = both + gained, both + lost
     phi = _correlation(both, gained, lost, neither)

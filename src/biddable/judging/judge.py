@@ -56,7 +56,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What one model made of the held-out rows.
+    """What one model does on the held-out rows.
 
     Args:
         losses: per held-out example (sum of w * CE, sum of w) over its trained tokens.
@@ -172,7 +172,7 @@ def judge(
 
 
 def answer_limit(questions: Sequence[Question]) -> int:
-    """A quarter more tokens than the longest reference: who has not stopped then never would."""
+    """A quarter more tokens than the longest reference: a longer answer is taken for a loop."""
     longest = max((q.reference_tokens for q in questions), default=0)
     return min(LONGEST_ANSWER, max(SHORTEST_LIMIT, ceil(1.25 * longest)))
 
@@ -181,13 +181,12 @@ def _losses(
     model: Any, examples: Sequence[Example]
 ) -> list[tuple[tuple[float, float], list[float]]]:
     """((sum of w * CE, sum of w), CE of each trained token) of each example."""
-    found = token_losses(model, examples, BATCH_TOKENS)
     return [
         (
             (float((losses.double() * weights).sum()), float(weights.sum())),
             [round(x, 4) for x in losses.tolist()],
         )
-        for losses, weights in found
+        for losses, weights in token_losses(model, examples, BATCH_TOKENS)
     ]
 
 
@@ -199,15 +198,15 @@ def swapped(examples: Sequence[Example]) -> list[Example]:
     """
     cuts = [first_trained(e) for e in examples]
     answers = [tuple(e.input_ids[cut:]) for e, cut in zip(examples, cuts, strict=True)]
-    made: list[Example] = []
+    swaps: list[Example] = []
     for i, (example, cut) in enumerate(zip(examples, cuts, strict=True)):
         others = (j % len(examples) for j in range(i + 1, i + len(examples)))
         other = next((j for j in others if answers[j] != answers[i]), None)
         if other is None:
             return []
         weights = [0.0] * cut + list(examples[other].weights[cuts[other] :])
-        made.append(Example([*example.input_ids[:cut], *answers[other]], weights))
-    return made
+        swaps.append(Example([*example.input_ids[:cut], *answers[other]], weights))
+    return swaps
 
 
 def _general(model: Any, tokenizer: Any) -> list[Example]:

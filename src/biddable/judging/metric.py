@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Better = Literal["higher", "lower", "neither"]
+Kind = Literal["rate", "mean", "ratio", "macro_f1"]
 FIELD = "field:"
 # The metrics in the order in which they are shown: the key, its name, and which way is better.
 NAMES: Mapping[str, tuple[str, Better]] = {
@@ -43,7 +44,7 @@ def place_of(name: str) -> int:
     return _ORDER.index("choices_match" if name.startswith(FIELD) else name)
 
 
-def figure(kind: str, value: float, digits: int = 2) -> str:
+def figure(kind: Kind, value: float, digits: int = 2) -> str:
     """A rate as per cent, anything else with so many digits."""
     return f"{100 * value:.0f} %" if kind == "rate" else f"{value:z.{digits}f}"
 
@@ -56,7 +57,7 @@ class Metric:
         base, tuned: the figure of each model.
         n: rows that it was measured on, the same for both.
         low, high: the 95 % interval of tuned - base over those rows; None where rows are too few.
-        kind: `rate`, `mean`, `ratio` or `macro_f1`.
+        kind: a `rate` of rows, a `mean` over rows, a `ratio` of two sums, or `macro_f1`.
         baseline: the same figure of the best answer without a model, where it has one.
         gained, lost: rows that only tuned and only base has right; of rates.
         p: the exact two-sided p-value of tuned against base, of rates and means.
@@ -73,7 +74,7 @@ class Metric:
     n: int
     low: float | None = None
     high: float | None = None
-    kind: str = "ratio"
+    kind: Kind = "ratio"
     baseline: float | None = None
     gained: int | None = None
     lost: int | None = None

@@ -80,8 +80,10 @@ def _line(lines: Sequence[str], captured: bool = False) -> tuple[str, bool]:
     Args:
         captured: whether free slots stand in capture groups, as choices always do.
     """
-    head = re.sub(r"\w+$", "", _shared(lines))
-    tail = _shared([line[len(head) :][::-1] for line in lines if line.startswith(head)])[::-1]
+    head = re.sub(r"\w+$", "", shared_beginning(lines))
+    tail = shared_beginning([line[len(head) :][::-1] for line in lines if line.startswith(head)])[
+        ::-1
+    ]
     # Cut back to whole words.
     tail = re.sub(r"^\w+", "", tail)
     inner = [
@@ -95,7 +97,7 @@ def _line(lines: Sequence[str], captured: bool = False) -> tuple[str, bool]:
 
 
 def _slot(values: Sequence[str], captured: bool) -> tuple[str, bool]:
-    """(the pattern of what changes in a line, whether it is a choice)."""
+    """(the pattern of what changes in a line, whether some of it is constant or a choice)."""
     if not any(values):
         return "", False
     counts = Counter(values)
@@ -109,8 +111,8 @@ def _slot(values: Sequence[str], captured: bool) -> tuple[str, bool]:
         mark = _mark(values) if captured else None
         if mark:
             halves = zip(*(v.split(mark, 1) for v in values if mark in v), strict=True)
-            left, right = (_line(list(half), captured)[0] for half in halves)
-            return f"{left}{_escaped(mark)}{right}", False
+            left, right = (_line(list(half), captured) for half in halves)
+            return f"{left[0]}{_escaped(mark)}{right[0]}", left[1] or right[1]
         pattern = "[^\\n]+" if all(values) else "[^\\n]*"
     return (f"({pattern})" if captured else pattern), False
 
@@ -132,7 +134,7 @@ def _mark(values: Sequence[str]) -> str | None:
     return min(marks, key=lambda token: values[0].find(token) % (len(values[0]) + 1), default=None)
 
 
-def _shared(texts: Sequence[str]) -> str:
+def shared_beginning(texts: Sequence[str]) -> str:
     """The longest beginning that nearly all texts share."""
     wanted, shared = MOST * len(texts), ""
     alive = list(texts)

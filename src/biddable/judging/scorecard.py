@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import isnan
+from functools import partial
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
-from biddable.judging.contents import Content, contents
-from biddable.judging.figures import Figures, Rows, Series, compared, copies, each, figures
+from biddable.judging.case import deciding
+from biddable.judging.contents import contents
 from biddable.judging.format import AnswerFormat, learn_format
-from biddable.judging.intervals import Clusters, relation, sign_flip
+from biddable.judging.intervals import Floats, cluster_numbers, sign_flip
 from biddable.judging.judge import Judgement, Question
+from biddable.judging.measures import Measure, answer_measures, has_figure, loss_measures, p_fit
 from biddable.judging.metric import NAMES, Metric, place_of
 from biddable.judging.own_metric import UserMetric
-from biddable.judging.rules import deciding
 from biddable.judging.standings import Examined, with_standings
 from biddable.judging.verdict import Verdict, decide
 
@@ -98,80 +99,47 @@ def score(
     learned = learn_format(known)
     form = terms.form or learned
     structure = form if form and form.read else learned
-    rows = Rows(questions, terms.clusters, form, structure, training_answers)
-    ways = contents(questions, known, form, structure, terms.user_metric) if questions else []
-    before, after, rival = (
-        _all_figures(judgement, rows, ways) if judgement else {}
-        for judgement in (base, tuned, few_shot)
-    )
-    names = sorted((n for n in before if n in after), key=place_of)
-    metrics = {name: _metric(name, before, after, rival) for name in names}
-    metrics |= _baselines(tuned, rows, metrics)
-    metrics |= _judged_contents(tuned, rows, ways, metrics)
+    measures = loss_measures(terms.clusters)
+    if questions:
+        measures += answer_measures(questions, form, structure, training_answers)
+        fits = partial(p_fit, clusters=terms.clusters)
+        measures += contents(questions, known, form, structure, terms.user_metric, fits)
+    measures.sort(key=lambda measure: place_of(measure.name))
+    judged = deciding(measure.name for measure in measures)
+    metrics: dict[str, Metric] = {}
+    tests: dict[str, Examined] = {}
+    for measure in measures:
+        before, after = measure.columns(measure.of(base)), measure.columns(measure.of(tuned))
+        if not has_figure(before) or not has_figure(after):
+            continue
+        metric = measure.compared(before, after)
+        if few_shot is not None:
+            metric = _with_few_shot(metric, measure, measure.columns(measure.of(few_shot)), after)
+        if measure.rival is not None:
+            rival = measure.columns(measure.rival(tuned))
+            baseline = float(measure.figure(rival.sum(0)))
+            metric = replace(metric, baseline=baseline if isfinite(baseline) else None)
+            if measure.name in judged:
+                tests[measure.name] = _examined(measure, metric, after, rival, tuned)
+        metrics[measure.name] = metric
+    metrics |= with_standings({name: tests[name] for name in judged})
     fixed = len({answer.strip() for answer in training_answers}) == 1
     verdict = decide(metrics, leaked=terms.leaked, fixed=fixed)
     return Scorecard(metrics, form.shown if form else "", verdict)
 
 
-def _all_figures(judgement: Judgement, rows: Rows, ways: Sequence[Content]) -> Figures:
-    clusters = rows.answered()
-    return figures(judgement, rows) | {
-        way.name: each(way.values(judgement.answers), clusters, way.kind) for way in ways
-    }
-
-
-def _metric(name: str, before: Figures, after: Figures, rival: Figures) -> Metric:
-    metric = compared(before[name], after[name])
-    if name not in rival:
+def _with_few_shot(metric: Metric, measure: Measure, few_shot: Floats, tuned: Floats) -> Metric:
+    if not has_figure(few_shot):
         return metric
-    beside = compared(rival[name], after[name])
+    beside = measure.compared(few_shot, tuned)
     return replace(metric, few_shot=beside.base, few_shot_low=beside.low, few_shot_high=beside.high)
 
 
-def _baselines(tuned: Judgement, rows: Rows, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-    """The metrics beside content that have a figure without a model."""
-    found: dict[str, Metric] = {}
-    if "relevance" in metrics:
-        # Another row's answer is as likely as the own, by definition.
-        found["relevance"] = replace(metrics["relevance"], baseline=0.0)
-    if "copied" in metrics:
-        texts = [q.reference for q in rows.questions]
-        for name, series in copies(texts, rows.training_answers, rows.answered()).items():
-            if name in metrics and not isnan(series.value):
-                found[name] = replace(metrics[name], baseline=series.value)
-    return found
-
-
-def _judged_contents(
-    tuned: Judgement, rows: Rows, ways: Sequence[Content], metrics: Mapping[str, Metric]
-) -> dict[str, Metric]:
-    """The content metrics with their baselines, and with their standing those that decide."""
-    clusters = rows.answered()
-    tests = {way.name: _tested(way, metrics[way.name], tuned.answers, clusters) for way in ways}
-    if "similarity" in tests and "relevance" in metrics:
-        # Answers that fit their prompts are also likelier there than another row's.
-        fits = _relevance(tuned, rows)
-        tests["similarity"] = replace(tests["similarity"], p_relation=fits)
-    names = deciding(tests)
-    judged = with_standings([tests[name] for name in names])
-    return {name: test.metric for name, test in tests.items()} | dict(
-        zip(names, judged, strict=True)
-    )
-
-
-def _tested(way: Content, metric: Metric, answers: Sequence[str], clusters: Clusters) -> Examined:
-    values, rival = way.values(answers), way.rival(answers)
-    metric = replace(metric, baseline=float(rival.mean()))
-    p_baseline = sign_flip(values - rival, clusters)
-    if way.codes is None or way.wanted is None:
-        return Examined(metric, p_baseline, scaled=way.name != "user_metric")
-    related = relation(way.codes(answers), way.wanted, clusters)
-    room = len(np.unique(clusters[rival == 0]))
-    return Examined(metric, p_baseline, related, room)
-
-
-def _relevance(tuned: Judgement, rows: Rows) -> float:
-    """The p-value of answers being likelier after their own prompts than after others."""
-    series: Series = figures(tuned, replace(rows, questions=()))["relevance"]
-    gains = series.columns[:, 0]
-    return sign_flip(gains, series.clusters) if gains.sum() > 0 else 1.0
+def _examined(
+    measure: Measure, metric: Metric, after: Floats, rival: Floats, tuned: Judgement
+) -> Examined:
+    clusters = cluster_numbers(measure.clusters, len(after))
+    p_baseline = sign_flip(after[:, 0] - rival[:, 0], clusters)
+    p_relation = measure.p_relation(tuned) if measure.p_relation else 0.0
+    room = len(np.unique(clusters[rival[:, 0] == 0])) if measure.kind == "rate" else None
+    return Examined(metric, p_baseline, p_relation, room, measure.name != "user_metric")

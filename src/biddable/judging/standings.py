@@ -5,7 +5,7 @@ Content is learned only where it beats both for certain, all content metrics tak
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from biddable.judging.intervals import ALPHA, fewest_gained, holm
@@ -69,18 +69,18 @@ class Examined:
         return (self.metric.tuned - rival) / (1 - rival) if rival < 1 else 0.0
 
 
-def with_standings(tests: Sequence[Examined]) -> list[Metric]:
+def with_standings(tests: Mapping[str, Examined]) -> dict[str, Metric]:
     """The metrics with their standing, the whole first and then its parts."""
-    gains = holm([test.p_gain for test in tests])
+    gains = holm([test.p_gain for test in tests.values()])
     # A loss of the whole is no matter of how many parts it has.
-    falls = [1.0 if test.metric.p is None else test.metric.p for test in tests]
+    falls = [1.0 if test.metric.p is None else test.metric.p for test in tests.values()]
     falls = [*falls[:1], *holm(falls[1:])]
-    return [
-        replace(
+    return {
+        name: replace(
             test.metric, p_content=gain, standing=_standing(test, gain, fall, ALPHA / len(tests))
         )
-        for test, gain, fall in zip(tests, gains, falls, strict=True)
-    ]
+        for (name, test), gain, fall in zip(tests.items(), gains, falls, strict=True)
+    }
 
 
 def _standing(test: Examined, p_gain: float, p_fall: float, alpha: float) -> str:

@@ -30,8 +30,10 @@ FENCE = re.compile(r"```\w*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 WHOLE_NUMBER = re.compile(r"-?[1-9](?:[0-9]*|[0-9]{0,2}(?:,[0-9]{3})+)")
 DECLARATION = re.compile(r"\s*<\?xml[^>]*\?>")
 TAG = re.compile(r"<(/?)([A-Za-z_][\w:.-]*)([^<>]*?)(/?)>")
+ATTRIBUTE = re.compile(r"""([\w:.-]+)\s*=\s*("[^"]*"|'[^']*')""")
 # A key may stand in bold, after the mark of a list.
-PAIR = re.compile(r"(?:[-*] )?(?:\*\*)?([^\W\d_][\w ./()-]{0,39}?)(?:\*\*)? ?[:=](?:\*\*)?\s*(.*)")
+KEY = r"[^\W\d_][\w ./-]{0,39}?(?: \([\w ./-]{0,19}\))?"
+PAIR = re.compile(rf"(?:[-*] )?(?:\*\*)?({KEY})(?:\*\*)? ?[:=](?:\*\*)?\s*(.*)")
 RULE = re.compile(r"\s*:?-+:?\s*")
 
 
@@ -47,6 +49,12 @@ def read_json(text: str) -> Any:
         )
     except (ValueError, ArithmeticError, RecursionError):
         return INVALID
+
+
+def read_json_lines(text: str) -> Any:
+    """A JSON object a line, as a list."""
+    values = [read_json(line) for line in text.splitlines() if line.strip()]
+    return values if values and all(isinstance(v, dict) for v in values) else INVALID
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -80,7 +88,7 @@ class _Element(NamedTuple):
 
 
 def read_xml(text: str) -> Any:
-    """XML elements beside each other, with nothing between them; attributes are the part `@`."""
+    """XML elements beside each other, nothing between them; attributes are parts as `@name`."""
     text = DECLARATION.sub("", text, count=1)
     stack, end = [_Element("", 0, [], [])], 0
     for tag in TAG.finditer(text):
@@ -88,7 +96,7 @@ def read_xml(text: str) -> Any:
         stack[-1].texts.append(text[end : tag.start()])
         end = tag.end()
         if not closing:
-            stack.append(_Element(name, end, [("@", leaf(attributes))] if attributes else [], []))
+            stack.append(_Element(name, end, _attributes(attributes), []))
         if closing or empty:
             element = stack.pop()
             if element.name != name:
@@ -100,13 +108,20 @@ def read_xml(text: str) -> Any:
     return _grouped(root.pairs) if len(stack) == 1 and root.pairs and not loose else INVALID
 
 
+def _attributes(text: str) -> list[tuple[str, Any]]:
+    """Each attribute as a part; what is none as a part of its own."""
+    rest = ATTRIBUTE.sub("", text).strip()
+    named = [(f"@{name}", leaf(unescape(value[1:-1]))) for name, value in ATTRIBUTE.findall(text)]
+    return [*named, ("@", leaf(rest))] if rest else named
+
+
 def _content(element: _Element, inner: str) -> Any:
     """The elements in an element; where there are none, or text between them, all of it as text."""
-    attributes = [pair for pair in element.pairs if pair[0] == "@"]
+    attributes = [pair for pair in element.pairs if pair[0][0] == "@"]
     if len(element.pairs) > len(attributes) and not "".join(element.texts).strip():
         return _grouped(element.pairs)
     text = leaf(unescape(inner))
-    return _grouped([*attributes, ("", text)]) if attributes else text
+    return _grouped([*attributes, *([("", text)] if text else [])]) if attributes else text
 
 
 def _grouped(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -166,7 +181,7 @@ def columns(count: int) -> list[str]:
     return [f"column {i + 1}" for i in range(count)]
 
 
-JSON_KINDS = {"keys": (dict,), "list": (dict, list)}
+JSON_KINDS = {"keys": (dict,), "list": (dict, list), "jsonl": (list,)}
 PAIR_KINDS = {"lines": "\n", "pairs;": ";", "pairs|": "|", "pairs,": ","}
 ROW_KINDS = {"table": "|", "tsv": "\t", "csv;": ";", "csv": ","}
 KINDS = (*JSON_KINDS, "xml", *PAIR_KINDS, *ROW_KINDS)
@@ -209,7 +224,9 @@ class Structure:
 def structure_of(kind: str, names: Sequence[str], fenced: bool = False) -> Structure:
     """The structure of a kind."""
     readers: Mapping[str, Reader] = {
-        **dict.fromkeys(JSON_KINDS, read_json),
+        "keys": read_json,
+        "list": read_json,
+        "jsonl": read_json_lines,
         "xml": read_xml,
         **{name: partial(read_pairs, delimiter=mark) for name, mark in PAIR_KINDS.items()},
         **{name: partial(read_rows, delimiter=d, names=names) for name, d in ROW_KINDS.items()},

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from biddable.judging.case import Case, evidence
 from biddable.judging.metric import Metric
-from biddable.judging.rules import RULES, Case, Outcome
-from biddable.judging.sentences import SENTENCES, evidence, suggestion
+from biddable.judging.rules import RULES, Outcome, advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,5 +44,5 @@ def decide(metrics: Mapping[str, Metric], *, leaked: bool = False, fixed: bool =
         fixed: all training answers are the same text.
     """
     case = Case(metrics, leaked, fixed)
-    outcome = next(rule.outcome for rule in RULES if rule.holds(case))
-    return Verdict(outcome, SENTENCES[outcome](case), evidence(case), suggestion(outcome, case))
+    rule = next(rule for rule in RULES if rule.holds(case))
+    return Verdict(rule.outcome, rule.sentence(case), evidence(case), advice(rule, case))

@@ -1,31 +1,38 @@
-"""What the lab's page asks for: an example rendered, encoded and, with weights, its loss.
+"""What the lab's page asks for: an example rendered, checked, encoded and, with weights, its loss.
 
-All of it is made by the functions of training. What comes from the page is bounded before anything
-is rendered, and goes back as JSON, never as HTML.
+All of it comes from the functions of training. What the page sends is bounded before anything is
+rendered, and goes back as JSON, never as HTML.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from biddable.data.conversation import Conversation, Message
+from biddable.data.fix import as_row
+from biddable.data.messages import WRITTEN_ROLES, to_messages
+from biddable.data.tool_calls import take_tools
 from biddable.display.masks import Token, marked, tokens_of
 from biddable.encoding.chats import located, scene_of
-from biddable.encoding.encode import Encoder, Example, encode_many, make_encoder
+from biddable.encoding.encode import Encoder, Example, encode_many, encode_prompt, make_encoder
+from biddable.encoding.spans import Located
 from biddable.engine.plan import plan_step
 from biddable.engine.step import example_losses
-from biddable.errors import BiddableError
-from biddable.template.frames import FRAMES
+from biddable.errors import BiddableError, place
+from biddable.template.frames import FRAMES, UNKNOWN_ROLE
 from biddable.template.template import Template
+from biddable.template.wrap import literal
 
-OWN = "own"
-ROLES = ("system", "user", "assistant")
+OWN, TYPED_FRAME, TYPED_JINJA = "own", "typed frame", "typed Jinja"
+# What stands for a message's text in the typed frame of its role.
+PLACEHOLDERS = {"system": "{system}", "user": "{prompt}", "assistant": "{completion}"}
+EOS = "{eos}"
 LOSS_ON = ("assistant", "last", "all")
 MOST_MESSAGES = 20
 MOST_CHARACTERS = 20_000
-# A row beyond this would take a small machine seconds.
+# A longer example would take a small machine seconds.
 MOST_LOSS_TOKENS = 2048
 
 
@@ -37,11 +44,13 @@ class Lab:
         name: of the base.
         tokenizer: of the base.
         model: its weights with our attention function; None where none are loaded.
+        rows: of the data file that was opened.
     """
 
     name: str
     tokenizer: Any
     model: Any = None
+    rows: Sequence[Conversation] = ()
 
 
 def describe(lab: Lab) -> dict[str, Any]:
@@ -49,81 +58,138 @@ def describe(lab: Lab) -> dict[str, Any]:
     own = [OWN] if lab.tokenizer.chat_template else []
     return {
         "base": lab.name,
-        "templates": [*own, *FRAMES],
+        "templates": [*own, *FRAMES, TYPED_FRAME, TYPED_JINJA],
         "loss_on": list(LOSS_ON),
-        "roles": list(ROLES),
+        "roles": list(WRITTEN_ROLES),
         "weights": lab.model is not None,
-        "most_messages": MOST_MESSAGES,
+        "rows": len(lab.rows),
         "most_characters": MOST_CHARACTERS,
     }
 
 
-def show(lab: Lab, request: Any) -> dict[str, Any]:
-    """The render with roles, the tokens with the mask, and the masked mean.
-
-    Args:
-        request: {"messages": [{"role", "content"}], "template", "loss_on"}.
-
-    Returns:
-        {"render": [{"text", "role"}], "examples": [{"tokens", "loss"}]}; a role is empty where the
-        template speaks, `loss` is None without weights.
+def data_row(lab: Lab, number: str) -> dict[str, Any]:
+    """Row `number`, from 1, of the data: its place, messages and tools.
 
     Raises:
-        BiddableError: the request is malformed or too large, or the template cannot express it.
+        BiddableError: there is no such row.
     """
-    messages, template, loss_on = _read(request)
-    made = Template.load(None if template == OWN else template, lab.tokenizer)
-    encoder = make_encoder(lab.tokenizer, made)
-    (found,) = encode_many(encoder, [Conversation(messages)], loss_on)
-    if isinstance(found, BiddableError):
-        raise found
+    if not number.isdecimal() or not 1 <= int(number) <= len(lab.rows):
+        raise _refused(f"the data has rows 1 to {len(lab.rows):,}")
+    row = lab.rows[int(number) - 1]
+    return {"place": place(row.file, row.line), "tools": [], **as_row(row)}
+
+
+def show(lab: Lab, request: Any) -> dict[str, Any]:
+    """The render with roles, what training checks, the tokens with the mask, the masked mean.
+
+    Args:
+        request: {"messages", "tools", "template", "typed", "loss_on"}; `typed` is a frame by role
+            or a Jinja text, where the template is one that is typed.
+
+    Returns:
+        {"jinja", "render": [{"text", "role"}], "checks": [{"ok", "text"}],
+        "examples": [{"tokens", "loss"}], "problem"}. A role is empty where the template speaks,
+        `loss` is None without weights, `problem` says why training refuses the example.
+
+    Raises:
+        BiddableError: the request is malformed or too large, or the template does not render.
+    """
+    conversation, loss_on = _read(request)
+    encoder = make_encoder(lab.tokenizer, _template(lab, request))
+    (result,) = encode_many(encoder, [conversation], loss_on)
+    chat = [message.as_dict() for message in conversation.messages]
+    rendered = located(scene_of(encoder.rules, conversation.tools), chat, prompt=False)
+    refusal = result.finding if isinstance(result, BiddableError) else None
+    examples = [] if isinstance(result, BiddableError) else result
+    checks = _checks(lab, encoder, conversation, rendered, examples)
     return {
-        "render": _render(encoder, messages),
-        "examples": [_example(lab, encoder, example) for example in found],
+        "jinja": encoder.rules.template.text,
+        "render": _render(rendered, conversation.messages),
+        "checks": [{"ok": ok, "text": text} for ok, text in checks],
+        "examples": [_example(lab, encoder, example) for example in examples],
+        "problem": f"{refusal.message} {refusal.fix}" if refusal else "",
     }
 
 
-def _read(request: Any) -> tuple[list[Message], str, Any]:
-    """The parts of a request, each checked."""
+def _read(request: Any) -> tuple[Conversation, Any]:
+    """The conversation of a request, by the reader of training, and what is trained of it."""
     if not isinstance(request, Mapping):
         raise _refused("the request is no JSON object")
-    given = request.get("messages")
-    if not isinstance(given, list) or not 1 <= len(given) <= MOST_MESSAGES:
+    raw, loss_on = request.get("messages"), request.get("loss_on", "assistant")
+    if not isinstance(raw, list) or not 1 <= len(raw) <= MOST_MESSAGES:
         raise _refused(f"an example has 1 to {MOST_MESSAGES} messages")
-    messages = []
-    for number, one in enumerate(given, 1):
-        role, content = (one.get(k) if isinstance(one, Mapping) else None for k in _FIELDS)
-        if role not in ROLES or not isinstance(content, str):
-            raise _refused(f"message {number} needs a role of {', '.join(ROLES)} and a text")
-        messages.append(Message(role, content))
-    if sum(len(m.content) for m in messages) > MOST_CHARACTERS:
+    if len(str(request)) > MOST_CHARACTERS:
         raise _refused(f"an example has at most {MOST_CHARACTERS:,} characters here")
-    template, loss_on = request.get("template", "plain"), request.get("loss_on", "assistant")
-    if template not in (OWN, *FRAMES) or loss_on not in LOSS_ON:
-        raise _refused("there is no such template or way to train")
-    return messages, template, loss_on
+    if loss_on not in LOSS_ON:
+        raise _refused("there is no such way to train")
+    tools = take_tools({"tools": request.get("tools") or []})
+    return Conversation(to_messages(raw, []), tools=tools), loss_on
 
 
-_FIELDS = ("role", "content")
+def _template(lab: Lab, request: Mapping[str, Any]) -> Template:
+    """The template by its name, or the one that was typed."""
+    name, typed = request.get("template", "plain"), request.get("typed")
+    if name == TYPED_JINJA and isinstance(typed, str):
+        return Template(typed)
+    if name == TYPED_FRAME and isinstance(typed, Mapping):
+        return Template(frame_text(typed), built_in=True)
+    if name not in (OWN, *FRAMES):
+        raise _refused("there is no such template")
+    return Template.load(None if name == OWN else name, lab.tokenizer)
+
+
+def frame_text(frame: Mapping[str, Any]) -> str:
+    """The Jinja text of a frame that has a text for each role in `PLACEHOLDERS`."""
+    cases = [
+        f"if message.role == {literal(role)} -%}}{{{{ {literal(str(frame.get(role, '')))}"
+        f" | replace('{EOS}', eos_token or '') | replace('{placeholder}', message.content) }}}}"
+        for role, placeholder in PLACEHOLDERS.items()
+    ]
+    body = "{%- el".join(cases) + "{%- else -%}" + UNKNOWN_ROLE + "{%- endif -%}"
+    return "{%- for message in messages -%}{%- " + body + "{%- endfor -%}"
 
 
 def _refused(what: str) -> BiddableError:
     return BiddableError("lab_request", what, "change the example")
 
 
-def _render(encoder: Encoder, messages: list[Message]) -> list[dict[str, str]]:
+def _render(rendered: Located, messages: Sequence[Message]) -> list[dict[str, str]]:
     """The text of the finished conversation, cut where messages begin and end."""
-    scene = scene_of(encoder.rules)
-    found = located(scene, [m.as_dict() for m in messages], prompt=False)
     parts: list[dict[str, str]] = []
     at = 0
-    for span in found.spans:
-        parts.append({"text": found.text[at : span.start], "role": ""})
-        role = messages[span.leaf.message].role
-        parts.append({"text": found.text[span.start : span.end], "role": role})
+    for span in rendered.spans:
+        parts.append({"text": rendered.text[at : span.start], "role": ""})
+        role = messages[span.leaf.message].role if span.leaf.message >= 0 else ""
+        parts.append({"text": rendered.text[span.start : span.end], "role": role})
         at = span.end
-    parts.append({"text": found.text[at:], "role": ""})
+    parts.append({"text": rendered.text[at:], "role": ""})
     return [part for part in parts if part["text"]]
+
+
+def _checks(
+    lab: Lab,
+    encoder: Encoder,
+    conversation: Conversation,
+    rendered: Located,
+    examples: Sequence[Example],
+) -> Iterator[tuple[bool, str]]:
+    """What is lost, what the model learns to write, where it stops, and what is served."""
+    # Training allows the thinking of former answers to go.
+    for leaf in rendered.lost:
+        yield bool(examples), f"The template drops or rewrites {leaf.text!r}."
+    for leaf in rendered.repeated:
+        yield bool(examples), f"The template prints {leaf.text!r} more than once."
+    if not rendered.lost and not rendered.repeated:
+        yield True, "Every text comes back once and whole."
+    for example in examples:
+        ids, before = list(example.input_ids), conversation.messages[: example.turn]
+        template, tools = encoder.rules.template, conversation.tools
+        prompt = encode_prompt(before, lab.tokenizer, template, tools=tools)
+        answer, last = lab.tokenizer.decode(ids[len(prompt) :]), lab.tokenizer.decode(ids[-1:])
+        yield True, f"The model learns to write {answer!r} as message {example.turn + 1}."
+        yield ids[-1] in encoder.stops, f"{last!r} (id {ids[-1]}) stops the sampler."
+        served = ids[: len(prompt)] == prompt
+        yield served, f"Training begins with the {len(prompt)} ids that chat and serve send."
 
 
 def _example(lab: Lab, encoder: Encoder, example: Example) -> dict[str, Any]:
@@ -141,9 +207,12 @@ def _example(lab: Lab, encoder: Encoder, example: Example) -> dict[str, Any]:
     return {"tokens": shown, "loss": _loss(lab, example, tokens)}
 
 
-def _loss(lab: Lab, example: Example, tokens: list[Token]) -> dict[str, Any] | None:
+def _loss(lab: Lab, example: Example, tokens: Sequence[Token]) -> dict[str, Any] | None:
     """Each trained token's loss, the sums, and their quotient, as the loop has them."""
-    if lab.model is None or len(example.input_ids) > _longest(lab.model):
+    if lab.model is None:
+        return None
+    longest = min(MOST_LOSS_TOKENS, int(lab.model.config.max_position_embeddings))
+    if len(example.input_ids) > longest:
         return None
     plan = plan_step([example], len(example.input_ids))
     ((losses, weights),) = example_losses(lab.model, [example], plan)
@@ -157,7 +226,3 @@ def _loss(lab: Lab, example: Example, tokens: list[Token]) -> dict[str, Any] | N
         "weights": count,
         "mean": total / count,
     }
-
-
-def _longest(model: Any) -> int:
-    return min(MOST_LOSS_TOKENS, int(model.config.max_position_embeddings))

@@ -5,9 +5,14 @@ const EXAMPLE = [
   ["user", "What is two plus two?"],
   ["assistant", "Four."],
 ];
+// Where the exercise begins: a frame that does not yet end a turn.
+const FRAME = { system: "System: {system}\n", user: "User: {prompt}\n", assistant: "{completion}" };
+const TYPED_FRAME = "typed frame";
+const TYPED_JINJA = "typed Jinja";
 let about = null;
 let shown = null;
-let asked = 0;
+let tools = [];
+let requests = 0;
 
 // All text goes in as textContent: nothing that is typed or rendered can become markup.
 function make(tag, text = "", ...kinds) {
@@ -17,7 +22,8 @@ function make(tag, text = "", ...kinds) {
   return element;
 }
 
-function addMessage(role, content) {
+// The rest of a message, such as its tool calls, is not edited here but sent as it is.
+function addMessage(role, content, rest = {}) {
   const box = make("div", "", "message");
   const select = make("select");
   select.setAttribute("aria-label", "Role");
@@ -31,6 +37,8 @@ function addMessage(role, content) {
   area.spellcheck = false;
   remove.addEventListener("click", () => { box.remove(); $("add").focus(); refresh(); });
   box.append(select, " ", remove, area);
+  if (Object.keys(rest).length) box.append(make("div", JSON.stringify(rest), "rest"));
+  box.rest = rest;
   box.addEventListener("input", later);
   $("messages").append(box);
   return area;
@@ -38,9 +46,35 @@ function addMessage(role, content) {
 
 function messages() {
   return [...document.querySelectorAll(".message")].map((box) => ({
+    ...box.rest,
     role: box.querySelector("select").value,
     content: box.querySelector("textarea").value,
   }));
+}
+
+async function openRow() {
+  const reply = await fetch(`/api/row?number=${encodeURIComponent($("row").value)}`);
+  const row = await reply.json();
+  $("problem").textContent = reply.ok ? "" : row.error;
+  if (!reply.ok) return;
+  $("messages").replaceChildren();
+  for (const { role, content, ...rest } of row.messages) addMessage(role, content, rest);
+  tools = row.tools;
+  $("row-place").textContent = row.place + (tools.length ? `, ${tools.length} tools` : "");
+  await refresh();
+}
+
+function typed() {
+  if ($("template").value === TYPED_JINJA) return $("jinja").value;
+  const roles = Object.keys(FRAME);
+  return Object.fromEntries(roles.map((role) => [role, $(`frame-${role}`).value]));
+}
+
+function choose(template) {
+  $("template").value = template;
+  $("frame").hidden = template !== TYPED_FRAME;
+  $("jinja-box").hidden = template !== TYPED_JINJA;
+  refresh();
 }
 
 let timer = 0;
@@ -50,8 +84,11 @@ function later() {
 }
 
 async function refresh() {
-  const number = ++asked;
-  const body = { messages: messages(), template: $("template").value, loss_on: $("loss_on").value };
+  const number = ++requests;
+  const body = {
+    messages: messages(), tools, template: $("template").value, typed: typed(),
+    loss_on: $("loss_on").value,
+  };
   let status = 0;
   let answer = null;
   try {
@@ -64,10 +101,15 @@ async function refresh() {
     answer = { error: "The lab does not answer.", fix: "Is `biddable lab` still running?" };
   }
   // A later question has overtaken this one.
-  if (number !== asked) return;
+  if (number !== requests) return;
   $("problem").textContent = status === 200 ? "" : `${answer.error} ${answer.fix ?? ""}`;
   if (status !== 200) return;
   shown = answer;
+  $("problem").textContent = shown.problem;
+  $("stored").textContent = shown.jinja;
+  $("checks").replaceChildren(
+    ...shown.checks.map((check) => make("li", check.text, check.ok ? "yes" : "no")),
+  );
   $("render").replaceChildren(...shown.render.map((part) => make("span", part.text, part.role)));
   drawTokens();
   drawLoss();
@@ -76,7 +118,7 @@ async function refresh() {
 function drawTokens() {
   const exercise = $("exercise").checked;
   $("check").hidden = !exercise;
-  $("told").textContent = "";
+  $("result").textContent = "";
   $("tokens").replaceChildren(...shown.examples.map((example) => {
     const row = make("div", "", "example");
     row.append(...example.tokens.map((token) => tokenButton(token, exercise)));
@@ -130,7 +172,7 @@ function check() {
     button.classList.toggle("wrong", marked && !counts);
     button.classList.toggle("missed", !marked && counts);
   }
-  $("told").textContent = wrong + missed === 0
+  $("result").textContent = wrong + missed === 0
     ? `All right: these ${right} tokens count, the rest is context.`
     : `${right} right, ${wrong} marked that do not count, ${missed} missed.`;
 }
@@ -169,9 +211,22 @@ async function start() {
   for (const name of about.templates) {
     $("template").append(new Option(name === "own" ? "the base's own" : name, name));
   }
+  for (const [role, text] of Object.entries(FRAME)) $(`frame-${role}`).value = text;
+  for (const id of ["frame", "jinja"]) $(id).addEventListener("input", later);
+  if (about.rows) {
+    $("row-box").hidden = false;
+    $("row").max = about.rows;
+    $("row").addEventListener("change", openRow);
+  }
   for (const name of about.loss_on) $("loss_on").append(new Option(name, name));
   for (const [role, content] of EXAMPLE) addMessage(role, content);
-  $("template").addEventListener("change", refresh);
+  $("template").addEventListener("change", () => choose($("template").value));
+  $("write").addEventListener("click", () => { choose(TYPED_FRAME); $("frame-user").focus(); });
+  $("copy").addEventListener("click", () => {
+    if (shown) $("jinja").value = shown.jinja;
+    choose(TYPED_JINJA);
+    $("jinja").focus();
+  });
   $("loss_on").addEventListener("change", refresh);
   $("exercise").addEventListener("change", drawTokens);
   $("check").addEventListener("click", check);
@@ -179,6 +234,8 @@ async function start() {
     const last = messages().at(-1);
     addMessage(last && last.role === "user" ? "assistant" : "user", "").focus();
   });
-  await refresh();
+  if (!about.rows) return refresh();
+  $("row").value = 1;
+  await openRow();
 }
 start();

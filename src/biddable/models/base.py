@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biddable.errors import BiddableError
+from biddable.errors import BiddableError, did_you_mean
 from biddable.models.gguf_header import gguf_shapes
 from biddable.models.model_files import model_files, own_template, write_files
 from biddable.models.own_tokens import check_ids, open_own_tokenizer, silent_stderr
@@ -180,9 +180,10 @@ def from_hub(name: str, wanted: Sequence[str]) -> Path:
 
 
 def _not_found(name: str, why: str) -> BiddableError:
+    hint = did_you_mean(name, [PACKAGED, *(str(run) for run in Path("runs").glob("*"))])
     return BiddableError(
         "base_not_found",
-        f"the base {name} cannot be used: {why}",
+        f"the base {name} cannot be used: {why}{hint}",
         "give a hub id, a Hugging Face folder with safetensors, a .gguf file, or smollm2",
     )
 

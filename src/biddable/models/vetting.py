@@ -1,7 +1,7 @@
 """What a model folder may hold, read before any library opens it.
 
-Nothing in it may name code, and nothing is asked: a library that is told not to trust code has been
-brought to run it by other fields of config.json (CVE-2026-4372, CVE-2026-5241). JSON is read here
+Nothing in it may name code, and no question is put: a library that was set not to trust code has
+been brought to run it by other fields of config.json (CVE-2026-4372, CVE-2026-5241). JSON is read
 strictly, since programs disagree on a key that stands twice and on NaN.
 """
 

@@ -18,26 +18,26 @@ class Interrupt:
     """While entered, remembers the signal that asks the run to stop.
 
     A second one ends the process at once, unless it follows within two seconds. Only the main
-    thread can take signals; elsewhere nothing is ever asked.
+    thread can take signals; elsewhere no signal is seen.
     """
 
     def __init__(self) -> None:
         self.exit_code = 0
-        self._asked = 0.0
+        self._first = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._ask) for s in _EXIT}
+            self._before = {s: signal.signal(s, self._handle) for s in _EXIT}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, _frame: FrameType | None) -> None:
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._asked and now - self._asked > SAME_WITHIN:
+        if self._first and now - self._first > SAME_WITHIN:
             os._exit(self.exit_code)
-        self._asked = self._asked or now
+        self._first = self._first or now
         self.exit_code = _EXIT[signal.Signals(number)]

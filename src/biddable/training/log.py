@@ -1,4 +1,4 @@
-"""What a run tells: log.jsonl for machines, a live bar or plain lines on stderr for people."""
+"""The log of a run: log.jsonl for machines, a live bar or plain lines on stderr for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from biddable.storage import flush
 from biddable.terminal import line
 
 # Characters of a text among the lines of figures.
-LONGEST_TOLD = 100
+LONGEST_SHOWN = 100
 
 
 class Log(Protocol):
@@ -55,16 +55,16 @@ def silent(event: Mapping[str, Any]) -> None:
 
 
 def counting(out: Console) -> Callable[[int], None]:
-    """Tells how far the encoding has come, every two seconds; short ones stay silent."""
-    told = time.monotonic()
+    """Shows how far the encoding has come, every two seconds; short ones stay silent."""
+    shown = time.monotonic()
 
-    def tell(done: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= 2:
-            told = time.monotonic()
+    def show(done: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= 2:
+            shown = time.monotonic()
             line(out, "encoding", f"{done:,} conversations so far")
 
-    return tell
+    return show
 
 
 class Screen:
@@ -108,11 +108,9 @@ class Screen:
                 self._bar.update(self._task, completed=event["step"], description=text)
         elif event["event"] == "eval":
             self._held_out = event["held_out_loss"]
-            if event.get("prompt"):
-                self._told("prompt", event["prompt"])
+            self._text("prompt", event.get("prompt"))
             self._line(event)
-            if event.get("answer"):
-                self._told("output", event["answer"])
+            self._text("output", event.get("answer"))
         elif event["event"] == "rising":
             self._out.print(
                 f"        eval loss has turned up: its best was at step {event['best_step']}, "
@@ -133,11 +131,12 @@ class Screen:
             f"  {int(left // 60):4d}m{int(left % 60):02d}s{best}"
         )
 
-    def _told(self, name: str, text: str) -> None:
+    def _text(self, name: str, text: str | None) -> None:
         """A text on one line, cut."""
-        words = " ".join(text.split())
-        cut = f"{words[:LONGEST_TOLD]}…" if len(words) > LONGEST_TOLD else words
-        self._out.print(Text(f"        {name}  {cut}", style="dim"))
+        if text:
+            words = " ".join(text.split())
+            cut = f"{words[:LONGEST_SHOWN]}…" if len(words) > LONGEST_SHOWN else words
+            self._out.print(Text(f"        {name}  {cut}", style="dim"))
 
     def _rate(self) -> str:
         seconds = self._last.get("seconds") or float("inf")

@@ -6,7 +6,7 @@ given and gives, and each is a collective, so
 
 - every pass runs inside the forward of one outermost module (`run`), the head included, whose
   weight is used outside of its own module;
-- all ranks make the same passes, empty ones where they have nothing to feed (`agree`);
+- all ranks make the same passes, empty ones where they have nothing to feed (`match_passes`);
 - the backward of a prefix begins at the end of its pass, with a gradient of zero, and not only at
   the keys and values inside of the layers (engine/step.py).
 
@@ -41,7 +41,7 @@ class _Outermost(nn.Module):
 
 
 class Shards:
-    """Weights of which each rank has a part; see `weights.WeightStore`.
+    """A `WeightStore` of which each rank has a part.
 
     Args:
         model: the whole model in fp32, on the CPU of each rank.
@@ -78,8 +78,8 @@ class Shards:
 
     def run(self, work: Callable[[], T]) -> T:
         with rank_errors():
-            found: T = self._root(work)
-        return found
+            result: T = self._root(work)
+        return result
 
     def match_passes(self, plan: StepPlan) -> StepPlan:
         apart = bool(plan.prefixes) and not plan.joined
@@ -94,14 +94,13 @@ class Shards:
         """Nothing is left to be done: the pieces lie in the parts, and these are gathered anew."""
 
     def full_tensor(self, index: int, value: Tensor) -> Tensor:
-        shape = self.shapes[index]
-        stride = self._parts[index].stride()
+        shape, stride = self.shapes[index], self._parts[index].stride()
         with rank_errors():
-            spread = DTensor.from_local(
+            sharded = DTensor.from_local(
                 value, self._mesh, [Shard(0)], run_check=False, shape=shape, stride=stride
             )
-            found: Tensor = spread.full_tensor()
-        return found
+            full: Tensor = sharded.full_tensor()
+        return full
 
     def local_part(self, index: int, value: Tensor) -> Tensor:
         size = -(-len(value) // self.ranks.count)
@@ -117,7 +116,9 @@ class Shards:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        self._let_go()
+        # What an evaluation gathered of the outermost module would outlive the load.
+        assert isinstance(self._root, FSDPModule)
+        self._root.reshard()
         for i, (name, piece) in enumerate(zip(self.names, self.pieces, strict=True)):
             piece.copy_(self.local_part(i, tensors[name]))
 
@@ -128,11 +129,6 @@ class Shards:
             if tensors:
                 parameter.copy_(tensors[name])
         return model
-
-    def _let_go(self) -> None:
-        """Forgets what was gathered of the outermost module, which an evaluation leaves there."""
-        assert isinstance(self._root, FSDPModule)
-        self._root.reshard()
 
 
 def _layers(model: Any) -> nn.ModuleList:
