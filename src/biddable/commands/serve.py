@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from os import PathLike
 from types import FrameType
@@ -83,9 +84,9 @@ def run(options: dict[str, Any], _: Printing) -> int:
 
     before = signal.signal(signal.SIGTERM, end)
     try:
-        serve(**{"runs": (), **options})
-    except KeyboardInterrupt:
-        line(console(), "ended", "all answers are ended")
+        with suppress(KeyboardInterrupt):
+            serve(**{"runs": (), **options})
     finally:
         signal.signal(signal.SIGTERM, before)
+    line(console(), "ended", "every answer is ended")
     return 0

@@ -25,7 +25,7 @@ from biddable.serving.counts import Counts
 from biddable.serving.decoder import Decoder
 from biddable.serving.forms import Form, as_json, model_object
 from biddable.serving.jobs import Failure, Job, Piece
-from biddable.serving.requests import Kind, read_request
+from biddable.serving.requests import Kind, read_request, shown
 from biddable.serving.served import Served
 
 MOST_BYTES = 4 << 20
@@ -58,11 +58,23 @@ class Desk:
 
     def __init__(self, models: Sequence[Served], decoder: Decoder, key: str | None) -> None:
         self.models = {served.name: served for served in models}
-        self.known = {served.path: served for served in models} | self.models
+        self._by_path = {served.path: served for served in models}
         self.decoder, self.key = decoder, key
         self.counts = Counts()
         self.created = int(time.time())
         self._numbers = count()
+
+    def find(self, name: str) -> Served:
+        """The model of a name, or of what it was loaded from.
+
+        Raises:
+            Failure: there is none.
+        """
+        served = self.models.get(name) or self._by_path.get(name)
+        if served is None:
+            what = f"there is no model {shown(name)}; there is {', '.join(self.models)}"
+            raise Failure(404, what, param="model", code="model_not_found")
+        return served
 
     async def page(self, request: Request) -> Response:
         """The page and its files."""
@@ -91,11 +103,7 @@ class Desk:
 
     async def one_model(self, request: Request) -> Response:
         """One model by its name."""
-        name = request.path_params["name"]
-        if name not in self.known:
-            what = f"there is no model {name!r}"
-            raise Failure(404, what, param="model", code="model_not_found")
-        return _reply(model_object(self.known[name], self.created))
+        return _reply(model_object(self.find(request.path_params["name"]), self.created))
 
     async def chat(self, request: Request) -> Any:
         """A chat completion."""
@@ -123,7 +131,7 @@ class Desk:
     async def _answer(self, kind: Kind, request: Request) -> Any:
         began = time.monotonic()
         body = await _body(request)
-        read = await run_in_threadpool(read_request, kind, body, self.known)
+        read = await run_in_threadpool(read_request, kind, body, self.find)
         queue: asyncio.Queue[Piece | Failure] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -141,7 +149,7 @@ class Desk:
         watch = asyncio.create_task(_watch(request, queue))
         try:
             async with aclosing(pieces):
-                return _reply(form.whole([piece async for piece in pieces]))
+                return _reply(form.reply([piece async for piece in pieces]))
         finally:
             job.gone = True
             watch.cancel()

@@ -28,7 +28,7 @@ class Form:
     number: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def reply(self, pieces: Sequence[Piece]) -> dict[str, Any]:
         """The whole answer."""
         text = "".join(piece.text for piece in pieces)
         logs = [log for piece in pieces for log in piece.logs]
@@ -126,8 +126,8 @@ def _chat_logs(logs: Sequence[TokenLog]) -> dict[str, Any]:
 
 def _log(text: str, logprob: float) -> dict[str, Any]:
     # The bytes of half a character are not known from its text.
-    whole = "\ufffd" not in text
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if whole else None}
+    known = None if "\ufffd" in text else list(text.encode())
+    return {"token": text, "logprob": logprob, "bytes": known}
 
 
 def _text_logs(logs: Sequence[TokenLog]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -43,8 +43,11 @@ class Request:
     usage: bool
 
 
-def read_request(kind: Kind, body: Any, models: Mapping[str, Served]) -> Request:
+def read_request(kind: Kind, body: Any, find: Callable[[str], Served]) -> Request:
     """What a request wants.
+
+    Args:
+        find: the model of a name.
 
     Raises:
         Failure: with the parameter that is at fault.
@@ -56,10 +59,7 @@ def read_request(kind: Kind, body: Any, models: Mapping[str, Served]) -> Request
     for name, needed in (("stream_options", "stream"), ("top_logprobs", "logprobs")):
         if name in body and not body.get(needed):
             raise Failure(400, f"{name} goes with {needed}: true only", param=name)
-    if body["model"] not in models:
-        what = f"there is no model {_shown(body['model'])}; there is {', '.join(models)}"
-        raise Failure(404, what, param="model", code="model_not_found")
-    served = models[body["model"]]
+    served = find(body["model"])
     param = REQUIRED[kind][1]
     try:
         prompt = (_chat_prompt if kind == "chat" else _plain_prompt)(served, body)
@@ -122,7 +122,7 @@ def _refusal(error: ValidationError) -> Failure:
         place = f"{path}.{name}".lstrip(".")
         return Failure(400, f"{place} is missing", param=place, code="missing_parameter")
     wanted = error.schema.get("description", "") if path else "an object"
-    what = f"{path or 'the body'} is {_shown(error.instance)}; it has to be {wanted}"
+    what = f"{path or 'the body'} is {shown(error.instance)}; it has to be {wanted}"
     code = "unsupported_parameter" if error.validator in ("const", "enum") else "invalid_value"
     return Failure(400, what, param=path or None, code=code)
 
@@ -179,7 +179,7 @@ def _logprobs(body: Body) -> int | None:
     return int(wanted)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """The beginning of a value, for a message."""
     text = repr(value)
     return text if len(text) <= 80 else text[:79] + "…"
