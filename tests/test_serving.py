@@ -48,9 +48,10 @@ class Place:
 
 
 def start(root: Path, *words: str, **env: str) -> tuple[int, subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "biddable", "serve", *words, "--port", "0"]
+    runs = [str(root / word) if (root / word).is_dir() else word for word in words]
+    command = [sys.executable, "-m", "biddable", "serve", *runs, "--port", "0"]
     process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, **env}, cwd=root
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, **env}
     )
     assert process.stderr is not None
     lines = ""
@@ -110,10 +111,8 @@ def post(place: Place, body: Any, path: str = "chat/completions", **headers: str
     """(status, JSON) of a request as curl would send it."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=60)
-    sent = {
-        "Content-Type": "application/json",
-        **{k.replace("_", "-"): v for k, v in headers.items()},
-    }
+    sent = {"Content-Type": "application/json"}
+    sent |= {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request("POST", f"/v1/{path}", data, sent)
     reply = connection.getresponse()
     answer = reply.status, json.loads(reply.read())
@@ -252,9 +251,8 @@ def test_the_roles_and_parts_that_clients_send_are_read(place: Place) -> None:
         create = place.client.chat.completions.create
         return create(model="first", messages=messages, **GREEDY).choices[0].message.content
 
-    plain = content(
-        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi?"}]
-    )
+    brief = {"role": "system", "content": "Be brief."}
+    plain = content([brief, {"role": "user", "content": "Hi?"}])
     parts = [{"type": "text", "text": "H"}, {"type": "text", "text": "i?"}]
     assert plain == content(
         [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}]
@@ -320,14 +318,12 @@ def test_what_cannot_be_done_is_refused_by_name(
     status, answer = post(place, {"model": "first", "messages": HELLO, "max_tokens": 3} | change)
     assert (status, answer["error"]["param"]) == (400, param)
     assert answer["error"]["type"] == "invalid_request_error"
-    assert param.split("[")[0].split(".")[0] in answer["error"]["message"] or "prompt" in str(
-        answer
-    )
+    assert re.split(r"[.\[]", param)[0] in answer["error"]["message"] or param == "messages"
 
 
 def test_what_asks_for_nothing_is_taken(place: Place) -> None:
     more = {
-        "n": 1, "tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "stop": None,
+        "n": 1, "tools": [], "tool_choice": "none", "response_format": {"type": "text"},
         "presence_penalty": 0, "logit_bias": {}, "user": "me", "metadata": {"a": "b"}, "seed": None,
         "logprobs": False, "stop": [], "max_completion_tokens": None, "top_p": 0, "store": False,
     }  # fmt: skip
@@ -429,11 +425,8 @@ def test_answers_under_way_end_in_order_when_the_server_ends(root: Path) -> None
     stream = ask(place, "Hi?", max_tokens=200, stream=True)
     next(iter(stream))
     process.send_signal(signal.SIGTERM)
-    try:
-        rest = [c.choices[0].finish_reason for c in stream]
-        assert rest[-1] in ("stop", "length")
-    except openai.APIError as error:
-        assert "ended" in str(error)
+    # Within the time that is left to them: a tiny model writes 200 tokens in less.
+    assert [c.choices[0].finish_reason for c in stream][-1] in ("stop", "length")
     assert process.wait(30) == 0
     assert process.stderr is not None
     text = process.stderr.read()
