@@ -3,8 +3,8 @@
     python benchmarks/serving.py RUN --clients 16 --data examples/inbox/heldout.jsonl
 
 Each client sends its prompts one after another, greedy; the answers of both ways have to be equal.
-With --peer, transformers' `generate` on the same prompts stands beside it, one by one and in a padded
-batch. Adds a line to benchmarks/results.
+With --peer, transformers' `generate` on the same prompts stands beside it, one by one and in a
+padded batch. Adds a line to benchmarks/results.
 """
 
 from __future__ import annotations

@@ -74,8 +74,10 @@ class Decoder:
     """The thread, and the jobs that wait for it.
 
     Args:
-        memory: bytes that the keys and values of all rows may take; None takes a share of what is
-            free.
+        memory: bytes that the keys and values of all rows may take; None: a share of what is free.
+
+    Attributes:
+        ended: no more is written.
     """
 
     def __init__(self, models: Sequence[Served], memory: int | None = None) -> None:
@@ -85,7 +87,7 @@ class Decoder:
         self._memory = int(free * MEMORY_SHARE) if memory is None else memory
         self._waiting: deque[Job] = deque()
         self._awake = threading.Condition()
-        self._ended = False
+        self.ended = False
         self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
         self._thread.start()
 
@@ -99,16 +101,6 @@ class Decoder:
         """Answers that are being written."""
         return sum(len(lane.jobs) for lane in self._lanes.values())
 
-    @property
-    def busy(self) -> bool:
-        """Whether any answer is not yet at its end."""
-        return bool(self._waiting) or self.running > 0
-
-    @property
-    def alive(self) -> bool:
-        """Whether answers are written at all."""
-        return self._thread.is_alive() and not self._ended
-
     def submit(self, job: Job) -> None:
         """Has an answer written, which comes through `job.post`.
 
@@ -116,7 +108,7 @@ class Decoder:
             Failure: too many wait, or the server ends.
         """
         with self._awake:
-            if self._ended:
+            if self.ended:
                 raise Failure(503, "the server is ending", code="server_ending")
             if len(self._waiting) >= MOST_WAITING:
                 what = f"{MOST_WAITING} requests wait already; try again in a few seconds"
@@ -127,15 +119,15 @@ class Decoder:
     def end(self) -> None:
         """Ends the thread, and every answer with an error."""
         with self._awake:
-            self._ended = True
+            self.ended = True
             self._awake.notify()
         self._thread.join()
 
     def _run(self) -> None:
         while True:
             with self._awake:
-                self._awake.wait_for(lambda: self._ended or self._waiting or self.running)
-                if self._ended:
+                self._awake.wait_for(lambda: self.ended or self._waiting or self.running)
+                if self.ended:
                     break
                 coming = self._admit()
             for name, lane in self._lanes.items():
