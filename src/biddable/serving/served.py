@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def load_served(runs: Sequence[str], with_base: bool, device: torch.device) -> l
     for path in paths:
         name = _name_of(path)
         base = resolve_base(path)
-        if name in bases and bases[name].folder != base.folder:
+        if name in bases and replace(bases[name], name="") != replace(base, name=""):
             what = f"two models have the name {name}: {bases[name].name} and {path}"
             raise BiddableError("option", what, "rename one of the folders, or serve one of them")
         bases.setdefault(name, base)
@@ -122,6 +123,5 @@ def _common_start(encoder: Encoder, system: str) -> tuple[int, ...]:
     except BiddableError:
         # Each request will say why its own messages cannot be expressed.
         return ()
-    pairs = enumerate(zip(first, second, strict=False))
-    length = next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
-    return tuple(first[:length])
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    return tuple(token for token, _ in same)
