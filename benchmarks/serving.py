@@ -35,7 +35,9 @@ def questions_of(path: Path, count: int) -> list[list[dict[str, str]]]:
         return [[m for m in talk if m["role"] != "assistant"][:2] for talk in talks][:count]
     names = ("user", "prompt", "question", "input")
     texts = [next(row[name] for name in names if name in row) for row in rows]
-    return [[{"role": "user", "content": text}] for text in texts][:count]
+    systems = [[{"role": "system", "content": r["system"]}] if "system" in r else [] for r in rows]
+    pairs = zip(systems, texts, strict=True)
+    return [[*system, {"role": "user", "content": text}] for system, text in pairs][:count]
 
 
 def measure(client: OpenAI, args: argparse.Namespace, talks: list[Any], clients: int) -> Any:

@@ -180,8 +180,9 @@ def test_the_async_client_streams_many_answers_at_once(place: Place) -> None:
 
 
 def test_a_stop_text_cuts_where_it_begins_streamed_or_not(place: Place) -> None:
-    for text in QUESTIONS[:4]:
+    for text in ("Hi?", "Which color has it?", "And the door?"):
         full = ask(place, text).choices[0].message.content
+        assert len(full) > 7
         for stop in (full[3:6], [full[5:7], "never in it"], [full[2:4]]):
             stops = [stop] if isinstance(stop, str) else stop
             cut = min(full.find(s) + len(s) for s in stops if s in full)
@@ -290,7 +291,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"top_p": 1.5}, "top_p"),
     ({"stop": [""]}, "stop"),
     ({"stop": ["a"] * 17}, "stop"),
-    ({"stop": [1]}, "stop[0]"),
+    ({"stop": [1]}, "stop"),
     ({"seed": 1.5}, "seed"),
     ({"seed": 2**70}, "seed"),
     ({"stream": "yes"}, "stream"),
@@ -346,7 +347,16 @@ def test_errors_are_those_that_the_client_knows(place: Place) -> None:
 
 def test_bodies_hosts_and_paths_that_are_no_request(place: Place) -> None:
     hello = {"model": "first", "messages": HELLO}
-    for body in (b"{", b"", b"\xff\xfe", b'{"a": NaN}', b"[" * 100_000, b"null", b"[]"):
+    for body in (
+        b"{",
+        b"",
+        b"\xff\xfe",
+        b'{"a": NaN}',
+        b"[" * 100_000,
+        b"null",
+        b"[]",
+        b'{"a": 1, "a": 2}',
+    ):
         status, answer = post(place, body)
         assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
     assert post(place, b" " * (5 << 20))[0] == 413

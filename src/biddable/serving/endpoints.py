@@ -190,7 +190,7 @@ def _guarded(desk: Desk, endpoint: Endpoint) -> Endpoint:
 
     async def guard(request: Request) -> Any:
         if desk.key is None:
-            if re.sub(r":\d*$", "", request.headers.get("host", "")) not in LOCAL:
+            if re.sub(r":\d*$", "", request.headers.get("host", "").lower()) not in LOCAL:
                 raise Failure(400, "the Host header names another machine")
         elif not bears(request, desk.key):
             what = "send the server's key: Authorization: Bearer KEY"

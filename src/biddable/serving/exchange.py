@@ -43,7 +43,7 @@ async def body_of(request: Request) -> Any:
                 body += part
                 if len(body) > MOST_BYTES:
                     raise Failure(413, f"a request has at most {MOST_BYTES:,} bytes")
-        return json.loads(body, parse_constant=_no_constant)
+        return json.loads(body, parse_constant=_no_constant, object_pairs_hook=_once)
     except TimeoutError:
         raise Failure(408, f"the body did not come within {BODY_SECONDS:g} s") from None
     except ClientDisconnect:
@@ -54,6 +54,13 @@ async def body_of(request: Request) -> Any:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number in JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return fields
 
 
 async def watch(request: Request, queue: asyncio.Queue[Piece | Failure]) -> None:

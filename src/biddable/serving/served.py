@@ -73,11 +73,16 @@ def load_served(runs: Sequence[str], with_base: bool, device: torch.device) -> l
     for path in paths:
         name = _name_of(path)
         base = resolve_base(path)
-        if name in bases and replace(bases[name], name="") != replace(base, name=""):
+        if name in bases and _nameless(bases[name]) != _nameless(base):
             what = f"two models have the name {name}: {bases[name].name} and {path}"
             raise BiddableError("option", what, "rename one of the folders, or serve one of them")
         bases.setdefault(name, base)
     return [_load(name, base, device) for name, base in bases.items()]
+
+
+def _nameless(base: Base) -> Base:
+    """Where a base stands, whatever it was called."""
+    return replace(base, name="", folder=base.folder.resolve())
 
 
 def _name_of(path: str) -> str:
