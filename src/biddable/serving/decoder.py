@@ -101,6 +101,11 @@ class Decoder:
         """Answers that are being written."""
         return sum(len(lane.jobs) for lane in self._lanes.values())
 
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is wanted that has not ended."""
+        return self.waiting > 0 or self.running > 0
+
     def submit(self, job: Job) -> None:
         """Has an answer written, which comes through `job.post`.
 
@@ -126,7 +131,7 @@ class Decoder:
     def _run(self) -> None:
         while True:
             with self._awake:
-                self._awake.wait_for(lambda: self.ended or self._waiting or self.running)
+                self._awake.wait_for(lambda: self.ended or self.busy)
                 if self.ended:
                     break
                 coming = self._admit()

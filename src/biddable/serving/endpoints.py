@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import socket
 import time
@@ -29,6 +30,9 @@ from biddable.serving.jobs import Failure, Job, Piece
 from biddable.serving.requests import Kind, read_request, shown
 from biddable.serving.served import Served
 
+# A body may have these bytes for each token of the longest context, and for all around the text:
+# tokens are shorter, and what is longer would take long to encode.
+BYTES_A_TOKEN, ROOM_BYTES = 32, 1 << 16
 # Seconds for which answers go on once the server is to end.
 END_SECONDS = 5.0
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
@@ -60,6 +64,8 @@ class Desk:
         self.created = int(time.time())
         self._by_path = {served.path: served for served in models}
         self._numbers = count()
+        longest = max(served.context for served in models)
+        self._most_bytes = ROOM_BYTES + BYTES_A_TOKEN * longest
 
     def find(self, name: str) -> Served:
         """The model of a name, or of what it was loaded from.
@@ -114,7 +120,7 @@ class Desk:
                 loop.call_soon_threadsafe(queue.put_nowait, piece)
 
         try:
-            body = await body_of(request)
+            body = await body_of(request, self._most_bytes)
             read = await run_in_threadpool(read_request, kind, body, self.find)
             job = Job(next(self._numbers), read.order, post)
             self.decoder.submit(job)
@@ -211,16 +217,14 @@ def serve_desk(desk: Desk, listener: socket.socket) -> None:
         make_app(desk), log_level="critical", access_log=False, timeout_graceful_shutdown=grace
     )
     server = uvicorn.Server(config)
+    # It warns of each client that goes in the middle of an answer.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
 
     async def end_answers() -> None:
         while not server.should_exit:
             await asyncio.sleep(0.1)
         end = time.monotonic() + END_SECONDS
-        while (
-            (desk.decoder.running or desk.decoder.waiting)
-            and time.monotonic() < end
-            and not server.force_exit
-        ):
+        while desk.decoder.busy and time.monotonic() < end and not server.force_exit:
             await asyncio.sleep(0.05)
         await run_in_threadpool(desk.decoder.end)
 

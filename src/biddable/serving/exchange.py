@@ -14,8 +14,8 @@ from starlette.responses import Response, StreamingResponse
 from biddable.serving.forms import as_json
 from biddable.serving.jobs import Failure, Job, Piece
 
-# Of a body: its most bytes, and the seconds in which it has to come.
-MOST_BYTES, BODY_SECONDS = 4 << 20, 30.0
+# Seconds in which a body has to come.
+BODY_SECONDS = 30.0
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -32,8 +32,8 @@ def bears(request: Request, key: str) -> bool:
     return scheme.lower() == "bearer" and secrets.compare_digest(sent.encode(), key.encode())
 
 
-async def body_of(request: Request) -> Any:
-    """The JSON of a request, within its bounds."""
+async def body_of(request: Request, most: int) -> Any:
+    """The JSON of a request of at most so many bytes."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise Failure(415, "send the header Content-Type: application/json")
     body = b""
@@ -41,8 +41,9 @@ async def body_of(request: Request) -> Any:
         async with asyncio.timeout(BODY_SECONDS):
             async for part in request.stream():
                 body += part
-                if len(body) > MOST_BYTES:
-                    raise Failure(413, f"a request has at most {MOST_BYTES:,} bytes")
+                if len(body) > most:
+                    what = f"a request has at most {most:,} bytes: no context here holds more"
+                    raise Failure(413, what)
         return json.loads(body, parse_constant=_no_constant, object_pairs_hook=_once)
     except TimeoutError:
         raise Failure(408, f"the body did not come within {BODY_SECONDS:g} s") from None
