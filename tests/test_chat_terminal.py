@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from select import select
 
 import pytest
 
@@ -30,9 +31,10 @@ class Screen:
 
     def expect(self, text: str) -> None:
         """Reads until a text comes that did not come before."""
-        limit = time.monotonic() + 120
+        limit = time.monotonic() + 90
         while text not in self.text:
-            assert time.monotonic() < limit, self.text
+            ready, _, _ = select([self.terminal], [], [], max(0.0, limit - time.monotonic()))
+            assert ready, f"{text!r} did not come, but {self.text!r}"
             self.text += os.read(self.terminal, 4096).decode(errors="replace")
         self.text = self.text.partition(text)[2]
 

@@ -99,6 +99,15 @@ def test_what_excel_leaves_around_a_table_does_no_harm(tmp_path: Path) -> None:
     assert not result.findings
 
 
+def test_empty_cells_at_the_end_of_a_row_are_empty_cells(tmp_path: Path) -> None:
+    path = tmp_path / "data.xlsx"
+    rows = [[*row, "when" if k == 0 else None, None] for k, row in enumerate(ROWS)]
+    book_of([[], *rows, ["q", None]], path)
+    result = read([str(path)])
+    assert answers(result) == [row[1] for row in ROWS[1:]]
+    assert [f.code for f in result.findings] == ["empty_assistant"]
+
+
 @pytest.mark.parametrize(
     ("part", "word"),
     [

@@ -114,8 +114,13 @@ BAD: dict[str, Any] = {
     "a list": [],
     "no messages": {},
     "none": {"messages": []},
-    "too many": {"messages": many(MOST_MESSAGES + 1)},
-    "too long": {"messages": [{"role": "user", "content": "x" * (MOST_CHARACTERS + 1)}]},
+    "too many": {"messages": [*CHAT, *many(MOST_MESSAGES + 1)]},
+    "too long": {"messages": [*CHAT, {"role": "user", "content": "x" * (MOST_CHARACTERS + 1)}]},
+    "too long a template": {
+        "messages": CHAT,
+        "template": "typed Jinja",
+        "typed": "{{ messages[2].content }}{{ eos_token }}" + "x" * MOST_CHARACTERS,
+    },
     "a role": {"messages": [{"role": "robot", "content": "x"}, *CHAT]},
     "no text": {"messages": [{"role": "user", "content": 7}]},
     "no object": {"messages": ["hi"]},
@@ -261,9 +266,9 @@ def address(base: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
     command += ["--data", str(file)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    found = re.search(r"http://127\.0\.0\.1:\d+/", process.stderr.readline())
-    assert found is not None
-    yield found[0]
+    address = r"http://127\.0\.0\.1:\d+/"
+    lines = (re.search(address, line) for line in iter(process.stderr.readline, ""))
+    yield next(match[0] for match in lines if match)
     process.send_signal(signal.SIGINT)
     assert process.wait(30) in (0, 130)
     assert "Traceback" not in process.stderr.read()

@@ -1,6 +1,5 @@
-"""The options of every command, a frozen record each: command line, config.toml and the Python
-signatures come from their fields. docs/measurements/defaults.md says on what each default was
-measured."""
+"""The options of every command, a frozen record each: the source of command line, config.toml and
+Python signatures. docs/measurements/defaults.md says on what the defaults were measured."""
 
 from __future__ import annotations
 
@@ -285,12 +284,7 @@ class CheckPrinting(Printing):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command; biddable/commands/NAME.py has its function, and `run` for the command line.
-
-    Args:
-        config: the record whose config.toml --config reads; None where there is none.
-        resume: whether its function goes on with a run.
-    """
+    """A command: commands/NAME.py has its function and `run`; --config reads a `config` record."""
 
     options: type[Any]
     help: str

@@ -30,11 +30,9 @@ def check_encoding(name: str) -> None:
         "".encode(name)
         b"".decode(name)
     except (LookupError, ValueError):
-        raise BiddableError(
-            "option",
-            f"--encoding {name!r} is no known text encoding.",
-            suggestion(name, USUAL, f"Name one such as {', '.join(USUAL)}."),
-        ) from None
+        fix = suggestion(name, USUAL, f"Name one such as {', '.join(USUAL)}.")
+        what = f"--encoding {name!r} is no known text encoding."
+        raise BiddableError("option", what, fix) from None
 
 
 @contextmanager
@@ -54,12 +52,8 @@ def as_utf8(
     marked = next((encoding for mark, encoding in MARKS if head.startswith(mark)), "")
     wanted = codecs.lookup(given).name if given else ""
     if wanted and marked and not wanted.startswith(marked):
-        raise BiddableError(
-            "invalid_encoding",
-            f"The file begins with the byte order mark of {marked}, not of {given}.",
-            "Leave --encoding out.",
-            file=name,
-        )
+        what = f"The file begins with the byte order mark of {marked}, not of {given}."
+        raise BiddableError("invalid_encoding", what, "Leave --encoding out.", file=name)
     encoding = wanted or marked or _plain_utf16(head) or "utf-8"
     if not (wanted or marked) and encoding != "utf-8":
         what = f"The file has no byte order mark; it was read as {encoding}."
@@ -89,35 +83,26 @@ def _plain_utf16(head: bytes) -> str:
 def _copy(stream: io.BufferedIOBase, target: IO[bytes], encoding: str, name: str) -> bool:
     """Copies the text as UTF-8; whether it was UTF-8, and not only ASCII, to begin with."""
     decoder = codecs.getincrementaldecoder(encoding)()
-    plain = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    plain = codecs.getincrementaldecoder("utf-8")()
     lines, is_utf8, is_ascii = 1, True, True
-    while True:
+    data = b"-"
+    while data:
         data = stream.read(CHUNK)
         try:
             text = decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
-            before = error.object[: error.start]
-            raise BiddableError(
-                "invalid_encoding",
-                f"Byte {error.object[error.start]:#04x} is not {encoding}.",
-                "Name the encoding that the file was saved in with --encoding.",
-                file=name,
-                line=lines + before.count(b"\n"),
-            ) from None
+            line = lines + error.object.count(b"\n", 0, error.start)
+            what = f"Byte {error.object[error.start]:#04x} is not {encoding}."
+            fix = "Name the encoding that the file was saved in with --encoding."
+            raise BiddableError("invalid_encoding", what, fix, file=name, line=line) from None
         lines += text.count("\n")
         target.write(text.encode("utf-8", "surrogatepass"))
         is_ascii = is_ascii and data.isascii()
-        is_utf8 = is_utf8 and _holds_no_surrogate(plain.decode(data, final=not data))
-        if not data:
-            return is_utf8 and not is_ascii
-
-
-def _holds_no_surrogate(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        try:
+            is_utf8 = is_utf8 and plain.decode(data, final=not data) is not None
+        except UnicodeDecodeError:
+            is_utf8 = False
+    return is_utf8 and not is_ascii
 
 
 def not_utf8(data: bytes, start: int) -> BiddableError:
@@ -126,8 +111,6 @@ def not_utf8(data: bytes, start: int) -> BiddableError:
     guess = "utf-16" if b"\0" in data else "cp1252"
     near = data[max(0, start - 15) : start + 15].decode("cp1252", "replace").strip()
     reads = "" if guess == "utf-16" else f", with which it reads {near!r}"
-    return BiddableError(
-        "invalid_utf8",
-        f"Byte {data[start]:#04x} at column {column} is not UTF-8.",
-        f"Save the file as UTF-8, or name its encoding: --encoding {guess}{reads}.",
-    )
+    what = f"Byte {data[start]:#04x} at column {column} is not UTF-8."
+    fix = f"Save the file as UTF-8, or name its encoding: --encoding {guess}{reads}."
+    return BiddableError("invalid_utf8", what, fix)

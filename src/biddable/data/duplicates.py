@@ -86,21 +86,21 @@ class _Reading(NamedTuple):
     Args:
         triples, ends: of the words of whole rows.
         questions: the short ones word by word.
-        asked: a key of each row's question.
-        said: a key of each row's question, without its polite frame, and its answer.
+        question_keys: a key of each row's question.
+        row_keys: a key of each row's question, without its polite frame, and its answer.
     """
 
     triples: Any
     ends: Any
     questions: variants.Questions
-    asked: list[int]
-    said: list[int]
+    question_keys: list[int]
+    row_keys: list[int]
 
 
 def _read(conversations: Sequence[Conversation]) -> _Reading:
     counts: list[int] = []
     seen: set[int] = set()
-    triples, asked, said = [np.zeros(0, np.uint32)], [], []
+    triples, question_keys, row_keys = [np.zeros(0, np.uint32)], [], []
     flat, lengths, replies = [np.zeros((0, 3), np.uint64)], [], []
     for start in range(0, len(conversations), minhash.CHUNK):
         whole: list[list[bytes]] = []
@@ -110,12 +110,12 @@ def _read(conversations: Sequence[Conversation]) -> _Reading:
             of_question, of_answer = words(question), words(answer)
             bare, reply = plain(of_question), hash((tuple(of_answer), signs(answer)))
             framed = len(bare) < FEWEST_FRAMED and len(bare) < len(of_question)
-            asked.append(hash((tuple(of_question) if framed else bare, signs(question))))
-            said.append(hash((bare, reply)))
+            question_keys.append(hash((tuple(of_question) if framed else bare, signs(question))))
+            row_keys.append(hash((bare, reply)))
             whole.append([*of_question, *of_answer] or [b""])
             # Of rows that say the same one is looked at for all.
-            looked_at = 1 < len(bare) <= variants.LONGEST and said[-1] not in seen
-            seen.add(said[-1])
+            looked_at = 1 < len(bare) <= variants.LONGEST and row_keys[-1] not in seen
+            seen.add(row_keys[-1])
             lengths.append(len(bare) if looked_at else 0)
             short += bare[: lengths[-1]]
             replies.append(reply)
@@ -134,7 +134,7 @@ def _read(conversations: Sequence[Conversation]) -> _Reading:
         np.cumsum(lengths, dtype=np.int64),
         np.array(replies, np.int64).view(np.uint64),
     )
-    return _Reading(np.concatenate(triples), np.cumsum(counts), questions, asked, said)
+    return _Reading(np.concatenate(triples), np.cumsum(counts), questions, question_keys, row_keys)
 
 
 def prompt_groups(
@@ -146,7 +146,7 @@ def prompt_groups(
     prompt does, but a row without one asks what all of them ask.
     """
     groups: list[list[int]] = []
-    for group in groups_by((reading or _read(conversations)).asked):
+    for group in groups_by((reading or _read(conversations)).question_keys):
         systems = [system_of(conversations[k]) for k in group]
         if "" in systems:
             groups.append(group)
@@ -180,7 +180,7 @@ def near_groups(
         return []
     reading = reading or _read(conversations)
     united = DisjointSet(range(len(conversations)))
-    for group in groups_by(reading.said):
+    for group in groups_by(reading.row_keys):
         for member in group[1:]:
             united.merge(group[0], member)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 
+from biddable.data.content_parts import text_of
 from biddable.data.conversation import Message
-from biddable.data.parts import text_of
 from biddable.data.rows import Fields, checked_text, is_nothing
 from biddable.errors import BiddableError
 

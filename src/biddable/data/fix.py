@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from biddable.data.conversation import Conversation, Message
 from biddable.data.files import refuse_existing
 from biddable.data.leftovers import has_no_value, with_plain_line_ends
+from biddable.data.rows import Fields
 from biddable.data.wording import digest
 from biddable.errors import BiddableError
 
@@ -50,40 +50,35 @@ def write_fixed(conversations: Iterable[Conversation], path: str) -> dict[str, i
             os.fsync(stream.fileno())
         part.rename(target)
     except OSError as error:
-        raise BiddableError(
-            "output_not_writable",
-            f"The file cannot be written: {error.strerror}.",
-            "Check that the folder exists and that you may write there.",
-            file=path,
-        ) from None
+        what = f"The file cannot be written: {error.strerror}."
+        fix = "Check that the folder exists and that you may write there."
+        raise BiddableError("output_not_writable", what, fix, file=path) from None
     return dict(counts)
 
 
-def _repaired(
-    conversations: Iterable[Conversation], counts: Counter[str]
-) -> Iterator[dict[str, Any]]:
+def _repaired(conversations: Iterable[Conversation], counts: Counter[str]) -> Iterator[Fields]:
     """The rows to write, which `read` reads back as the same conversations."""
     seen: set[tuple[bytes, str]] = set()
-    for given in conversations:
-        conversation = with_plain_line_ends(given)
+    for original in conversations:
+        conversation = with_plain_line_ends(original)
         messages = conversation.messages
         end = max(k for k, m in enumerate(messages, 1) if m.role == "assistant")
         # Rows that differ in what is trained or in their tools do not repeat each other.
         weights = [message.weight for message in messages[:end]]
         key = digest(messages[:end]), repr((weights, conversation.tools))
-        if has_no_value(given) or key in seen:
+        if has_no_value(original) or key in seen:
             counts["duplicates_removed" if key in seen else "rows_without_value_removed"] += 1
             continue
         seen.add(key)
         counts["written"] += 1
         counts["trailing_messages_removed"] += len(messages) - end
-        counts["line_ends_changed"] += messages[:end] != given.messages[:end]
+        counts["line_ends_changed"] += messages[:end] != original.messages[:end]
         yield as_row(replace(conversation, messages=messages[:end]))
 
 
-def as_row(conversation: Conversation) -> dict[str, Any]:
+def as_row(conversation: Conversation) -> Fields:
     """A conversation as a row of OpenAI messages, which `read` reads back as it is."""
-    row: dict[str, Any] = {"messages": [_message(message) for message in conversation.messages]}
+    row: Fields = {"messages": [_message(message) for message in conversation.messages]}
     if conversation.tools:
         row["tools"] = list(conversation.tools)
     if conversation.group is not None:
@@ -91,16 +86,16 @@ def as_row(conversation: Conversation) -> dict[str, Any]:
     return row
 
 
-def _message(message: Message) -> dict[str, Any]:
-    made = message.as_dict()
+def _message(message: Message) -> Fields:
+    row = message.as_dict()
     if message.weight is not None:
-        made["weight"] = message.weight
-    if "tool_calls" in made:
-        made["tool_calls"] = [_call(call) for call in made["tool_calls"]]
-    return made
+        row["weight"] = message.weight
+    if "tool_calls" in row:
+        row["tool_calls"] = [_call(call) for call in row["tool_calls"]]
+    return row
 
 
-def _call(call: dict[str, Any]) -> dict[str, Any]:
+def _call(call: Fields) -> Fields:
     """A tool call with its arguments as JSON text, as OpenAI's format has them."""
     function = call["function"]
     arguments = json.dumps(function["arguments"], ensure_ascii=False)

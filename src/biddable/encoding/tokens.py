@@ -34,14 +34,12 @@ class Codec:
         control: control tokens, text to id, in the order of the characters that stand for them.
         pattern: matches any control token, the longest first.
         adds_prefix: it puts a space before a text, so an answer must not be encoded on its own.
-        extra: control tokens that the tokenizer does not call special.
     """
 
     source: str
     control: dict[str, int]
     pattern: re.Pattern[str]
     adds_prefix: bool
-    extra: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +58,11 @@ class Piece:
         return Piece(self.text + other.text, (*self.owned, *moved))
 
 
-def make_codec(source: str, extra: Iterable[str] = ()) -> Codec:
-    """Reads a tokenizer's JSON; `extra` are further added tokens to treat as control tokens."""
-    described = json.loads(source)
-    extra = tuple(extra)
-    added = described["added_tokens"]
-    control = {t["content"]: t["id"] for t in added if t["special"] or t["content"] in extra}
-    codec = Codec(source, control, any_of(control), adds_prefix=False, extra=extra)
+def make_codec(source: str) -> Codec:
+    """Reads a tokenizer's JSON."""
+    added = json.loads(source)["added_tokens"]
+    control = {token["content"]: token["id"] for token in added if token["special"]}
+    codec = Codec(source, control, any_of(control), adds_prefix=False)
     anchor, word = ids(codec, Piece("\n")), ids(codec, Piece("x"))
     prefix = ids(codec, Piece("\nx"))[len(anchor) :] != word
     return replace(codec, adds_prefix=prefix)

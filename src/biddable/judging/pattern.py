@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 from biddable.judging.structure import MOST
-from biddable.judging.text_measures import words
 
 MOST_LINES = 30
 # A choice has at most so many values, each of them so often on average, and none only once.
@@ -18,7 +17,7 @@ SHORTEST_MARK = 3
 # A short slot is parted at a word or mark that stands equally often in nearly all of its values,
 # if these are at least so many.
 FEWEST_PARTED = 20
-LONGEST_PARTED = 8
+LONGEST_PARTED = 16
 NUMBER = r"-?\d[\d.,]*"
 TOKEN = r"\w+|[^\w\s]"
 # What a regular expression is made of, as far as its groups are to be told apart.
@@ -121,7 +120,7 @@ def _mark(values: Sequence[str]) -> str | None:
     """The first word or mark that stands equally often in nearly all of many short values."""
     if len(values) < FEWEST_PARTED:
         return None
-    lengths = sorted(len(words(value)) for value in values)
+    lengths = sorted(len(re.findall(r"\w+", value)) for value in values)
     if lengths[len(lengths) // 2] > LONGEST_PARTED:
         return None
     counts = Counter(

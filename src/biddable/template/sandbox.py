@@ -168,14 +168,14 @@ def main(memory: int, seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     room = Room(seconds)
     limited(memory)
-    for line in sys.stdin.buffer:
+    for request in sys.stdin.buffer:
         try:
-            answers = json.dumps(room.answers(line), ensure_ascii=False)
-            made = answers.encode("utf-8", "surrogatepass") + b"\n"
+            answers = json.dumps(room.answers(request), ensure_ascii=False)
+            line = answers.encode("utf-8", "surrogatepass") + b"\n"
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
         timed(0)
-        sys.stdout.buffer.write(made)
+        sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
 
 
