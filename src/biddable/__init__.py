@@ -27,6 +27,7 @@ _HOME = {
     "train": "commands.train",
     "chat": "commands.chat",
     "compare": "commands.compare",
+    "serve": "commands.serve",
     "convert": "from_scratch.convert",
     "pretrain": "from_scratch.pretrain",
     "mine": "commands.mine",

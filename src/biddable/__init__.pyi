@@ -41,6 +41,7 @@ __all__ = [
     "load",
     "mine",
     "pretrain",
+    "serve",
     "train",
 ]
 
@@ -209,3 +210,11 @@ def mine(
     max_chars: int = 8000,
     commits: int = 1000,
 ) -> MinedRows: ...
+def serve(
+    runs: Paths,
+    *,
+    base: bool = False,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+) -> None: ...

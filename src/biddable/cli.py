@@ -130,9 +130,11 @@ def _metavar(f: Field[Any]) -> str:
 
 
 def _add_option(group: Any, f: Field[Any]) -> None:
-    short = [name for name in ALIASES.get(f.name, ()) if not name.startswith("--")]
-    long = [name for name in ALIASES.get(f.name, ()) if name.startswith("--")]
     kind: type[Any] = type(f.default)
+    # The names of a value; a flag of the same name has its own alone.
+    also = () if kind is bool else ALIASES.get(f.name, ())
+    short = [name for name in also if not name.startswith("--")]
+    long = [name for name in also if name.startswith("--")]
     value = f"{f.default:g}" if kind is float else str(f.default or "") if kind is str else ""
     default = f.metadata["shown"] or (str(f.default) if kind is int else value)
     notes = [f"default: {default}"] if default else []

@@ -72,13 +72,13 @@ GROUPS = {
         "commits",
     ),
     "model": (
-        "base", "tuned", "model", "template", "template_arg", "header", "tokenizer", "vocab",
-        "shape", "width", "layers", "heads", "context", "activation", "weights",
+        "base", "tuned", "model", "runs", "template", "template_arg", "header", "tokenizer",
+        "vocab", "shape", "width", "layers", "heads", "context", "activation", "weights",
     ),
     "training": (),
     "answers": ("temperature", "top_p", "max_new_tokens", "stop"),
     "judging": ("answers", "few_shot", "probe_frame", "format", "metric", "fail_under"),
-    "machine": ("device", "precision", "batch_tokens", "shard", "port", "seed"),
+    "machine": ("device", "precision", "batch_tokens", "shard", "host", "port", "seed"),
     "output": (
         "out", "save_every", "keep", "report_to", "dump", "fix", "html", "redact", "show", "line",
         "worst", "strict", "json",
@@ -278,6 +278,19 @@ class LabSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """The options of `serve`."""
+
+    runs: tuple[str, ...] = _option(
+        (), "run or model folders, hub ids, .gguf files or smollm2", file="model", nargs="*"
+    )
+    base: bool = _option(False, "also serve the bases that the runs were tuned from")
+    host: str = _option("127.0.0.1", "address to serve on; any but this machine's needs a key")
+    port: int = _option(8000, "port to serve on; 0 takes a free one")
+    device: str = _option("auto", "where to compute")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Printing:
     """What the command line alone can be told: how a result is printed."""
 
@@ -316,6 +329,7 @@ COMMANDS = {
     ),
     "chat": Command(ChatSettings, "talk to a model, asked as it was in training"),
     "compare": Command(CompareSettings, "judge base and tuned on the same held-out rows"),
+    "serve": Command(ServeSettings, "serve models as OpenAI does, and a page to try them"),
     "pretrain": Command(
         PretrainSettings, "train a small base model from scratch on plain text",
         config=PretrainSettings, resume=True,

@@ -41,6 +41,7 @@ RESULT_IMPORTS = (
 ROWS = ("data", "eval", "train")
 RESULTS = {"check": "Checked", "train": "Trained", "compare": "Comparison", "chat": "None"}
 RESULTS |= {"convert": "Converted", "pretrain": "Pretrained", "mine": "MinedRows"}
+RESULTS |= {"serve": "None"}
 
 
 def option(f: Field[Any], in_memory: bool) -> str:
@@ -64,8 +65,8 @@ def function(name: str, record: type[Any], result: str, kind: Any, indent: str =
     """A function or method whose `**options` are the fields of a record."""
     before, after = [], []
     for p in signature(kind).parameters.values():
-        if p.name in ("data", "paths", "checkpoint", "model", "base", "tuned"):
-            special = {"data": "Rows", "paths": "Paths"}
+        if p.name in ("data", "paths", "runs", "checkpoint", "model", "base", "tuned"):
+            special = {"data": "Rows", "paths": "Paths", "runs": "Paths"}
             typed = special.get(p.name, "str | PathLike[str]")
             before.append(f"{p.name}: {typed}" + ("" if p.default is Parameter.empty else " = ()"))
         elif p.kind is Parameter.KEYWORD_ONLY:

@@ -15,7 +15,8 @@ from biddable.data.conversation import Conversation
 from biddable.data.fields import origin_place
 from biddable.encoding.encode import Example, encode_prompt
 from biddable.engine.plan import first_trained
-from biddable.generation.generate import BATCH_TOKENS, generate
+from biddable.generation.batch import BATCH_TOKENS
+from biddable.generation.generate import generate
 from biddable.generation.stream import text_of
 from biddable.judging.general import GENERAL_TEXT
 from biddable.models.model_files import stop_ids_of
