@@ -1,6 +1,5 @@
-"""The options of every command, a frozen record each: command line, config.toml and the Python
-signatures come from their fields. docs/measurements/defaults.md says on what each default was
-measured."""
+"""The options of every command, a frozen record each: the source of command line, config.toml and
+Python signatures. docs/measurements/defaults.md says on what the defaults were measured."""
 
 from __future__ import annotations
 

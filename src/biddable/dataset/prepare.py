@@ -6,7 +6,7 @@ three.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
@@ -112,10 +112,7 @@ def _encode_and_split(settings: ReadSettings, opened: OpenedBase, tell: Tell) ->
     findings = [*rows.findings, *looked, *encoded[0].findings]
     if eval_rows is None:
         train, held_out = _split(train, settings.seed, twins)
-        if rows.conversations and not held_out.conversations:
-            why, fix = why_unsplit(rows.conversations, twins)
-            what = f"No row can be held out: {why}."
-            findings.append(Finding("too_few_held_out", "error", what, fix))
+        findings += _none_held_out(rows.conversations, held_out, twins)
     else:
         encoded.append(encode(eval_rows.conversations))
         held_out = SplitPart(eval_rows.conversations, encoded[1].examples)
@@ -226,6 +223,14 @@ def unknown(
     leaked = bool(known) and not rest.conversations
     findings = leaks(train, held_out.conversations, known, all_known=leaked)
     return (held_out if leaked else rest), leaked, findings
+
+
+def _none_held_out(
+    rows: Sequence[Conversation], held_out: SplitPart, twins: Duplicates
+) -> Iterator[Finding]:
+    if rows and not held_out.conversations:
+        why, fix = why_unsplit(rows, twins)
+        yield Finding("too_few_held_out", "error", f"No row can be held out: {why}.", fix)
 
 
 def _none_to_judge(train: SplitPart, held_out: SplitPart, eval_file: str) -> list[Finding]:
