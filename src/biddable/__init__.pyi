@@ -123,6 +123,7 @@ def train(
     answers: int = 32,
     metric: str = "",
     shard: Literal["auto", "on", "off"] = "auto",
+    lora: int = 0,
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
 ) -> Trained: ...
 def compare(

