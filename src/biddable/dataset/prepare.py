@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from biddable.data.columns import parse_map
 from biddable.data.conversation import Conversation
 from biddable.data.duplicates import Duplicates, find
+from biddable.data.files import text_or_file
 from biddable.data.quality import inspect, known_rows, leaks
 from biddable.data.readers import ReadResult, read
 from biddable.data.split import split, why_unsplit
@@ -85,7 +85,7 @@ def _inputs(settings: ReadSettings, opened: OpenedBase) -> dict[str, Any]:
     return {
         "encoder": setup_of(encoder, s.loss_on),  # type: ignore[arg-type]
         "limits": [opened["max_length"], s.too_long],
-        "read": [s.data, s.eval, s.map, _text_or_file(s.system), s.group_by, s.encoding],
+        "read": [s.data, s.eval, s.map, text_or_file(s.system), s.group_by, s.encoding],
         "seed": s.seed,
     }
 
@@ -163,28 +163,10 @@ def read_rows(settings: ReadSettings, sources: Sequence[str]) -> ReadResult:
     return read(
         sources,
         mapping=mapping,
-        system=_text_or_file(settings.system),
+        system=text_or_file(settings.system),
         group_by=settings.group_by or None,
         encoding=settings.encoding,
     )
-
-
-def _text_or_file(option: str) -> str | None:
-    """TEXT, or the content of FILE for @FILE.
-
-    Raises:
-        BiddableError: the file cannot be read.
-    """
-    if not option.startswith("@"):
-        return option or None
-    try:
-        return Path(option[1:]).read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BiddableError(
-            "option",
-            f"the system prompt {option[1:]} cannot be read: {error}",
-            "give --system TEXT, or --system @FILE with a text file in UTF-8",
-        ) from error
 
 
 def _look(conversations: Sequence[Conversation]) -> tuple[Duplicates, list[Finding]]:

@@ -12,6 +12,7 @@ import torch
 
 from biddable.engine.attention import NAME, register
 from biddable.errors import BiddableError
+from biddable.models.adapters import load_adapter
 from biddable.models.base import Base, load_config
 from biddable.models.vetting import damaged
 from biddable.models.whole import first_line, load_pretrained, refuse_not_finite, refuse_unlike
@@ -23,7 +24,7 @@ _BF16_UNITS = ("amx_bf16", "avx512_bf16")
 
 
 def load_model(base: Base, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
-    """The base's weights with our attention function, in evaluation mode.
+    """The base's weights with our attention function, in evaluation mode, and its adapter if any.
 
     Evaluation mode is kept for training too: dropout would make the gradient depend on how rows
     fall into micro-batches, and no law of the engine could be shown.
@@ -40,6 +41,8 @@ def load_model(base: Base, device: torch.device, dtype: torch.dtype = torch.floa
         raise damaged(base.name, f"its weights cannot be loaded: {first_line(error)}") from error
     refuse_unlike(report, base.name)
     refuse_not_finite(model, base.name)
+    if base.adapter:
+        load_adapter(model, base.adapter, base.name)
     return model.to(device).eval()
 
 

@@ -12,6 +12,7 @@ from math import ceil
 from typing import Any
 
 from biddable.data.conversation import Conversation
+from biddable.data.fields import origin_place
 from biddable.encoding.encode import Example, encode_prompt
 from biddable.engine.plan import first_trained
 from biddable.generation.batch import BATCH_TOKENS
@@ -41,6 +42,7 @@ class Question:
         reference: the answer that the row gives.
         reference_tokens: its length.
         file, line: where the row came from.
+        source, url: where a mined row's answer stands, `docs/a.md:3-9`, and its address.
         cluster: rows of one number (one group, near duplicates) are not independent of each
             other; None for a row that stands alone.
     """
@@ -52,6 +54,8 @@ class Question:
     file: str = ""
     line: int = 0
     cluster: int | None = None
+    source: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,7 @@ def ask(
                 conversation.file,
                 conversation.line,
                 None if clusters is None else clusters[i],
+                *origin_place(conversation),
             )
         )
     return questions
