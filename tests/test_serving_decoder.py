@@ -8,7 +8,12 @@ from queue import Queue
 import pytest
 import torch
 
+from biddable.engine.precision import load_model
 from biddable.generation.generate import generate
+from biddable.models.adapter_files import base_text, weight_sums
+from biddable.models.adapters import add_adapter, save_adapter
+from biddable.models.base import Base, load_tokenizer, resolve_base
+from biddable.models.model_files import model_files
 from biddable.serving.decoder import Decoder
 from biddable.serving.jobs import Failure, Job, Order, Piece
 from biddable.serving.served import Served, load_served
@@ -51,6 +56,44 @@ def text(queue: Queue[Piece | Failure]) -> str:
 def alone(served: Served, prompt: list[int]) -> str:
     (answer,) = generate(served.model, [prompt], stop_ids=served.stop_ids, max_new_tokens=LIMIT)
     return str(served.tokenizer.decode(answer.ids))
+
+
+def adapter_run(base: Base, run: Path, seed: int) -> str:
+    """A run folder with a random adapter of the base."""
+    model = add_adapter(load_model(base, torch.device("cpu")), 4, seed)
+    torch.manual_seed(seed)
+    parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    tensors = {name: torch.randn_like(p) * 0.2 for name, p in parameters}
+    files = model_files(model, load_tokenizer(base), chat_template=None, stop_ids=[1])
+    origin = (str(base.folder), base_text(str(base.folder), weight_sums(base.folder)))
+    save_adapter(model, tensors, files, origin, run / "adapter")
+    return str(run)
+
+
+def test_adapters_share_one_copy_of_their_base_and_give_the_answers_of_each_alone(
+    tmp_path: Path,
+) -> None:
+    base = resolve_base(base_folder(tmp_path / "base"))
+    runs = [adapter_run(base, tmp_path / name, i) for i, name in enumerate(("one", "two"))]
+    models = load_served(runs, True, torch.device("cpu"))
+    assert [m.name for m in models] == ["one", "two", "base"]
+    plain = dict(models[-1].model.named_parameters())
+    for adapted in models[:2]:
+        own = {n: p for n, p in adapted.model.named_parameters() if ".lora_" not in n}
+        assert own
+        assert all(plain[name.replace(".frozen", "")] is p for name, p in own.items())
+    decoder = Decoder(models)
+    jobs = [job(m, 10 * k + i, PROMPTS[i]) for k, m in enumerate(models) for i in range(5)]
+    for one, _ in jobs:
+        decoder.submit(one)
+    written = [text(queue) for _, queue in jobs]
+    decoder.end()
+    expected = []
+    for folder in (*runs, str(base.folder)):
+        (single,) = load_served([folder], False, torch.device("cpu"))
+        expected += [alone(single, prompt) for prompt in PROMPTS[:5]]
+    assert written == expected
+    assert len({*written}) > 5
 
 
 def test_where_memory_is_for_one_row_the_others_wait_and_too_many_are_refused(
