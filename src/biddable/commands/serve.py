@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from ipaddress import ip_address
 from os import PathLike
 from types import FrameType
 from typing import Any
@@ -59,11 +58,9 @@ def _key_for(host: str) -> str | None:
     Raises:
         BiddableError: `option`, others can, and there is no key.
     """
-    try:
-        local = ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if local:
+    from biddable.serving.exchange import is_local
+
+    if is_local(host):
         return None
     key = os.environ.get(KEY, "")
     if not key:

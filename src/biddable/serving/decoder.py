@@ -116,6 +116,8 @@ class Decoder:
             if self.ended:
                 raise Failure(503, "the server is ending", code="server_ending")
             if len(self._waiting) >= MOST_WAITING:
+                self._waiting = deque(job for job in self._waiting if not job.gone)
+            if len(self._waiting) >= MOST_WAITING:
                 what = f"{MOST_WAITING} requests wait already; try again in a few seconds"
                 raise Failure(429, what, kind="rate_limit_error", code="too_many_waiting")
             self._waiting.append(job)

@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from biddable.serving.decoder import Decoder
-from biddable.serving.exchange import HEADERS, bears, body_of, reply, streamed, watch
+from biddable.serving.exchange import HEADERS, bears, body_of, is_local, reply, streamed, watch
 from biddable.serving.forms import Form, model_object
 from biddable.serving.jobs import Failure, Job, Piece
 from biddable.serving.requests import Kind, read_request, shown
@@ -35,7 +35,6 @@ from biddable.serving.served import Served
 BYTES_A_TOKEN, ROOM_BYTES = 32, 1 << 16
 # Seconds for which answers go on once the server is to end.
 END_SECONDS = 5.0
-LOCAL = ("127.0.0.1", "localhost", "[::1]")
 KINDS: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
 COUNTERS = (
     "requests_total", "request_seconds_sum", "first_text_seconds_sum", "first_text_seconds_count",
@@ -196,7 +195,7 @@ def _guarded(desk: Desk, endpoint: Endpoint) -> Endpoint:
 
     async def guard(request: Request) -> Any:
         if desk.key is None:
-            if re.sub(r":\d*$", "", request.headers.get("host", "").lower()) not in LOCAL:
+            if not is_local(re.sub(r":\d*$", "", request.headers.get("host", ""))):
                 raise Failure(400, "the Host header names another machine")
         elif not bears(request, desk.key):
             what = "send the server's key: Authorization: Bearer KEY"

@@ -115,7 +115,7 @@ def _refusal(error: ValidationError) -> Failure:
     if error.validator == "additionalProperties":
         name = next(name for name in error.instance if name not in known)
         place = f"{path}.{name}".lstrip(".")[:200]
-        what = f"there is no parameter {place}{did_you_mean(name, known)}"
+        what = f"there is no parameter {place}{did_you_mean(name[:40], known)}"
         return Failure(400, what, param=place, code="unknown_parameter")
     if error.validator == "required":
         name = next(name for name in error.schema["required"] if name not in error.instance)

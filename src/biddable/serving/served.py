@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -15,6 +16,8 @@ from biddable.data.conversation import Message
 from biddable.encoding.encode import Encoder, make_encoder, prompt_ids
 from biddable.engine.precision import load_model
 from biddable.errors import BiddableError
+from biddable.models.adapter_files import adapter_folder, base_name
+from biddable.models.adapters import load_adapter
 from biddable.models.base import Base, load_tokenizer, resolve_base, trained_system_prompt
 from biddable.models.model_files import stop_ids_of
 from biddable.template.template import Template
@@ -63,7 +66,7 @@ class Served:
 
 
 def load_served(runs: Sequence[str], with_base: bool, device: torch.device) -> list[Served]:
-    """Loads the models, each folder once.
+    """Loads the models, each base once however many adapters it has.
 
     Raises:
         BiddableError: a model cannot be used, a run names no base, or two have the same name.
@@ -77,7 +80,25 @@ def load_served(runs: Sequence[str], with_base: bool, device: torch.device) -> l
             what = f"two models have the name {name}: {bases[name].name} and {path}"
             raise BiddableError("option", what, "rename one of the folders, or serve one of them")
         bases.setdefault(name, base)
-    return [_load(name, base, device) for name, base in bases.items()]
+    loaded: dict[Path, Any] = {}
+    weights = [_weights(base, device, loaded) for base in bases.values()]
+    return [_served(*pair, model) for pair, model in zip(bases.items(), weights, strict=True)]
+
+
+def _weights(base: Base, device: torch.device, loaded: dict[Path, Any]) -> Any:
+    """The model of a base; those with adapters share the tensors of one copy of their base.
+
+    Args:
+        loaded: what has been loaded so far, by folder.
+    """
+    folder = base.folder.resolve()
+    if folder not in loaded:
+        loaded[folder] = load_model(replace(base, adapter=None), device)
+    model = loaded[folder]
+    if base.adapter is None:
+        return model
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return load_adapter(deepcopy(model, shared), base.adapter, base.name).to(device)
 
 
 def _nameless(base: Base) -> Base:
@@ -97,6 +118,8 @@ def _base_of(run: str) -> str:
     Raises:
         BiddableError: `option`, the folder does not tell.
     """
+    if adapter := adapter_folder(Path(run).expanduser()):
+        return base_name(adapter, run)
     try:
         base = tomllib.loads((Path(run).expanduser() / CONFIG_FILE).read_text("utf-8")).get("base")
     except (OSError, ValueError):
@@ -107,11 +130,10 @@ def _base_of(run: str) -> str:
     return base
 
 
-def _load(name: str, base: Base, device: torch.device) -> Served:
+def _served(name: str, base: Base, model: Any) -> Served:
     tokenizer = load_tokenizer(base)
     template = Template.of(tokenizer)
     encoder = make_encoder(tokenizer, template)
-    model = load_model(base, device)
     system = trained_system_prompt(base)
     stop_ids = stop_ids_of(model, tokenizer, template)
     held = () if system is None else _common_start(encoder, system)
