@@ -140,12 +140,16 @@ def _mail(data: bytes, path: str, first: int) -> Mail | Finding:
 
 
 def _content(part: MIMEPart) -> str:
-    """The text of a part; where its encoding is not known, what is UTF-8 in it."""
-    try:
-        return str(part.get_content())
-    except LookupError:
-        data = part.get_payload(decode=True)
-        return data.decode("utf-8", "replace") if isinstance(data, bytes) else ""
+    """The text of a part, in the encoding that it names, else UTF-8, else Latin-1."""
+    data = part.get_payload(decode=True)
+    if not isinstance(data, bytes):
+        return ""
+    for encoding in (part.get_content_charset() or "utf-8", "utf-8"):
+        try:
+            return data.decode(encoding)
+        except (LookupError, UnicodeDecodeError):
+            continue
+    return data.decode("latin-1")
 
 
 def _archived(message: EmailMessage) -> str:
