@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import biddable
-from biddable.settings import CHOICES, COMMANDS, Sampling
+from biddable.options import CHOICES
+from biddable.settings import COMMANDS, Sampling
 
 HEAD = '''"""The public face. tests/helpers/stub.py writes it from settings.py."""
 
