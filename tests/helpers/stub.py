@@ -32,13 +32,14 @@ Rows = str | PathLike[str] | Iterable[str | PathLike[str] | Mapping[str, Any] | 
 RESULT_IMPORTS = (
     "from biddable.commands.check import Checked",
     "from biddable.commands.compare import Comparison",
+    "from biddable.commands.each import Adapters",
     "from biddable.commands.train import Trained",
     "from biddable.from_scratch.convert import Converted",
     "from biddable.from_scratch.pretrained import Pretrained",
 )
 ROWS = ("data", "eval", "train")
 RESULTS = {"check": "Checked", "train": "Trained", "compare": "Comparison", "chat": "None"}
-RESULTS |= {"convert": "Converted", "pretrain": "Pretrained"}
+RESULTS |= {"convert": "Converted", "pretrain": "Pretrained", "train_each": "Adapters"}
 
 
 def option(f: Field[Any], in_memory: bool) -> str:
@@ -89,7 +90,9 @@ def stub() -> str:
     text += answer + "\n"
     text += f"def load{signature(biddable.load)}: ...\n"
     for name, result in RESULTS.items():
-        text += function(name, COMMANDS[name].options, result, getattr(biddable, name))
+        text += function(
+            name, COMMANDS[name.removesuffix("_each")].options, result, getattr(biddable, name)
+        )
     for word in ("str | PathLike[str]", "str", "Speaker"):
         text = text.replace(f"'{word}'", word)
     return text.replace("'", '"')
