@@ -25,6 +25,7 @@ _HOME = {
     "Verdict": "judging.verdict",
     "check": "commands.check",
     "train": "commands.train",
+    "train_each": "commands.train",
     "chat": "commands.chat",
     "compare": "commands.compare",
     "serve": "commands.serve",

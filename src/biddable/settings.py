@@ -238,6 +238,13 @@ class Printing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainPrinting(Printing):
+    """Whether the command `train` makes one run of its data or several."""
+
+    each: bool = _option(False, "an adapter for each file, on one base in memory; needs --lora")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckPrinting(Printing):
     """How `check` prints, and when it fails."""
 
@@ -265,7 +272,7 @@ COMMANDS = {
     ),
     "train": Command(
         Settings, "tune a base model on the data, and judge it on held-out rows",
-        config=Settings, resume=True,
+        printing=TrainPrinting, config=Settings, resume=True,
     ),
     "chat": Command(ChatSettings, "talk to a model, asked as it was in training"),
     "compare": Command(CompareSettings, "judge base and tuned on the same held-out rows"),

@@ -34,6 +34,7 @@ Rows = str | PathLike[str] | Iterable[str | PathLike[str] | Mapping[str, Any] | 
 RESULT_IMPORTS = (
     "from biddable.commands.check import Checked",
     "from biddable.commands.compare import Comparison",
+    "from biddable.commands.each import Adapters",
     "from biddable.commands.mine import MinedRows",
     "from biddable.commands.train import Trained",
     "from biddable.from_scratch.convert import Converted",
@@ -43,6 +44,7 @@ ROWS = ("data", "eval", "train")
 RESULTS = {"check": "Checked", "train": "Trained", "compare": "Comparison", "chat": "None"}
 RESULTS |= {"convert": "Converted", "pretrain": "Pretrained", "mine": "MinedRows"}
 RESULTS |= {"serve": "None"}
+RESULTS |= {"train_each": "Adapters"}
 
 
 def option(f: Field[Any], in_memory: bool) -> str:
@@ -94,7 +96,9 @@ def stub() -> str:
     text += answer + "\n"
     text += f"def load{signature(biddable.load)}: ...\n"
     for name, result in RESULTS.items():
-        text += function(name, COMMANDS[name].options, result, getattr(biddable, name))
+        text += function(
+            name, COMMANDS[name.removesuffix("_each")].options, result, getattr(biddable, name)
+        )
     for word in ("str | PathLike[str]", "str", "Speaker"):
         text = text.replace(f"'{word}'", word)
     return text.replace("'", '"')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,19 @@ BASE_FILE = "base.json"
 MOST_WATCHED = 64
 
 
+@dataclass(slots=True)
+class Shared:
+    """What runs of one process have in common: their base.
+
+    Args:
+        model: the base in memory, with or without an adapter; None before the first run.
+        judgements: of the base, by the key of the exam.
+    """
+
+    model: Any = None
+    judgements: dict[str, Judgement] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a run works on.
@@ -51,6 +64,7 @@ class Run:
     Args:
         settings: with what was chosen for this machine, once the base is loaded.
         record: data.json.
+        shared: what the runs before have left in memory.
     """
 
     settings: Settings
@@ -60,6 +74,7 @@ class Run:
     record: dict[str, Any]
     ranks: Ranks
     out: Console
+    shared: Shared
 
 
 def refuse_adapter(base: str) -> None:
@@ -87,12 +102,13 @@ def load_base(run: Run) -> tuple[WeightStore, Settings, Callable[[], Any]]:
     )
     dtype = choose_dtype(precision, device)
     base = run.prepared.base
-    weights = open_weights(base, settings, device, dtype, run.ranks)
+    weights = open_weights(base, settings, device, dtype, run.ranks, run.shared.model)
     mine = tokens_per_pass(settings, weights, run.prepared, device, run.out)
     budget = -all_max(run.ranks, -mine)[0]
     sharded = ", sharded" if isinstance(weights, Shards) else ""
     line(run.out, "compute", f"{precision} on {device.type}{sharded}")
     if settings.lora:
+        run.shared.model = weights.model
         count = sum(shape.numel() for shape in weights.shapes)
         line(run.out, "adapter", f"rank {settings.lora}, {count:,} trained parameters")
     chosen = replace(settings, device=device.type, precision=precision, batch_tokens=budget)
@@ -158,7 +174,10 @@ def base_judgement(run: Run, weights: WeightStore, fresh: Callable[[], Any]) -> 
     if (run.folder.path / BASE_FILE).is_file():
         return Judgement.from_json(run.folder.read_json(BASE_FILE))
     line(run.out, "judging", f"the base on {len(run.exam.questions)} prompts")
-    base = run.exam.judged(weights.standalone_model(fresh, {}))
+    key = run.exam.key()
+    known = run.shared.judgements.get(key)
+    base = run.exam.judged(weights.standalone_model(fresh, {}), known)
+    run.shared.judgements[key] = base
     run.folder.write_json(BASE_FILE, base.as_json())
     return base
 

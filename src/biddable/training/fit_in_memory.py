@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -59,16 +60,25 @@ def tokens_per_pass(
 
 
 def open_weights(
-    base: Base, settings: Settings, device: torch.device, dtype: torch.dtype, ranks: Ranks
+    base: Base,
+    settings: Settings,
+    device: torch.device,
+    dtype: torch.dtype,
+    ranks: Ranks,
+    loaded: Any = None,
 ) -> WeightStore:
     """The base's weights as these ranks hold them.
 
     What is trained is in fp32 whatever is computed in: all of it, or with --lora an adapter, while
     the base is held once, in the dtype that is computed in. `--shard auto` shards where what does
     not depend on rows would take more than most of the memory of some rank.
+
+    Args:
+        loaded: the base, if it is in memory from an adapter before.
     """
     if settings.lora:
-        model = add_adapter(load_model(base, device, dtype), settings.lora, settings.seed)
+        model = load_model(base, device, dtype) if loaded is None else loaded
+        add_adapter(model, settings.lora, settings.seed)
         return Replicas(model, torch.float32, ranks)
     if ranks.count > 1 and settings.shard != "off":
         count = parameter_count(base.folder, base.name)
