@@ -15,7 +15,7 @@ GROUND = {"terminal"}
 ROOMS = [
     *("terminal", "errors", "storage", "settings", "options"),
     *("data", "template", "encoding", "models", "dataset", "engine", "generation", "training"),
-    *("judging", "display", "from_scratch", "lab", "commands", "cli"),
+    *("judging", "exporting", "display", "from_scratch", "lab", "commands", "cli"),
 ]
 ROOT = Path(biddable.__file__).parent
 

@@ -27,6 +27,7 @@ _HOME = {
     "train": "commands.train",
     "chat": "commands.chat",
     "compare": "commands.compare",
+    "export": "commands.export",
     "convert": "from_scratch.convert",
     "pretrain": "from_scratch.pretrain",
 }

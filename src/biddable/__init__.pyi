@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from biddable.commands.check import Checked
 from biddable.commands.compare import Comparison
+from biddable.commands.export import Exported
 from biddable.commands.train import Trained
 from biddable.data.conversation import Conversation as Conversation
 from biddable.data.conversation import Message as Message
@@ -37,6 +38,7 @@ __all__ = [
     "convert",
     "encode",
     "encode_prompt",
+    "export",
     "load",
     "pretrain",
     "train",
@@ -194,3 +196,12 @@ def pretrain(
     heads: int = 5,
     context: int = 256,
 ) -> Pretrained: ...
+def export(
+    run: str | PathLike[str],
+    *,
+    to: Literal["gguf"] = "gguf",
+    type: Literal["f32", "f16", "q8_0", "q4_0"] = "",
+    system: Literal["bake", "keep"] = "bake",
+    answers: int = 32,
+    out: str | PathLike[str] = "",
+) -> Exported: ...

@@ -20,8 +20,8 @@ import psutil
 from biddable import __version__
 from biddable.dataset.early import refuse_early
 from biddable.errors import BiddableError, Finding, did_you_mean, refuse_no_text
-from biddable.options import checked_values, names_of, read_config, with_values
-from biddable.settings import ALIASES, CHOICES, COMMANDS, GROUPS, Command
+from biddable.options import checked_values, choices_of, names_of, read_config, with_values
+from biddable.settings import ALIASES, COMMANDS, GROUPS, Command
 from biddable.terminal import console, drop_output, flush_output, guard, notices, write_json
 
 _OTHER_REMEDY = "see that it is there, and that there is room and the right to use it"
@@ -122,7 +122,7 @@ def make_parser(name: str, command: Command) -> ArgumentParser:
 
 
 def _metavar(f: Field[Any]) -> str:
-    if choices := CHOICES.get(f.name):
+    if choices := choices_of(f):
         return "{" + ",".join(choices) + "}"
     if f.metadata.get("nargs"):
         return f.name.upper()

@@ -57,6 +57,12 @@ def names_of(kind: type[DataclassInstance]) -> dict[str, str]:
     return also | names
 
 
+def choices_of(f: Field[Any]) -> tuple[str, ...]:
+    """The good values of an option that has few."""
+    values: tuple[str, ...] = f.metadata.get("choices") or CHOICES.get(f.name, ())
+    return values
+
+
 def range_of(f: Field[Any]) -> tuple[float, float]:
     """The smallest and the largest good number of an option."""
     bounds: tuple[float, float] = f.metadata.get("within") or RANGES.get(f.name, (0, MOST))
@@ -87,7 +93,7 @@ def write_config(settings: FitSettings, path: Path) -> None:
 
 
 def _checked(f: Field[Any], value: Any) -> Any:
-    kind, choices = type(f.default), CHOICES.get(f.name, ())
+    kind, choices = type(f.default), choices_of(f)
     if kind is tuple:
         return _texts(f.name, value)
     if kind is bool and not isinstance(value, bool):

@@ -27,6 +27,8 @@ CHOICES = {
     "report_to": ("none", *TRACKERS),
     "shape": ("llama", "gpt2"),
     "activation": ("gelu", "gelu_new", "relu"),
+    "to": ("gguf",),
+    "type": ("f32", "f16", "q8_0", "q4_0"),
 }
 # The smallest and the largest good number; any count where nothing stands here.
 RANGES: dict[str, tuple[float, float]] = {
@@ -67,7 +69,7 @@ GROUPS = {
         "max_length", "too_long", "loss_on",
     ),
     "model": (
-        "base", "tuned", "model", "template", "template_arg", "header", "tokenizer", "vocab",
+        "base", "tuned", "model", "run", "template", "template_arg", "header", "tokenizer", "vocab",
         "shape", "width", "layers", "heads", "context", "activation", "weights",
     ),
     "training": (),
@@ -75,8 +77,8 @@ GROUPS = {
     "judging": ("answers", "few_shot", "probe_frame", "format", "metric", "fail_under"),
     "machine": ("device", "precision", "batch_tokens", "shard", "port", "seed"),
     "output": (
-        "out", "save_every", "keep", "report_to", "dump", "fix", "html", "redact", "show", "line",
-        "worst", "strict", "json",
+        "out", "to", "type", "save_every", "keep", "report_to", "dump", "fix", "html", "redact",
+        "show", "line", "worst", "strict", "json",
     ),
 }  # fmt: skip
 
@@ -86,8 +88,9 @@ def _option(default: Any, text: str, shown: str = "", **more: Any) -> Any:
 
     Args:
         text: the help; shown: what it says of the default, where that is not the value itself.
-        more: nargs, of an argument without a flag; within, a range of its own; file, what its text
-            names: `read`, `model`, `write` (a new file) or `make` (a new folder).
+        more: nargs, of an argument without a flag; within and choices, a range or values of its
+            own; file, what its text names: `read`, `model`, `write` (a new file) or `make` (a new
+            folder).
     """
     return field(default=default, metadata={"help": text, "shown": shown, **more})
 
@@ -231,6 +234,20 @@ class CompareSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """The options of `export`."""
+
+    run: str = _option("", "run or model folder, or smollm2", file="model", nargs="1")
+    to: str = _option("gguf", "what for: llama.cpp")
+    type: str = _option("", "of the weights in a GGUF file", "q8_0")
+    system: str = _option(
+        "bake", "trained system prompt: in the template, or kept out", choices=("bake", "keep")
+    )
+    answers: int = _option(ANSWERS, "held-out prompts that the file answers")
+    out: str = _option("", "folder to make", "in the run folder", file="make")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertSettings:
     """The options of `convert`."""
 
@@ -296,6 +313,7 @@ COMMANDS = {
         PretrainSettings, "train a small base model from scratch on plain text",
         config=PretrainSettings, resume=True,
     ),
+    "export": Command(ExportSettings, "write a tuned model for llama.cpp, and prove it there"),
     "convert": Command(ConvertSettings, "make a base of a PyTorch checkpoint of a nanoGPT"),
     "lab": Command(LabSettings, "see template, tokens and mask of an example in the browser"),
 }  # fmt: skip

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import biddable
-from biddable.settings import CHOICES, COMMANDS, Sampling
+from biddable.options import choices_of
+from biddable.settings import COMMANDS, Sampling
 
 HEAD = '''"""The public face. tests/helpers/stub.py writes it from settings.py."""
 
@@ -32,13 +33,14 @@ Rows = str | PathLike[str] | Iterable[str | PathLike[str] | Mapping[str, Any] | 
 RESULT_IMPORTS = (
     "from biddable.commands.check import Checked",
     "from biddable.commands.compare import Comparison",
+    "from biddable.commands.export import Exported",
     "from biddable.commands.train import Trained",
     "from biddable.from_scratch.convert import Converted",
     "from biddable.from_scratch.pretrained import Pretrained",
 )
 ROWS = ("data", "eval", "train")
 RESULTS = {"check": "Checked", "train": "Trained", "compare": "Comparison", "chat": "None"}
-RESULTS |= {"convert": "Converted", "pretrain": "Pretrained"}
+RESULTS |= {"convert": "Converted", "pretrain": "Pretrained", "export": "Exported"}
 
 
 def option(f: Field[Any], in_memory: bool) -> str:
@@ -47,8 +49,8 @@ def option(f: Field[Any], in_memory: bool) -> str:
     kind = type(default).__name__
     if name in ROWS and in_memory:
         kind = "Rows"
-    elif name in CHOICES:
-        kind = f"Literal[{', '.join(map(repr, CHOICES[name]))}]"
+    elif choices := choices_of(f):
+        kind = f"Literal[{', '.join(map(repr, choices))}]"
     elif kind == "tuple":
         kind = "str | Sequence[str]"
     elif f.metadata.get("file") or name in ("template", "html"):
@@ -62,7 +64,7 @@ def function(name: str, record: type[Any], result: str, kind: Any, indent: str =
     """A function or method whose `**options` are the fields of a record."""
     before, after = [], []
     for p in signature(kind).parameters.values():
-        if p.name in ("data", "checkpoint", "model", "base", "tuned"):
+        if p.name in ("data", "checkpoint", "model", "base", "tuned", "run"):
             typed = "Rows" if p.name == "data" else "str | PathLike[str]"
             before.append(f"{p.name}: {typed}" + ("" if p.default is Parameter.empty else " = ()"))
         elif p.kind is Parameter.KEYWORD_ONLY:
