@@ -15,7 +15,17 @@ GROUND = {"terminal"}
 ROOMS = [
     *("terminal", "errors", "storage", "settings", "options"),
     *("data", "mining", "template", "encoding", "models", "dataset", "engine", "generation"),
-    *("training", "judging", "display", "from_scratch", "serving", "lab", "commands", "cli"),
+    *(
+        "training",
+        "judging",
+        "exporting",
+        "display",
+        "from_scratch",
+        "serving",
+        "lab",
+        "commands",
+        "cli",
+    ),
 ]
 ROOT = Path(biddable.__file__).parent
 

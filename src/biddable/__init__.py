@@ -29,6 +29,7 @@ _HOME = {
     "chat": "commands.chat",
     "compare": "commands.compare",
     "serve": "commands.serve",
+    "export": "commands.export",
     "convert": "from_scratch.convert",
     "pretrain": "from_scratch.pretrain",
     "mine": "commands.mine",

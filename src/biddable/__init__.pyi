@@ -7,6 +7,7 @@ from typing import Any, Literal
 from biddable.commands.check import Checked
 from biddable.commands.compare import Comparison
 from biddable.commands.each import Adapters
+from biddable.commands.export import Exported
 from biddable.commands.mine import MinedRows
 from biddable.commands.train import Trained
 from biddable.data.conversation import Conversation as Conversation
@@ -39,6 +40,7 @@ __all__ = [
     "convert",
     "encode",
     "encode_prompt",
+    "export",
     "load",
     "mine",
     "pretrain",
@@ -261,3 +263,12 @@ def train_each(
     lora: int = 0,
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
 ) -> Adapters: ...
+def export(
+    run: str | PathLike[str],
+    *,
+    to: Literal["gguf"] = "gguf",
+    type: Literal["f32", "f16", "q8_0", "q4_0"] = "",
+    system: Literal["bake", "keep"] = "bake",
+    answers: int = 32,
+    out: str | PathLike[str] = "",
+) -> Exported: ...

@@ -22,9 +22,9 @@ from biddable.dataset.early import refuse_early
 from biddable.errors import BiddableError, Finding, did_you_mean, refuse_no_text
 from biddable.options import (
     ALIASES,
-    CHOICES,
     GROUPS,
     checked_values,
+    choices_of,
     names_of,
     read_config,
     with_values,
@@ -130,7 +130,7 @@ def make_parser(name: str, command: Command) -> ArgumentParser:
 
 
 def _metavar(f: Field[Any]) -> str:
-    if choices := CHOICES.get(f.name):
+    if choices := choices_of(f):
         return "{" + ",".join(choices) + "}"
     if f.metadata.get("nargs"):
         return f.name.upper()

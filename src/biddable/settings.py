@@ -28,8 +28,9 @@ def _option(default: Any, text: str, shown: str = "", **more: Any) -> Any:
 
     Args:
         text: the help; shown: what it says of the default, where that is not the value itself.
-        more: nargs, of an argument without a flag; within, a range of its own; file, what its text
-            names: `read`, `model`, `write` (a new file) or `make` (a new folder).
+        more: nargs, of an argument without a flag; within and choices, a range or values of its
+            own; file, what its text names: `read`, `model`, `write` (a new file) or `make` (a new
+            folder).
     """
     return field(default=default, metadata={"help": text, "shown": shown, **more})
 
@@ -176,6 +177,20 @@ class CompareSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """The options of `export`."""
+
+    run: str = _option("", "run or model folder, or smollm2", file="model", nargs="1")
+    to: str = _option("gguf", "what for: llama.cpp")
+    type: str = _option("", "of the weights in a GGUF file", "q8_0")
+    system: str = _option(
+        "bake", "trained system prompt: in the template, or kept out", choices=("bake", "keep")
+    )
+    answers: int = _option(ANSWERS, "held-out prompts that the file answers")
+    out: str = _option("", "folder to make", "in the run folder", file="make")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertSettings:
     """The options of `convert`."""
 
@@ -282,6 +297,7 @@ COMMANDS = {
         config=PretrainSettings, resume=True,
     ),
     "mine": Command(MineSettings, "make rows of documents, code, commits, mail and tickets"),
+    "export": Command(ExportSettings, "write a tuned model for llama.cpp, and prove it there"),
     "convert": Command(ConvertSettings, "make a base of a PyTorch checkpoint of a nanoGPT"),
     "lab": Command(LabSettings, "see template, tokens and mask of an example in the browser"),
 }  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import biddable
-from biddable.options import CHOICES
+from biddable.options import choices_of
 from biddable.settings import COMMANDS, Sampling
 
 HEAD = '''"""The public face. tests/helpers/stub.py writes it from settings.py."""
@@ -36,6 +36,7 @@ RESULT_IMPORTS = (
     "from biddable.commands.compare import Comparison",
     "from biddable.commands.each import Adapters",
     "from biddable.commands.mine import MinedRows",
+    "from biddable.commands.export import Exported",
     "from biddable.commands.train import Trained",
     "from biddable.from_scratch.convert import Converted",
     "from biddable.from_scratch.pretrained import Pretrained",
@@ -45,6 +46,7 @@ RESULTS = {"check": "Checked", "train": "Trained", "compare": "Comparison", "cha
 RESULTS |= {"convert": "Converted", "pretrain": "Pretrained", "mine": "MinedRows"}
 RESULTS |= {"serve": "None"}
 RESULTS |= {"train_each": "Adapters"}
+RESULTS |= {"export": "Exported"}
 
 
 def option(f: Field[Any], in_memory: bool) -> str:
@@ -53,8 +55,8 @@ def option(f: Field[Any], in_memory: bool) -> str:
     kind = type(default).__name__
     if name in ROWS and in_memory:
         kind = "Rows"
-    elif name in CHOICES:
-        kind = f"Literal[{', '.join(map(repr, CHOICES[name]))}]"
+    elif choices := choices_of(f):
+        kind = f"Literal[{', '.join(map(repr, choices))}]"
     elif kind == "tuple":
         kind = "str | Sequence[str]"
     elif f.metadata.get("file") or name in ("template", "html"):
@@ -68,7 +70,7 @@ def function(name: str, record: type[Any], result: str, kind: Any, indent: str =
     """A function or method whose `**options` are the fields of a record."""
     before, after = [], []
     for p in signature(kind).parameters.values():
-        if p.name in ("data", "paths", "runs", "checkpoint", "model", "base", "tuned"):
+        if p.name in ("data", "paths", "runs", "run", "checkpoint", "model", "base", "tuned"):
             special = {"data": "Rows", "paths": "Paths", "runs": "Paths"}
             typed = special.get(p.name, "str | PathLike[str]")
             before.append(f"{p.name}: {typed}" + ("" if p.default is Parameter.empty else " = ()"))
