@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from biddable import __version__
+from biddable.command_table import COMMANDS, Command
 from biddable.dataset.early import refuse_early
 from biddable.errors import BiddableError, Finding, did_you_mean, refuse_no_text
 from biddable.options import (
@@ -29,7 +30,6 @@ from biddable.options import (
     read_config,
     with_values,
 )
-from biddable.settings import COMMANDS, Command
 from biddable.terminal import console, drop_output, flush_output, guard, notices, write_json
 
 _OTHER_REMEDY = "see that it is there, and that there is room and the right to use it"

@@ -82,8 +82,8 @@ GROUPS = {
     "judging": ("answers", "few_shot", "probe_frame", "format", "metric", "fail_under"),
     "machine": ("device", "precision", "batch_tokens", "shard", "host", "port", "seed"),
     "output": (
-        "out", "to", "type", "save_every", "keep", "report_to", "dump", "fix", "html", "redact", "show", "line",
-        "worst", "strict", "json",
+        "out", "to", "type", "save_every", "keep", "report_to", "dump", "fix",
+        "html", "redact", "show", "line", "worst", "strict", "json",
     ),
 }  # fmt: skip
 

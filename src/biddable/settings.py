@@ -19,7 +19,7 @@ MINED = (
     *("faq", "definition", "section", "code", "body", "test", "commit", "message"),
     *("ticket", "help", "pdf"),
 )
-# No count that anyone needs is larger; and what both TOML and the generators of numbers can hold.
+# No count that anyone needs is larger; what TOML and generators of numbers can hold.
 MOST, MOST_SEED = 10**9, 2**63 - 1
 
 
@@ -267,37 +267,3 @@ class CheckPrinting(Printing):
     line: int = _option(0, "show the row of this line")
     worst: bool = _option(False, "show the least trained rows first")
     strict: bool = _option(False, "warnings exit with 1 too")
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A command: commands/NAME.py has its function and `run`; --config reads a `config` record."""
-
-    options: type[Any]
-    help: str
-    printing: type[Any] = Printing
-    config: type[Any] | None = None
-    resume: bool = False
-
-
-COMMANDS = {
-    "check": Command(
-        CheckSettings, "show what would be learned, and what is wrong with the data",
-        printing=CheckPrinting, config=Settings,
-    ),
-    "train": Command(
-        Settings, "tune a base model on the data, and judge it on held-out rows",
-        printing=TrainPrinting, config=Settings, resume=True,
-    ),
-    "chat": Command(ChatSettings, "talk to a model, asked as it was in training"),
-    "compare": Command(CompareSettings, "judge base and tuned on the same held-out rows"),
-    "serve": Command(ServeSettings, "serve models as OpenAI does, and a page to try them"),
-    "pretrain": Command(
-        PretrainSettings, "train a small base model from scratch on plain text",
-        config=PretrainSettings, resume=True,
-    ),
-    "mine": Command(MineSettings, "make rows of documents, code, commits, mail and tickets"),
-    "export": Command(ExportSettings, "write a tuned model for llama.cpp, and prove it there"),
-    "convert": Command(ConvertSettings, "make a base of a PyTorch checkpoint of a nanoGPT"),
-    "lab": Command(LabSettings, "see template, tokens and mask of an example in the browser"),
-}  # fmt: skip

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import biddable
+from biddable.command_table import COMMANDS
 from biddable.options import choices_of
-from biddable.settings import COMMANDS, Sampling
+from biddable.settings import Sampling
 
 HEAD = '''"""The public face. tests/helpers/stub.py writes it from settings.py."""
 
@@ -56,7 +57,8 @@ def option(f: Field[Any], in_memory: bool) -> str:
     if name in ROWS and in_memory:
         kind = "Rows"
     elif choices := choices_of(f):
-        kind = f"Literal[{', '.join(map(repr, choices))}]"
+        values = dict.fromkeys((*choices, default))
+        kind = f"Literal[{', '.join(map(repr, values))}]"
     elif kind == "tuple":
         kind = "str | Sequence[str]"
     elif f.metadata.get("file") or name in ("template", "html"):
