@@ -1,4 +1,4 @@
-"""Tiny models of every architecture in a real llama.cpp, and what is refused before one is tried."""
+"""Tiny models of every architecture in a real llama.cpp, and what is refused before that."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def export(
     run: str | PathLike[str],
     *,
     to: Literal["gguf"] = "gguf",
-    type: Literal["f32", "f16", "q8_0", "q4_0"] = "",
+    type: Literal["f32", "f16", "q8_0", "q4_0", ""] = "",
     system: Literal["bake", "keep"] = "bake",
     answers: int = 32,
     out: str | PathLike[str] = "",

@@ -50,7 +50,8 @@ def option(f: Field[Any], in_memory: bool) -> str:
     if name in ROWS and in_memory:
         kind = "Rows"
     elif choices := choices_of(f):
-        kind = f"Literal[{', '.join(map(repr, choices))}]"
+        values = dict.fromkeys([*choices, default])
+        kind = f"Literal[{', '.join(map(repr, values))}]"
     elif kind == "tuple":
         kind = "str | Sequence[str]"
     elif f.metadata.get("file") or name in ("template", "html"):
