@@ -25,7 +25,7 @@ from biddable.exporting.gguf_weights import Value
 from biddable.exporting.gguf_words import vocabulary_of
 from biddable.exporting.llama_cpp import LlamaCpp, installed, llama_cpp
 from biddable.exporting.read_me import readme
-from biddable.exporting.round_trip import Asked, longest_answer, prove, questions_for
+from biddable.exporting.round_trip import Asked, composes, longest_answer, prove, questions_for
 from biddable.generation.stream import text_of
 from biddable.judging.judge import Judgement, answer_limit
 from biddable.judging.scorecard import Terms
@@ -149,7 +149,7 @@ def _written_gguf(settings: ExportSettings, tuned: Tuned, folder: Path) -> dict[
     record: dict[str, Any] = {
         "name": name, "to": settings.to, "type": kind, "file": file.name,
         "system": settings.system, "system_prompt": tuned.system, "round_trip": None,
-        "llama_cpp": None, "cost": None,
+        "llama_cpp": None, "cost": None, "composes": composes(tuned.tokenizer),
     }  # fmt: skip
     if not installed():
         line(out, "checked", "no: llama.cpp is not installed; pip install 'biddable[export]'")

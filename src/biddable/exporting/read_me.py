@@ -20,6 +20,10 @@ _OWN_TEMPLATES = (
     " (node-llama-cpp by default; Ollama without this folder's Modelfile): the model is then not"
     " asked as it was trained."
 )
+_COMPOSED = (
+    "The tokenizer first joins letters and their accents (Unicode's NFC), and llama.cpp does not:"
+    " send texts in that form."
+)
 
 
 def readme(record: dict[str, Any]) -> str:
@@ -31,6 +35,7 @@ def readme(record: dict[str, Any]) -> str:
     if to in ("gguf", "ollama"):
         parts += ["## Checked", _checked(record), "## What the type costs", _cost(record)]
         parts += ["## Know", _CONTROL, _OWN_TEMPLATES]
+        parts += [_COMPOSED] if record["composes"] else []
     return "\n\n".join(parts) + "\n"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from unicodedata import normalize
 
 from biddable.data.conversation import Message
 from biddable.encoding.encode import Example, encode_prompt
@@ -71,6 +73,9 @@ def questions_for(
     control = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
     texts = [*_TEXTS, f"before {''.join(control[:8])} after"]
     chats = [*held_out, *([Message("user", text)] for text in texts)]
+    if composes(tokenizer):
+        # llama.cpp does not; the folder's README says so.
+        chats = [[replace(m, content=normalize("NFC", m.content)) for m in c] for c in chats]
     prompts: list[Asked] = []
     for chat in chats:
         plain = [m for m in chat if m.role != "system"]
@@ -80,11 +85,17 @@ def questions_for(
                 whole.insert(0, Message("system", system))
             text = template.render(whole, add_generation_prompt=True)
             ids = encode_prompt(whole, tokenizer, template)
-            if chat[-1].content == texts[-1]:
+            if chat[-1].content == chats[-1][-1].content:
                 # What looks like a control token is one to whoever is sent a text.
                 ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
             prompts.append(Asked(messages, text, ids))
     return prompts
+
+
+def composes(tokenizer: Any) -> bool:
+    """Whether a tokenizer first joins letters and their accents, as Unicode's NFC does."""
+    normalizer = json.loads(tokenizer.backend_tokenizer.to_str())["normalizer"] or {}
+    return normalizer.get("type") == "NFC"
 
 
 def prove(
