@@ -16,6 +16,7 @@ from biddable.engine.row_attention import Rows, start_rows
 from biddable.engine.step import feed, feed_prefixes
 from biddable.errors import BiddableError
 from biddable.generation.sampler import Sampler, make_sampler
+from biddable.models.support import context_of
 
 # Rows decoded together: more cost memory for their caches and bring no speed.
 BATCH_ROWS = 64
@@ -132,7 +133,7 @@ def rooms(model: Any, prompts: Sequence[Sequence[int]]) -> list[int]:
     Raises:
         BiddableError: `prompt_too_long`, it leaves none.
     """
-    context = int(model.config.max_position_embeddings)
+    context = context_of(model.config)
     for prompt in prompts:
         if len(prompt) >= context:
             raise BiddableError(

@@ -17,7 +17,8 @@ from biddable.engine.memory import (
     refuse_too_much,
 )
 from biddable.engine.plan import plan_step, trained_count
-from biddable.engine.precision import load_model
+from biddable.engine.precision import load_proven
+from biddable.engine.proof import Proof
 from biddable.models.base import Base
 from biddable.models.whole import parameter_count
 from biddable.settings import Settings
@@ -59,8 +60,8 @@ def tokens_per_pass(
 
 def open_weights(
     base: Base, shard: str, device: torch.device, dtype: torch.dtype, ranks: Ranks
-) -> WeightStore:
-    """The base's weights as these ranks hold them; fp32 whatever is computed in.
+) -> tuple[WeightStore, Proof]:
+    """The base's weights as these ranks hold them, fp32 whatever is computed in, and the proof.
 
     Args:
         shard: as the option; `auto` shards where what does not depend on rows would take more than
@@ -73,5 +74,7 @@ def open_weights(
         tight = all_max(ranks, needed > _MOST_HELD * free_bytes(device) / here)[0]
         if shard == "on" or tight:
             give_back_freed_memory()
-            return Shards(load_model(base, torch.device("cpu")), device, dtype, ranks)
-    return Replicas(load_model(base, device), dtype, ranks)
+            model, proof = load_proven(base, torch.device("cpu"))
+            return Shards(model, device, dtype, ranks), proof
+    model, proof = load_proven(base, device)
+    return Replicas(model, dtype, ranks), proof
