@@ -71,7 +71,7 @@ def test_what_is_misspelled_gets_a_suggestion(
         (["check", "dato.jsonl"], "data.jsonl"),
         (["check", "data.jsonl", "--template", "chatlm"], "did you mean chatml?"),
         (["chat", "runs/nmae"], "runs/name"),
-        (["chat", "name/x", "-p", "a"], "did you mean runs/name?"),
+        (["chat", "run/name", "-p", "a"], "did you mean runs/name?"),
         (["chat", "smolm2", "-p", "a"], "did you mean smollm2?"),
         (["train", "data.jsonl", "--config", "c.toml"], "did you mean warmup?"),
     ],

@@ -399,9 +399,10 @@ def test_a_text_that_no_tokenizer_takes_is_refused_alone(tokenizer: Any, text: s
         encode_prompt([Message("user", text)], tokenizer, CHATML)
 
 
-def test_arguments_nested_without_end_are_refused(tokenizer: Any) -> None:
+@pytest.mark.parametrize("depth", [150, 400, 3_000])
+def test_arguments_nested_without_end_are_refused(tokenizer: Any, depth: int) -> None:
     deep: Any = 1
-    for _ in range(3_000):
+    for _ in range(depth):
         deep = {"a": deep}
     call = {"function": {"name": "f", "arguments": deep}}
     talked = talk("U Two?", "A Four.", tool_calls=[call])

@@ -11,8 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biddable.errors import BiddableError
-from biddable.options import range_of, read_config, with_values, write_config
-from biddable.settings import ALIASES, CHOICES, COMMANDS, GROUPS, RANGES, FitSettings, Settings
+from biddable.options import (
+    ALIASES,
+    CHOICES,
+    GROUPS,
+    RANGES,
+    range_of,
+    read_config,
+    with_values,
+    write_config,
+)
+from biddable.settings import COMMANDS, FitSettings, Settings
 from biddable.training.run_folder import Lock, RunFolder, new_run_folder
 
 

@@ -27,8 +27,10 @@ _HOME = {
     "train": "commands.train",
     "chat": "commands.chat",
     "compare": "commands.compare",
+    "serve": "commands.serve",
     "convert": "from_scratch.convert",
     "pretrain": "from_scratch.pretrain",
+    "mine": "commands.mine",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

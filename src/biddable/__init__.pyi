@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from biddable.commands.check import Checked
 from biddable.commands.compare import Comparison
+from biddable.commands.mine import MinedRows
 from biddable.commands.train import Trained
 from biddable.data.conversation import Conversation as Conversation
 from biddable.data.conversation import Message as Message
@@ -38,11 +39,14 @@ __all__ = [
     "encode",
     "encode_prompt",
     "load",
+    "mine",
     "pretrain",
+    "serve",
     "train",
 ]
 
-# A file or folder, several, or rows in memory.
+# A file or folder, or several; of rows also those in memory.
+Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
 Rows = str | PathLike[str] | Iterable[str | PathLike[str] | Mapping[str, Any] | Conversation]
 
 class Speaker:
@@ -119,6 +123,7 @@ def train(
     answers: int = 32,
     metric: str = "",
     shard: Literal["auto", "on", "off"] = "auto",
+    lora: int = 0,
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
 ) -> Trained: ...
 def compare(
@@ -194,3 +199,23 @@ def pretrain(
     heads: int = 5,
     context: int = 256,
 ) -> Pretrained: ...
+def mine(
+    paths: Paths = (),
+    *,
+    out: str | PathLike[str] = "rows.jsonl",
+    kind: str | Sequence[str] = (),
+    system: str = "",
+    staff: str | Sequence[str] = (),
+    mask: bool = False,
+    encoding: str = "",
+    max_chars: int = 8000,
+    commits: int = 1000,
+) -> MinedRows: ...
+def serve(
+    runs: Paths,
+    *,
+    base: bool = False,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+) -> None: ...

@@ -20,8 +20,16 @@ import psutil
 from biddable import __version__
 from biddable.dataset.early import refuse_early
 from biddable.errors import BiddableError, Finding, did_you_mean, refuse_no_text
-from biddable.options import checked_values, names_of, read_config, with_values
-from biddable.settings import ALIASES, CHOICES, COMMANDS, GROUPS, Command
+from biddable.options import (
+    ALIASES,
+    CHOICES,
+    GROUPS,
+    checked_values,
+    names_of,
+    read_config,
+    with_values,
+)
+from biddable.settings import COMMANDS, Command
 from biddable.terminal import console, drop_output, flush_output, guard, notices, write_json
 
 _OTHER_REMEDY = "see that it is there, and that there is room and the right to use it"
@@ -130,9 +138,11 @@ def _metavar(f: Field[Any]) -> str:
 
 
 def _add_option(group: Any, f: Field[Any]) -> None:
-    short = [name for name in ALIASES.get(f.name, ()) if not name.startswith("--")]
-    long = [name for name in ALIASES.get(f.name, ()) if name.startswith("--")]
     kind: type[Any] = type(f.default)
+    # The names of a value; a flag of the same name has its own alone.
+    also = () if kind is bool else ALIASES.get(f.name, ())
+    short = [name for name in also if not name.startswith("--")]
+    long = [name for name in also if name.startswith("--")]
     value = f"{f.default:g}" if kind is float else str(f.default or "") if kind is str else ""
     default = f.metadata["shown"] or (str(f.default) if kind is int else value)
     notes = [f"default: {default}"] if default else []

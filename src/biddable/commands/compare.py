@@ -112,13 +112,8 @@ def compare(base: str | PathLike[str], tuned: str | PathLike[str], **options: An
     exam = _exam(settings, rows, (tokenizer, template), context, terms)
     show_smallest_difference(exam.questions, out)
     shots = with_shots(rows.held_out, rows.train, settings.few_shot)
-    model = _loaded(settings, before)
-    judgements = {"base": exam.judged(model)}
-    if shots:
-        judgements["few-shot"] = _asked(exam, model, shots, exam.template)
-    # One model in memory at a time.
-    del model
-    gc.collect()
+    judgements = _base_judgements(settings, exam, before, shots)
+    gc.collect()  # One model in memory at a time.
     model = _loaded(settings, after)
     judgements["tuned"] = exam.judged(model)
     card = exam.scored(judgements["base"], judgements["tuned"], judgements.get("few-shot"))
@@ -129,6 +124,16 @@ def compare(base: str | PathLike[str], tuned: str | PathLike[str], **options: An
     if settings.html:
         _write_page(settings, exam, card, judgements, context)
     return comparison
+
+
+def _base_judgements(
+    settings: CompareSettings, exam: Exam, base: Base, shots: Sequence[Conversation]
+) -> dict[str, Judgement]:
+    model = _loaded(settings, base)
+    judgements = {"base": exam.judged(model)}
+    if shots:
+        judgements["few-shot"] = _asked(exam, model, shots, exam.template)
+    return judgements
 
 
 def _exam(

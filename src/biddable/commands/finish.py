@@ -7,19 +7,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from torch import Tensor
+
 from biddable import __version__
 from biddable.commands.run_parts import Run
 from biddable.dataset.prepared import Prepared, shared_system_prompt
-from biddable.display.model_card import model_card
+from biddable.display.model_card import hub_id, model_card
 from biddable.display.outcome import samples, show_outcome, show_unusual
-from biddable.display.report import page, versions
+from biddable.display.report import page, sources_of, versions
 from biddable.errors import place
 from biddable.judging.judge import Judgement
 from biddable.judging.scorecard import Scorecard
+from biddable.models.adapter_files import base_text
+from biddable.models.adapters import save_adapter
 from biddable.models.base import SYSTEM_PROMPT_FILE
+from biddable.models.save import save_model
+from biddable.settings import PACKAGED
 from biddable.storage import write_whole
 from biddable.terminal import line
 from biddable.training.checkpoint import clear_best
+from biddable.training.resume import absolute
 
 
 def card_files(run: Run, card: Scorecard) -> dict[str, str]:
@@ -27,6 +34,23 @@ def card_files(run: Run, card: Scorecard) -> dict[str, str]:
     system = shared_system_prompt(run.prepared.train.conversations)
     text = model_card(run.prepared, run.settings, card, __version__, system is not None)
     return {"README.md": text} | ({} if system is None else {SYSTEM_PROMPT_FILE: system})
+
+
+def save_tuned(
+    run: Run, model: Any, tensors: Mapping[str, Tensor], files: Mapping[str, str]
+) -> None:
+    """Writes the tuned model, or its adapter, with the files beside it."""
+    folder = run.folder.adapter if run.settings.lora else run.folder.model
+    line(run.out, "saving", str(folder))
+    if not run.settings.lora:
+        save_model(model, tensors, files, folder)
+        return
+    base = run.prepared.base
+    packaged = base.name == PACKAGED
+    # The packaged weights are rounded, so another program needs them and not those of the hub.
+    elsewhere = None if packaged else hub_id(base)
+    text = base_text(PACKAGED if packaged else absolute(base.name), run.record["base"])
+    save_adapter(model, tensors, files, (elsewhere or str(base.folder.absolute()), text), folder)
 
 
 def finish(run: Run, card: Scorecard, judgements: Mapping[str, Judgement]) -> None:
@@ -67,5 +91,6 @@ def _trained_rows(
     last: dict[int, float] = {}
     for event in events:
         last |= zip(event.get("rows", ()), event.get("row_losses", ()), strict=True)
-    examples = prepared.train.examples
-    return [(place(examples[i].file, examples[i].line), last[i]) for i in sorted(last)]
+    examples, sources = prepared.train.examples, sources_of(prepared.train.conversations)
+    rows = ((i, (examples[i].file, examples[i].line)) for i in sorted(last))
+    return [(sources.get(row) or place(*row), last[i]) for i, row in rows]

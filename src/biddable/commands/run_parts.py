@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from biddable.dataset.prepared import Prepared
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.engine.proof import Proof
+from biddable.errors import BiddableError
 from biddable.generation.generate import generate
 from biddable.generation.stream import text_of
 from biddable.judging.judge import Judgement, answer_limit
+from biddable.models.adapter_files import adapter_folder
 from biddable.models.model_files import model_files, stop_ids_of
 from biddable.options import write_config
 from biddable.settings import Settings
@@ -62,6 +65,18 @@ class Run:
     proof: Proof | None = None
 
 
+def refuse_adapter(base: str) -> None:
+    """Refuses to train on top of an adapter, which would leave one that needs two others.
+
+    Raises:
+        BiddableError: `adapter_in_base`.
+    """
+    if adapter_folder(Path(base)):
+        what = f"the base {base} is an adapter, and what is trained on top of it would need both"
+        fix = "train on the adapter's own base, with the rows of both"
+        raise BiddableError("adapter_in_base", what, fix)
+
+
 def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
     """The run with what was chosen and proven for the base, its weights as they are trained, and
     what loads the base as it is computed with."""
@@ -75,11 +90,14 @@ def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
     )
     dtype = choose_dtype(precision, device)
     base = run.prepared.base
-    weights, proof = open_weights(base, settings.shard, device, dtype, run.ranks)
+    weights, proof = open_weights(base, settings, device, dtype, run.ranks)
     mine = tokens_per_pass(settings, weights, run.prepared, device, run.out)
     budget = -all_max(run.ranks, -mine)[0]
     sharded = ", sharded" if isinstance(weights, Shards) else ""
     line(run.out, "compute", f"{precision} on {device.type}{sharded}")
+    if settings.lora:
+        count = sum(shape.numel() for shape in weights.shapes)
+        line(run.out, "adapter", f"rank {settings.lora}, {count:,} trained parameters")
     chosen = replace(settings, device=device.type, precision=precision, batch_tokens=budget)
     run = replace(run, settings=chosen, proof=proof)
     return run, weights, partial(load_model, base, device, dtype)

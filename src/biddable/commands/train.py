@@ -11,7 +11,7 @@ from typing import Any
 
 from biddable.commands.check import fix_command
 from biddable.commands.exam import set_exam
-from biddable.commands.finish import card_files, finish
+from biddable.commands.finish import card_files, finish, save_tuned
 from biddable.commands.rows import with_files
 from biddable.commands.run_parts import (
     Run,
@@ -20,6 +20,7 @@ from biddable.commands.run_parts import (
     first_event,
     folder_files,
     load_base,
+    refuse_adapter,
     trainer_parts,
 )
 from biddable.dataset.prepare import prepare
@@ -33,7 +34,6 @@ from biddable.judging.judge import Judgement
 from biddable.judging.own_metric import load_metric
 from biddable.judging.scorecard import Scorecard, Terms
 from biddable.judging.verdict import INTERRUPTED
-from biddable.models.save import save_model
 from biddable.settings import Printing
 from biddable.terminal import console, line, notices, write_json
 from biddable.training.checkpoint import Progress
@@ -118,6 +118,7 @@ def train(data: Any = (), *, resume: str = "", **options: Any) -> Trained:
     with joined_ranks() as ranks:
         out.quiet = not ranks.first
         settings, folder = start(options.pop("data"), resume, options, ranks)
+        refuse_adapter(settings.base)
         choose_device(settings.device)  # One that is not there is refused before the data is read.
         package, metric = tracker_package(settings.report_to), load_metric(settings.metric)
         today = day_of(folder, ranks)
@@ -184,8 +185,7 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
     model = weights.standalone_model(fresh, best)
     tuned = run.exam.judged(model)
     card = run.exam.scored(base, tuned)
-    line(out, "saving", str(folder.model))
-    save_model(model, best, {**files, **card_files(run, card)}, folder.model)
+    save_tuned(run, model, best, {**files, **card_files(run, card)})
     finish(run, card, {"base": base, "tuned": tuned})
     return Trained(folder.path, progress, card, tuned=tuned, proof=run.proof)
 

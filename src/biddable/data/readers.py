@@ -21,7 +21,7 @@ from biddable.data.columns import (
 )
 from biddable.data.content_parts import Notes
 from biddable.data.conversation import Conversation
-from biddable.data.fields import group_of, take_system, with_system
+from biddable.data.fields import group_of, take_origin, take_system, with_system
 from biddable.data.files import expanded, file_rows
 from biddable.data.formats import FLAT, Drafts, Format, detect
 from biddable.data.messages import to_messages, trained, written_role
@@ -187,7 +187,7 @@ class _Reader:
         """
         try:
             shape, fields = self._fields(row)
-            form = shape.form
+            form, origin = shape.form, take_origin(fields)
             self._formats[form.name] += tree is None
             # The documented form of a row names its system prompt itself: nothing to announce.
             own = "system" if form.name.startswith("system/") else ""
@@ -196,6 +196,10 @@ class _Reader:
             plain_row = Row(row.line, dict(fields)) if flat else row
             drafts = form.build(fields) if tree is None else tree
             conversations = self._conversations(row, fields, form, drafts)
+            if origin:
+                # `mine` wrote the row: nothing in it was read for its name alone.
+                reserved = {}
+                conversations = [replace(c, origin=origin) for c in conversations]
         except BiddableError as error:
             self._add(replace(error.finding, line=row.line))
             return

@@ -6,17 +6,17 @@ three.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from biddable.data.columns import parse_map
 from biddable.data.conversation import Conversation
 from biddable.data.duplicates import Duplicates, find
+from biddable.data.files import text_or_file
 from biddable.data.quality import inspect, known_rows, leaks
 from biddable.data.readers import ReadResult, read
 from biddable.data.split import split, why_unsplit
@@ -86,7 +86,7 @@ def _inputs(settings: ReadSettings, opened: OpenedBase) -> dict[str, Any]:
     return {
         "encoder": setup_of(encoder, s.loss_on),  # type: ignore[arg-type]
         "limits": [opened["max_length"], s.too_long],
-        "read": [s.data, s.eval, s.map, _text_or_file(s.system), s.group_by, s.encoding],
+        "read": [s.data, s.eval, s.map, text_or_file(s.system), s.group_by, s.encoding],
         "seed": s.seed,
     }
 
@@ -113,10 +113,7 @@ def _encode_and_split(settings: ReadSettings, opened: OpenedBase, tell: Tell) ->
     findings = [*rows.findings, *looked, *encoded[0].findings]
     if eval_rows is None:
         train, held_out = _split(train, settings.seed, twins)
-        if rows.conversations and not held_out.conversations:
-            why, fix = why_unsplit(rows.conversations, twins)
-            what = f"No row can be held out: {why}."
-            findings.append(Finding("too_few_held_out", "error", what, fix))
+        findings += _none_held_out(rows.conversations, held_out, twins)
     else:
         encoded.append(encode(eval_rows.conversations))
         held_out = SplitPart(eval_rows.conversations, encoded[1].examples)
@@ -167,28 +164,10 @@ def read_rows(settings: ReadSettings, sources: Sequence[str]) -> ReadResult:
     return read(
         sources,
         mapping=mapping,
-        system=_text_or_file(settings.system),
+        system=text_or_file(settings.system),
         group_by=settings.group_by or None,
         encoding=settings.encoding,
     )
-
-
-def _text_or_file(option: str) -> str | None:
-    """TEXT, or the content of FILE for @FILE.
-
-    Raises:
-        BiddableError: the file cannot be read.
-    """
-    if not option.startswith("@"):
-        return option or None
-    try:
-        return Path(option[1:]).read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BiddableError(
-            "option",
-            f"the system prompt {option[1:]} cannot be read: {error}",
-            "give --system TEXT, or --system @FILE with a text file in UTF-8",
-        ) from error
 
 
 def _look(conversations: Sequence[Conversation]) -> tuple[Duplicates, list[Finding]]:
@@ -227,6 +206,14 @@ def unknown(
     leaked = bool(known) and not rest.conversations
     findings = leaks(train, held_out.conversations, known, all_known=leaked)
     return (held_out if leaked else rest), leaked, findings
+
+
+def _none_held_out(
+    rows: Sequence[Conversation], held_out: SplitPart, twins: Duplicates
+) -> Iterator[Finding]:
+    if rows and not held_out.conversations:
+        why, fix = why_unsplit(rows, twins)
+        yield Finding("too_few_held_out", "error", f"No row can be held out: {why}.", fix)
 
 
 def _none_to_judge(train: SplitPart, held_out: SplitPart, eval_file: str) -> list[Finding]:

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 def embed(module: nn.Module, input_ids: Tensor) -> Tensor:
     """(1, T, D) embeddings of ids (1, T).
 
-    A module that is more than a table is simply called, and one of half precision too, whose
-    gradient goes on to the fp32 masters through autograd's hooks.
+    A module that is more than a table is simply called, and a frozen one, and one of half precision
+    whose gradient goes on to the fp32 masters through autograd's hooks.
     """
-    if not (type(module) is nn.Embedding and _is_wide(module.weight) and torch.is_grad_enabled()):
+    if not (
+        type(module) is nn.Embedding and _is_trained_wide(module.weight) and torch.is_grad_enabled()
+    ):
         embeddings: Tensor = module(input_ids)
         return embeddings
     # Something that requires a gradient, or no backward would be called.
@@ -27,8 +29,12 @@ def embed(module: nn.Module, input_ids: Tensor) -> Tensor:
     return embeddings
 
 
-def _is_wide(weight: Tensor) -> bool:
-    return type(weight) is nn.Parameter and weight.dtype in (torch.float32, torch.float64)
+def _is_trained_wide(weight: Tensor) -> bool:
+    return (
+        type(weight) is nn.Parameter
+        and weight.requires_grad
+        and weight.dtype in (torch.float32, torch.float64)
+    )
 
 
 class _Embed(torch.autograd.Function):
@@ -49,8 +55,7 @@ class _Embed(torch.autograd.Function):
         ids, rows = input_ids[0], grad[0]
         if module.padding_idx is not None:  # as PyTorch has it: this row is never trained
             rows = rows.masked_fill((ids == module.padding_idx)[:, None], 0.0)
-        if module.weight.requires_grad:
-            if module.weight.grad is None:
-                module.weight.grad = torch.zeros_like(module.weight)
-            module.weight.grad.index_add_(0, ids, rows.to(module.weight.dtype))
+        if module.weight.grad is None:
+            module.weight.grad = torch.zeros_like(module.weight)
+        module.weight.grad.index_add_(0, ids, rows.to(module.weight.dtype))
         return None, None, None, None

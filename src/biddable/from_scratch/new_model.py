@@ -25,11 +25,8 @@ def new_config(settings: PretrainSettings, vocabulary: int, eos_id: int) -> Any:
     width, layers, heads = settings.width, settings.layers, settings.heads
     # Rotary positions turn pairs of numbers.
     if width % (2 * heads):
-        raise BiddableError(
-            "option",
-            f"a model of width {width} cannot have {heads} heads",
-            "give a --width that is an even multiple of --heads",
-        )
+        what = f"a model of width {width} cannot have {heads} heads"
+        raise BiddableError("option", what, "give a --width that is an even multiple of --heads")
     common: dict[str, Any] = {
         "vocab_size": vocabulary,
         "tie_word_embeddings": False,

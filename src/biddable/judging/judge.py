@@ -12,9 +12,11 @@ from math import ceil
 from typing import Any
 
 from biddable.data.conversation import Conversation
+from biddable.data.fields import origin_place
 from biddable.encoding.encode import Example, encode_prompt
 from biddable.engine.plan import first_trained
-from biddable.generation.generate import BATCH_TOKENS, generate
+from biddable.generation.batch import BATCH_TOKENS
+from biddable.generation.generate import generate
 from biddable.generation.stream import text_of
 from biddable.judging.general import GENERAL_TEXT
 from biddable.models.model_files import stop_ids_of
@@ -41,6 +43,7 @@ class Question:
         reference: the answer that the row gives.
         reference_tokens: its length.
         file, line: where the row came from.
+        source, url: where a mined row's answer stands, `docs/a.md:3-9`, and its address.
         cluster: rows of one number (one group, near duplicates) are not independent of each
             other; None for a row that stands alone.
     """
@@ -52,6 +55,8 @@ class Question:
     file: str = ""
     line: int = 0
     cluster: int | None = None
+    source: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,7 @@ def ask(
                 conversation.file,
                 conversation.line,
                 None if clusters is None else clusters[i],
+                *origin_place(conversation),
             )
         )
     return questions

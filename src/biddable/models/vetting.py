@@ -25,6 +25,7 @@ INDEX = "model.safetensors.index.json"
 _SETTINGS = (
     "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "preprocessor_config.json", "processor_config.json", "chat_template.json",
+    "adapter_config.json", "adapter_base.json",
 )  # fmt: skip
 _READ = (*_SETTINGS, "tokenizer.json", INDEX, "chat_template.jinja", "system_prompt.txt")
 # Keys that name code, or other files and ways to load.
@@ -87,8 +88,11 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     return value
 
 
-def vet_folder(folder: Path, name: str) -> None:
+def vet_folder(folder: Path, name: str, *, adapter: bool = False) -> None:
     """Makes sure that a model folder holds data alone, and holds it itself.
+
+    Args:
+        adapter: whether it is to hold an adapter.
 
     Raises:
         BiddableError: `code_in_base`, `quantized_base`, `adapter_in_base` or `base_damaged`.
@@ -101,7 +105,7 @@ def vet_folder(folder: Path, name: str) -> None:
             _refuse_pointer(path, name)
         if path.name.startswith("shard-"):
             raise damaged(name, f"{path.name} is a part of a training checkpoint")
-    if (folder / "adapter_config.json").exists():
+    if not adapter and (folder / "adapter_config.json").exists():
         raise BiddableError(
             "adapter_in_base",
             f"the base {name} holds an adapter, which names another model to load",

@@ -19,6 +19,7 @@ from biddable.engine.memory import (
 from biddable.engine.plan import plan_step, trained_count
 from biddable.engine.precision import load_proven
 from biddable.engine.proof import Proof
+from biddable.models.adapters import add_adapter
 from biddable.models.base import Base
 from biddable.models.whole import parameter_count
 from biddable.settings import Settings
@@ -59,20 +60,24 @@ def tokens_per_pass(
 
 
 def open_weights(
-    base: Base, shard: str, device: torch.device, dtype: torch.dtype, ranks: Ranks
+    base: Base, settings: Settings, device: torch.device, dtype: torch.dtype, ranks: Ranks
 ) -> tuple[WeightStore, Proof]:
-    """The base's weights as these ranks hold them, fp32 whatever is computed in, and the proof.
+    """The base's weights as these ranks hold them, and the proof of how rows may be fed.
 
-    Args:
-        shard: as the option; `auto` shards where what does not depend on rows would take more than
-            most of the memory of some rank.
+    What is trained is in fp32 whatever is computed in: all of it, or with --lora an adapter, while
+    the base is held once, in the dtype that is computed in. `--shard auto` shards where what does
+    not depend on rows would take more than most of the memory of some rank.
     """
-    if ranks.count > 1 and shard != "off":
+    if settings.lora:
+        model, proof = load_proven(base, device, dtype)
+        adapted = add_adapter(model, settings.lora, settings.seed)
+        return Replicas(adapted, torch.float32, ranks), proof
+    if ranks.count > 1 and settings.shard != "off":
         count = parameter_count(base.folder, base.name)
         needed = count * (8 + 8 / ranks.count + (2 if dtype != torch.float32 else 0))
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
         tight = all_max(ranks, needed > _MOST_HELD * free_bytes(device) / here)[0]
-        if shard == "on" or tight:
+        if settings.shard == "on" or tight:
             give_back_freed_memory()
             model, proof = load_proven(base, torch.device("cpu"))
             return Shards(model, device, dtype, ranks), proof

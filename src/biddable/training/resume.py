@@ -17,8 +17,9 @@ from rich.console import Console
 from biddable.dataset.early import refuse_early
 from biddable.dataset.prepared import Prepared
 from biddable.errors import BiddableError
+from biddable.models.adapter_files import weight_sums
 from biddable.options import read_config, with_values
-from biddable.settings import PACKAGED, Settings
+from biddable.settings import LORA_LR, PACKAGED, Settings
 from biddable.storage import sha256
 from biddable.template.frames import FRAMES
 from biddable.terminal import line
@@ -56,6 +57,8 @@ def start(
         folder.refuse_finished()
         return _settings_of(folder), folder
     given = {"data": data, **options} if data else options
+    if given.get("lora"):
+        given = {"lr": LORA_LR, **given}
     settings = with_values(Settings(), given)
     if not settings.data:
         raise BiddableError("option", "no data is given", "biddable train data.jsonl")
@@ -97,12 +100,11 @@ def day_of(folder: RunFolder | None, ranks: Ranks) -> date:
 def data_record(prepared: Prepared, settings: Settings, today: date) -> dict[str, Any]:
     """data.json: sums of all that goes in, and what came of it."""
     folder = prepared.base.folder
-    weights = [*folder.glob("*.safetensors"), folder / "config.json"]
     return {
         "sources": {absolute(name): value for name, value in prepared.hashes.items()},
         "format": prepared.format,
         "rows": prepared.rows,
-        "base": {p.name: sha256(p) for p in sorted(weights)},
+        "base": weight_sums(folder),
         "tokenizer": {p.name: sha256(p) for p in sorted(folder.glob("tokenizer*.json"))},
         "template": prepared.template.text,
         "today": today.isoformat(),

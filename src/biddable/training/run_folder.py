@@ -21,6 +21,7 @@ class RunFolder:
 
     Args:
         model: the tuned model, a Hugging Face folder.
+        adapter: with --lora, instead of it.
         checkpoints: where checkpoints and the best weights stand.
         log: log.jsonl, one event a line.
         config: config.toml, the resolved settings.
@@ -30,6 +31,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.model = path / "model"
+        self.adapter = path / "adapter"
         self.checkpoints = path / "checkpoints"
         self.log = path / "log.jsonl"
         self.config = path / "config.toml"

@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from biddable.engine.plan import StepPlan, even_plan
 from biddable.engine.step import T
+from biddable.models.adapters import decoder_layers
 from biddable.training.ranks import Ranks, all_max, rank_errors
 
 
@@ -57,7 +58,7 @@ class Shards:
         self.model = model
         half = dtype if dtype != torch.float32 else None
         policy = MixedPrecisionPolicy(half, torch.float32, cast_forward_inputs=False)
-        layers = _layers(model)
+        layers = decoder_layers(model)
         largest = max(sum(p.numel() for p in layer.parameters()) for layer in layers)
         all_layers = sum(p.numel() for p in layers.parameters())
         count = sum(shape.numel() for shape in self.shapes)
@@ -129,10 +130,3 @@ class Shards:
             if tensors:
                 parameter.copy_(tensors[name])
         return model
-
-
-def _layers(model: Any) -> nn.ModuleList:
-    """The decoder layers of a model of a supported architecture."""
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    return lists[0]

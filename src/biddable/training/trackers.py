@@ -74,20 +74,22 @@ def tracker(
         if values := numbers(event):
             attempt(lambda: send(values, event["step"]))
 
-    try:
-        # Some greet on standard output, which is for data.
-        with redirect_stdout(cast(TextIO, notices())):
-            send, close = _open(name, package, folder, dict(config))
-    except Exception as error:  # Each tracker has errors of its own.
-        raise BiddableError(
-            "tracker",
-            f"{name} does not start: {error}",
-            f"set {name} up as its own documentation says, or leave --report-to out",
-        ) from error
+    send, close = _started(name, package, folder, dict(config))
     try:
         yield log
     finally:
         attempt(close)
+
+
+def _started(name: str, package: Any, folder: Path, config: dict[str, Any]) -> Any:
+    """What sends figures to the tracker, and what closes it."""
+    try:
+        # Some greet on standard output, which is for data.
+        with redirect_stdout(cast(TextIO, notices())):
+            return _open(name, package, folder, config)
+    except Exception as error:  # Each tracker has errors of its own.
+        fix = f"set {name} up as its own documentation says, or leave --report-to out"
+        raise BiddableError("tracker", f"{name} does not start: {error}", fix) from error
 
 
 def numbers(event: Mapping[str, Any]) -> dict[str, float]:

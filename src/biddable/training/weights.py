@@ -25,8 +25,8 @@ class WeightStore(Protocol):
 
     Args:
         ranks: those that share the weights, and this one's place among them.
-        names: of the parameters, those of transformers; tied ones once.
-        shapes: of the parameters, whole.
+        names: of the parameters that are trained, those of transformers; tied ones once.
+        shapes: of these parameters, whole.
         pieces: fp32, one a parameter: what this rank's optimizer changes.
         model: what the passes run through.
         working_bytes: of all gradients of a step, and of what is gathered for its passes.
@@ -92,18 +92,19 @@ class Replicas:
     as a micro-batch has formed it, and `publish` casts the masters back once a step.
 
     Args:
-        model: in fp32; its parameters are cast in place.
-        dtype: what is computed in.
+        model: its trained parameters, those that require a gradient, are in fp32.
+        dtype: that they are cast to, in place, to be computed with.
     """
 
     def __init__(self, model: Any, dtype: torch.dtype, ranks: Ranks = ALONE) -> None:
-        self.names = [name for name, _ in model.named_parameters()]
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.names = list(trained)
         self.model, self.ranks = model, ranks
-        self._masters: list[nn.Parameter] = list(model.parameters())
+        self._masters: list[nn.Parameter] = list(trained.values())
         self._computed: list[Tensor] = []
         if dtype != torch.float32:
             # Tied parameters occur once in parameters(), so the copies stay tied too.
-            self._computed = list(model.parameters())
+            self._computed = list(trained.values())
             self._masters = [nn.Parameter(p.detach().clone()) for p in self._computed]
             for parameter, master in zip(self._computed, self._masters, strict=True):
                 # Parameters only: rounded rotary frequencies, which are buffers, would put every

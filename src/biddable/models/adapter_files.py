@@ -1,0 +1,72 @@
+"""An adapter folder: PEFT's format, and beside it which base the adapter belongs to.
+
+An adapter changes a model by small sums, so on another base than its own it gives nonsense without
+any error. Its folder therefore names the base and the SHA-256 of each of the base's files, and it
+is loaded on no other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from biddable.errors import BiddableError
+from biddable.models.vetting import damaged, read_object, vet_folder
+from biddable.storage import sha256
+
+CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "adapter_base.json"
+
+
+def weight_sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of the files that decide what a model computes, by name."""
+    paths = [*folder.glob("*.safetensors"), folder / "config.json"]
+    return {path.name: sha256(path) for path in sorted(paths)}
+
+
+def base_text(name: str, sums: Mapping[str, str]) -> str:
+    """The content of the file that says which base an adapter belongs to.
+
+    Args:
+        name: that `--base` takes anywhere: a hub id, `smollm2`, or a whole path.
+    """
+    return json.dumps({"base": name, "sha256": dict(sums)}, indent=2, ensure_ascii=False) + "\n"
+
+
+def adapter_folder(folder: Path) -> Path | None:
+    """The adapter that `train --lora` wrote: the folder itself, or `adapter/` of a run folder."""
+    return next((p for p in (folder, folder / "adapter") if (p / BASE).is_file()), None)
+
+
+def base_name(folder: Path, name: str) -> str:
+    """The name of the base that an adapter belongs to.
+
+    Raises:
+        BiddableError: `base_damaged` or `code_in_base`.
+    """
+    vet_folder(folder, name, adapter=True)
+    base, sums = (read_object(folder / BASE, name).get(key) for key in ("base", "sha256"))
+    if not isinstance(base, str) or not base or not isinstance(sums, dict) or not sums:
+        raise damaged(name, f"{BASE} names no base with its sums", "train the adapter anew")
+    return base
+
+
+def refuse_other_base(folder: Path, base: Path, name: str) -> None:
+    """Refuses a base that is not, byte for byte, the one that the adapter was trained on.
+
+    Raises:
+        BiddableError: `other_base`.
+    """
+    record: dict[str, Any] = read_object(folder / BASE, name)
+    sums = weight_sums(base)
+    changed = sorted(
+        k for k in {*sums, *record["sha256"]} if sums.get(k) != record["sha256"].get(k)
+    )
+    if changed:
+        raise BiddableError(
+            "other_base",
+            f"the adapter {name} was trained on another base than {record['base']} is now: "
+            f"{', '.join(changed)} changed",
+            "put the base back as it was, or train the adapter anew on the one that is there",
+        )

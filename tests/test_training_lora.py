@@ -1,0 +1,158 @@
+"""`train --lora` the whole way: folder, verdict, chat, compare, resume, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import biddable
+from biddable.cli import main
+from biddable.errors import BiddableError
+from biddable.options import read_config, with_values
+from biddable.settings import LORA_LR, Settings
+from biddable.training.ranks import ALONE
+from biddable.training.resume import start
+from folders import base_folder, rows, write_jsonl
+
+EXACT = ["--device", "cpu", "--precision", "fp32", "--answers", "2"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lora")
+    base_folder(folder / "base")
+    write_jsonl(folder / "data.jsonl", rows())
+    return folder
+
+
+def train_args(place: Path, out: str, *more: str) -> list[str]:
+    files = [str(place / "data.jsonl"), "--base", str(place / "base"), "--out", str(place / out)]
+    return ["train", *files, "--lora", "8", "--lr", "1e-2", *EXACT, "--json", *more]
+
+
+@pytest.fixture(scope="module")
+def run(place: Path) -> Path:
+    assert main(train_args(place, "run", "--steps", "24", "--save-every", "9")) == 0
+    return place / "run"
+
+
+def steps_of(run: Path) -> list[dict[str, Any]]:
+    events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in e.items() if k != "seconds"} for e in events if e["event"] == "step"]
+
+
+def test_a_run_leaves_an_adapter_instead_of_a_model(run: Path) -> None:
+    names = {p.name for p in run.iterdir()}
+    assert {"adapter", "scorecard.json", "report.html", "samples.jsonl"} <= names
+    assert "model" not in names
+    files = {p.name for p in (run / "adapter").iterdir()}
+    texts = {"README.md", "tokenizer.json", "chat_template.jinja", "generation_config.json"}
+    assert texts | {"adapter_config.json", "adapter_model.safetensors", "system_prompt.txt"} < files
+    assert "config.json" not in files
+    card = json.loads((run / "scorecard.json").read_text())["held_out_loss"]
+    assert card["tuned"] < card["base"]
+    assert "library_name: peft" in (run / "adapter" / "README.md").read_text()
+
+
+def test_a_checkpoint_holds_the_adapter_alone(place: Path, run: Path) -> None:
+    (checkpoint, *_) = (run / "checkpoints").glob("step-*")
+    tensors = load_file(checkpoint / "weights.safetensors")
+    assert {name.rpartition(".")[2] for name in tensors} == {"lora_A", "lora_B"}
+    saved = load_file(run / "adapter" / "adapter_model.safetensors")
+    assert len(saved) == len(tensors) == 2 * 7 * 2
+    assert all(tensor.dtype == torch.float32 for tensor in saved.values())
+
+
+def test_chat_answers_as_the_run_was_judged(run: Path) -> None:
+    sample = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
+    speaker = biddable.load(run, device="cpu")
+    assert speaker.answer(sample["question"], temperature=0) == sample["tuned"]
+    assert speaker.trained_system == rows()[0]["system"]
+
+
+def test_compare_gives_the_figures_of_the_run(
+    place: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["compare", str(place / "base"), str(run), "--device", "cpu", "--answers", "2", "--json"]
+    assert main(args) == 0
+    again = json.loads(capsys.readouterr().out)
+    first = json.loads((run / "scorecard.json").read_text())
+    for side in ("base", "tuned"):
+        expected = pytest.approx(first["held_out_loss"][side], rel=1e-5)
+        assert again["held_out_loss"][side] == expected
+
+
+def test_an_interrupted_run_goes_on_to_the_very_same_adapter(place: Path) -> None:
+    assert main(train_args(place, "whole", "--steps", "8")) == 0
+    code = (
+        "import os, signal, sys\n"
+        "from biddable.cli import main\n"
+        "from biddable.training import loop\n"
+        "def due(step, *_):\n"
+        "    if step == 3: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return False\n"
+        "loop._save_is_due = due\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    args = train_args(place, "cut", "--steps", "8")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 130, done.stderr
+    assert main(["train", "--resume", str(place / "cut")]) == 0
+    assert steps_of(place / "cut") == steps_of(place / "whole")
+    name = Path("adapter") / "adapter_model.safetensors"
+    assert (place / "cut" / name).read_bytes() == (place / "whole" / name).read_bytes()
+
+
+def test_the_learning_rate_has_a_default_of_its_own() -> None:
+    for given, expected in (
+        ({"lora": 8}, LORA_LR), ({"lora": 8, "lr": 1e-4}, 1e-4), ({}, Settings().lr),
+    ):  # fmt: skip
+        settings, _ = start("rows.jsonl", "auto", {**given, "out": "no-such-run"}, ALONE)
+        assert settings.lr == expected
+
+
+def test_the_config_of_a_run_names_rank_and_rate(run: Path) -> None:
+    settings = with_values(Settings(), read_config(str(run / "config.toml")))
+    assert (settings.lora, settings.lr) == (8, 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--lora", "-1"], "--lora"),
+        (["--lora", "2000"], "from 0 to 1024"),
+        (["--shard", "on"], "each rank holds the whole base"),
+    ],
+)
+def test_a_wrong_combination_is_refused(
+    place: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(train_args(place, "no", *more)) in (1, 2)
+    assert said in capsys.readouterr().err
+    assert not (place / "no").exists()
+
+
+def test_training_on_top_of_an_adapter_is_refused(place: Path, run: Path) -> None:
+    for lora in (0, 4):
+        with pytest.raises(BiddableError, match="is an adapter"):
+            biddable.train(place / "data.jsonl", base=run, lora=lora, out=place / "no")
+
+
+def test_another_base_under_the_name_is_refused_by_chat(
+    place: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = place / "base" / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert main(["chat", str(run), "-p", "Which?", "--device", "cpu"]) == 1
+    path.write_bytes(content)
+    assert "[other_base]" in capsys.readouterr().err
