@@ -27,6 +27,7 @@ from biddable.dataset.workers import setup_of
 from biddable.encoding.encode import make_encoder
 from biddable.errors import BiddableError, Finding, capped
 from biddable.models.base import load_config, load_tokenizer, resolve_base
+from biddable.models.support import UNLIMITED, context_of
 from biddable.settings import ReadSettings
 from biddable.template.template import Template
 
@@ -61,9 +62,9 @@ def open_base(settings: ReadSettings, today: date | None) -> OpenedBase:
     """The base with all that encoding needs of it."""
     base = resolve_base(settings.base)
     tokenizer = load_tokenizer(base)
-    context = int(getattr(load_config(base), "max_position_embeddings", 0) or 0)
-    longest = settings.max_length or context or 2048
-    if context and longest > context:
+    context = context_of(load_config(base))
+    longest = settings.max_length or (2048 if context == UNLIMITED else context)
+    if longest > context:
         raise BiddableError(
             "option",
             f"--max-length {longest} is longer than the {context} positions of {base.name}",

@@ -14,6 +14,7 @@ from biddable.engine.loss import head_logits, head_of
 from biddable.engine.plan import Segment, cut, plan_step
 from biddable.engine.row_attention import Rows, start_rows
 from biddable.engine.step import feed, feed_prefixes
+from biddable.models.support import context_of
 
 # Tokens of one flat pass over prompts.
 BATCH_TOKENS = 2048
@@ -163,7 +164,7 @@ def _next(model: Any, rows: Rows, tokens: Sequence[int]) -> Tensor:
     """(N, V) logits after one more token of each row."""
     ids = torch.tensor([tokens], device=model.device)
     # A row that has left but stands there still may be past the last position of the model.
-    positions = rows.positions().clamp(max=model.config.max_position_embeddings - 1)
+    positions = rows.positions().clamp(max=context_of(model.config) - 1)
     hidden = feed(model, ids, positions[None, :], rows)
     rows.step()
     return head_logits(hidden, head_of(model))

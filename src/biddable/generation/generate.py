@@ -9,6 +9,7 @@ from typing import Any, Literal
 from biddable.errors import BiddableError
 from biddable.generation.batch import Batch
 from biddable.generation.sampler import Sampler, make_sampler
+from biddable.models.support import context_of
 
 # Rows decoded together: more cost memory for their caches and bring no speed.
 BATCH_ROWS = 64
@@ -106,7 +107,7 @@ def rooms(model: Any, prompts: Sequence[Sequence[int]]) -> list[int]:
     Raises:
         BiddableError: `prompt_too_long`, it leaves none.
     """
-    context = int(model.config.max_position_embeddings)
+    context = context_of(model.config)
     for prompt in prompts:
         if len(prompt) >= context:
             raise BiddableError(

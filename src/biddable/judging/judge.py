@@ -20,6 +20,7 @@ from biddable.generation.generate import generate
 from biddable.generation.stream import text_of
 from biddable.judging.general import GENERAL_TEXT
 from biddable.models.model_files import stop_ids_of
+from biddable.models.support import context_of
 from biddable.settings import ANSWERS
 from biddable.template.template import Template
 from biddable.training.evaluate import token_losses
@@ -221,6 +222,6 @@ def swapped(examples: Sequence[Example]) -> list[Example]:
 
 def _general(model: Any, tokenizer: Any) -> list[Example]:
     """The paragraphs of the general text, cut to the model's context; no answers in them."""
-    context = int(model.config.max_position_embeddings)
+    context = context_of(model.config)
     texts = [tokenizer.encode(text)[:context] for text in GENERAL_TEXT.split("\n\n")]
     return [Example(ids, [0.0] + [1.0] * (len(ids) - 1)) for ids in texts if len(ids) > 1]

@@ -20,6 +20,7 @@ from biddable.models.adapter_files import adapter_folder, base_name
 from biddable.models.adapters import load_adapter
 from biddable.models.base import Base, load_tokenizer, resolve_base, trained_system_prompt
 from biddable.models.model_files import stop_ids_of
+from biddable.models.support import context_of
 from biddable.template.template import Template
 
 CONFIG_FILE = "config.toml"
@@ -48,7 +49,7 @@ class Served:
     @property
     def context(self) -> int:
         """Positions of the model."""
-        return int(self.model.config.max_position_embeddings)
+        return context_of(self.model.config)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """The ids that `chat` sends for some messages.
