@@ -32,7 +32,7 @@ from biddable.serving.served import Served
 
 # A body may have these bytes for each token of the longest context, and for all around the text:
 # tokens are shorter, and what is longer would take long to encode.
-BYTES_A_TOKEN, ROOM_BYTES = 32, 1 << 16
+BYTES_A_TOKEN, ROOM_BYTES, MOST_CONTEXT = 32, 1 << 16, 1 << 17
 # Seconds for which answers go on once the server is to end.
 END_SECONDS = 5.0
 KINDS: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
@@ -63,7 +63,7 @@ class Desk:
         self.created = int(time.time())
         self._by_path = {served.path: served for served in models}
         self._numbers = count()
-        longest = max(served.context for served in models)
+        longest = min(max(served.context for served in models), MOST_CONTEXT)
         self._most_bytes = ROOM_BYTES + BYTES_A_TOKEN * longest
 
     def find(self, name: str) -> Served:
