@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from biddable.cli import main, read_arguments, waiting
+from biddable.command_table import COMMANDS
 from biddable.errors import BiddableError
-from biddable.settings import COMMANDS
 
 BAD = "\x1b]0;title\x07\x1b[31mred"
 
@@ -71,7 +71,7 @@ def test_what_is_misspelled_gets_a_suggestion(
         (["check", "dato.jsonl"], "data.jsonl"),
         (["check", "data.jsonl", "--template", "chatlm"], "did you mean chatml?"),
         (["chat", "runs/nmae"], "runs/name"),
-        (["chat", "name/x", "-p", "a"], "did you mean runs/name?"),
+        (["chat", "run/name", "-p", "a"], "did you mean runs/name?"),
         (["chat", "smolm2", "-p", "a"], "did you mean smollm2?"),
         (["train", "data.jsonl", "--config", "c.toml"], "did you mean warmup?"),
     ],

@@ -283,7 +283,7 @@ def test_a_folder_that_may_not_be_written_is_an_error_with_its_name(
 ) -> None:
     assert main(["train", str(place / "data.jsonl"), "--base", str(place / "base"),
                  "--out", "/proc/none/run"]) == 1  # fmt: skip
-    assert "cannot be made" in capsys.readouterr().err
+    assert "cannot be created" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])

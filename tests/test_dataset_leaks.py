@@ -82,7 +82,9 @@ def test_where_all_rows_are_known_the_run_ends_and_says_leaked(
     told = capfd.readouterr()
     result = json.loads(told.out.splitlines()[-1])
     assert result["verdict"]["outcome"] == "leaked"
-    assert result["path"] == {"name": "flat", "error": None, "prefixes": True}
+    path = result["path"]
+    assert (path["name"], path["prefixes"]) == ("flat", True)
+    assert 0 <= path["error"] < 1e-5
     assert {"run", "steps", "train_tokens", "seconds", "loss", "base", "tuned"} <= set(result)
     assert (place / "leaked" / "model" / "model.safetensors").is_file()
     lines = told.err.splitlines()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from biddable.engine.flash import Flash, tiles_of
-from biddable.engine.masked import masked_attention
+from biddable.engine.masked import Scores, masked_attention
 
 WIDTH, SCALE = 16, 0.25
 
@@ -30,24 +30,27 @@ def leaf(heads: int, tokens: int) -> Tensor:
 
 @pytest.mark.parametrize(("heads", "kinds"), [(3, 1), (6, 3), (4, 4)])
 @pytest.mark.parametrize("queries", [7, 64, 131, 200])
+@pytest.mark.parametrize("sunk", [False, True])
 def test_the_gradients_are_those_of_plain_attention(
-    threads: int, heads: int, kinds: int, queries: int
+    threads: int, heads: int, kinds: int, queries: int, sunk: bool
 ) -> None:
     torch.manual_seed(queries)
     lengths = [queries - 5, 5]
     q, k, v = leaf(heads, queries), leaf(kinds, queries), leaf(kinds, queries)
     keys, values = leaf(kinds, 40), leaf(kinds, 40)
     leaves = [q, k, v, keys, values]
+    sinks = torch.linspace(-1, 3, heads, dtype=torch.float64).requires_grad_() if sunk else None
+    leaves += [] if sinks is None else [sinks]
     direction = torch.randn(1, heads, queries, WIDTH, dtype=torch.float64)
     spans = [(0, queries - 5, 0), (queries - 5, queries, 0)]
-    ours = Flash.apply(q, k, v, SCALE, tiles_of(lengths, q), spans, keys, values)
+    ours = Flash.apply(q, k, v, SCALE, sinks, (tiles_of(lengths, q), spans), keys, values)
     found = torch.autograd.grad(ours, leaves, direction)
     parts = [
         masked_attention(
             q[:, :, a:b],
             torch.cat([keys, k[:, :, a:b]], 2),
             torch.cat([values, v[:, :, a:b]], 2),
-            SCALE,
+            Scores(SCALE, sinks=sinks),
         )
         for a, b, _ in spans
     ]

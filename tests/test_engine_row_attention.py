@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from biddable.engine.layout import Prefix
-from biddable.engine.masked import masked_attention
+from biddable.engine.masked import Scores, masked_attention
 from biddable.engine.row_attention import attend_rows, start_rows
 
 # Key/value heads, query heads of each, width of a head.
@@ -38,12 +38,14 @@ def _fed(count: int, heads: int, strided: bool) -> Tensor:
     window=st.sampled_from([None, 3, 8, 50]),
     softcap=st.sampled_from([None, 2.0]),
     strided=st.booleans(),
+    sunk=st.booleans(),
 )
 def test_each_row_attends_to_its_prefix_its_own_tokens_and_nothing_else(
     lengths: list[int], shared: list[int], left: set[int],
-    window: int | None, softcap: float | None, strided: bool,
+    window: int | None, softcap: float | None, strided: bool, sunk: bool,
 ) -> None:  # fmt: skip
     prefix_of = sorted(shared[: len(lengths)])
+    sinks = torch.linspace(-1, 3, KINDS * GROUPS, dtype=torch.float64) if sunk else None
     own, prefixes = [_cached(n) for n in lengths], [_cached(5), _cached(9)]
     rows = start_rows(own, prefix_of, prefixes)
     stay = [r for r in range(len(own)) if r not in left] or [0]
@@ -54,7 +56,7 @@ def test_each_row_attends_to_its_prefix_its_own_tokens_and_nothing_else(
             own, prefix_of = [own[r] for r in on], [prefix_of[r] for r in on]
         q = _fed(len(own), KINDS * GROUPS, strided)
         k, v = (_fed(len(own), KINDS, strided) for _ in range(2))
-        found = attend_rows(rows, 0, (q, k, v), 0.3, window, softcap)
+        found = attend_rows(rows, 0, (q, k, v), Scores(0.3, window, softcap, sinks))
         rows.step()
         for r, (some, g) in enumerate(zip(own, prefix_of, strict=True)):
             some.keys[0] = torch.cat([some.keys[0], k[:, :, r : r + 1]], 2)
@@ -64,8 +66,8 @@ def test_each_row_attends_to_its_prefix_its_own_tokens_and_nothing_else(
                 q[:, :, r : r + 1],
                 torch.cat([p.keys[0] for p in [*before, some]], 2),
                 torch.cat([p.values[0] for p in [*before, some]], 2),
-                0.3, window=window, softcap=softcap,
-            )  # fmt: skip
+                Scores(0.3, window, softcap, sinks),
+            )
             torch.testing.assert_close(found[0, r], expected[0, :, 0], rtol=1e-9, atol=1e-9)
 
 
@@ -77,5 +79,5 @@ def test_rows_that_started_late_never_see_the_empty_columns(window: int | None) 
     rows.keys[0][0, :, :7] = 1e3
     rows.values[0][0, :, :7] = 1e3
     q, k, v = _fed(2, KINDS * GROUPS, False), _fed(2, KINDS, False), _fed(2, KINDS, False)
-    found = attend_rows(rows, 0, (q, k, v), 0.3, window, None)
+    found = attend_rows(rows, 0, (q, k, v), Scores(0.3, window))
     assert float(found[0, 0].abs().max()) < 100

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from biddable.engine.masked import masked_attention
+from biddable.engine.masked import Scores, masked_attention
 from biddable.engine.varlen import Stretch, fits_varlen, varlen_attention
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -54,7 +54,7 @@ def plainly(leaves: list[Tensor], pieces: list[Stretch], window: int | None) -> 
         q, k, v = (t[:, :, piece.start : piece.stop] for t in leaves[:3])
         if piece.prefix is not None:
             k, v = torch.cat([piece.prefix[0], k], 2), torch.cat([piece.prefix[1], v], 2)
-        parts.append(masked_attention(q, k, v, 0.25, window=window))
+        parts.append(masked_attention(q, k, v, Scores(0.25, window)))
     return torch.cat(parts, 2)
 
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from biddable.errors import BiddableError
 from biddable.models.base import resolve_base
-from biddable.models.support import check_supported
+from biddable.models.support import context_of
 
 
 def folder_with(tmp_path: Path, config: dict[str, object]) -> str:
@@ -50,13 +50,13 @@ def test_a_damaged_gguf_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("config", "code"),
     [
-        ({"model_type": "mamba", "hidden_size": 32}, "unsupported_layers"),
-        ({"model_type": "bloom"}, "unsupported_architecture"),
         ({"model_type": "t5"}, "not_causal_lm"),
-        ({"model_type": "bert"}, "unsupported_architecture"),
+        ({"model_type": "vit"}, "not_causal_lm"),
+        ({"model_type": "bart", "is_encoder_decoder": True}, "not_causal_lm"),
+        ({"model_type": "nothing_known"}, "unsupported_architecture"),
     ],
 )
-def test_architectures_that_are_not_proven_are_refused_by_name(
+def test_what_is_no_causal_language_model_is_refused_by_its_configuration(
     tmp_path: Path, config: dict[str, object], code: str
 ) -> None:
     with pytest.raises(BiddableError) as caught:
@@ -65,9 +65,37 @@ def test_architectures_that_are_not_proven_are_refused_by_name(
     assert str(config["model_type"]) in caught.value.finding.message
 
 
-def test_rotary_scaling_that_depends_on_other_rows_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("kind", "rope", "context"),
+    [
+        (
+            "llama",
+            {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64},
+            256,
+        ),
+        ("llama", {"rope_type": "dynamic", "factor": 2.0}, 256),
+        (
+            "llama",
+            {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 64},
+            64,
+        ),
+        ("hunyuan_v1_dense", {"rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0}, 256),
+        (
+            "phi3",
+            {
+                "rope_type": "longrope", "original_max_position_embeddings": 128,
+                "short_factor": [1.0] * 4, "long_factor": [4.0] * 4,
+            },
+            128,
+        ),
+    ],
+)  # fmt: skip
+def test_no_row_is_longer_than_where_the_rotary_angles_change(
+    kind: str, rope: dict[str, object], context: int
+) -> None:
     config = AutoConfig.for_model(
-        "llama", rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-    )
-    with pytest.raises(BiddableError, match="dynamic rotary"):
-        check_supported(config, "x")
+        kind, rope_parameters={**rope, "rope_theta": 1e4}, max_position_embeddings=256,
+        hidden_size=32, num_attention_heads=4, pad_token_id=0,
+        original_max_position_embeddings=rope.get("original_max_position_embeddings", 256),
+    )  # fmt: skip
+    assert context_of(config) == context

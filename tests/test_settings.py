@@ -10,9 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from biddable.command_table import COMMANDS
 from biddable.errors import BiddableError
-from biddable.options import range_of, read_config, with_values, write_config
-from biddable.settings import ALIASES, CHOICES, COMMANDS, GROUPS, RANGES, FitSettings, Settings
+from biddable.options import (
+    ALIASES,
+    CHOICES,
+    GROUPS,
+    RANGES,
+    range_of,
+    read_config,
+    with_values,
+    write_config,
+)
+from biddable.settings import FitSettings, Settings
 from biddable.training.run_folder import Lock, RunFolder, new_run_folder
 
 

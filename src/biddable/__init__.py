@@ -28,8 +28,11 @@ _HOME = {
     "train_each": "commands.train",
     "chat": "commands.chat",
     "compare": "commands.compare",
+    "serve": "commands.serve",
+    "export": "commands.export",
     "convert": "from_scratch.convert",
     "pretrain": "from_scratch.pretrain",
+    "mine": "commands.mine",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from biddable.commands.check import Checked
 from biddable.commands.compare import Comparison
 from biddable.commands.each import Adapters
+from biddable.commands.export import Exported
+from biddable.commands.mine import MinedRows
 from biddable.commands.train import Trained
 from biddable.data.conversation import Conversation as Conversation
 from biddable.data.conversation import Message as Message
@@ -38,13 +40,17 @@ __all__ = [
     "convert",
     "encode",
     "encode_prompt",
+    "export",
     "load",
+    "mine",
     "pretrain",
+    "serve",
     "train",
     "train_each",
 ]
 
-# A file or folder, several, or rows in memory.
+# A file or folder, or several; of rows also those in memory.
+Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
 Rows = str | PathLike[str] | Iterable[str | PathLike[str] | Mapping[str, Any] | Conversation]
 
 class Speaker:
@@ -197,6 +203,26 @@ def pretrain(
     heads: int = 5,
     context: int = 256,
 ) -> Pretrained: ...
+def mine(
+    paths: Paths = (),
+    *,
+    out: str | PathLike[str] = "rows.jsonl",
+    kind: str | Sequence[str] = (),
+    system: str = "",
+    staff: str | Sequence[str] = (),
+    mask: bool = False,
+    encoding: str = "",
+    max_chars: int = 8000,
+    commits: int = 1000,
+) -> MinedRows: ...
+def serve(
+    runs: Paths,
+    *,
+    base: bool = False,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+) -> None: ...
 def train_each(
     data: Rows = (),
     *,
@@ -237,3 +263,12 @@ def train_each(
     lora: int = 0,
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
 ) -> Adapters: ...
+def export(
+    run: str | PathLike[str],
+    *,
+    to: Literal["gguf"] = "gguf",
+    type: Literal["f32", "f16", "q8_0", "q4_0", ""] = "",
+    system: Literal["bake", "keep"] = "bake",
+    answers: int = 32,
+    out: str | PathLike[str] = "",
+) -> Exported: ...

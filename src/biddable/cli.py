@@ -18,10 +18,18 @@ from typing import Any
 import psutil
 
 from biddable import __version__
+from biddable.command_table import COMMANDS, Command
 from biddable.dataset.early import refuse_early
 from biddable.errors import BiddableError, Finding, did_you_mean, refuse_no_text
-from biddable.options import checked_values, names_of, read_config, with_values
-from biddable.settings import ALIASES, CHOICES, COMMANDS, GROUPS, Command
+from biddable.options import (
+    ALIASES,
+    GROUPS,
+    checked_values,
+    choices_of,
+    names_of,
+    read_config,
+    with_values,
+)
 from biddable.terminal import console, drop_output, flush_output, guard, notices, write_json
 
 _OTHER_REMEDY = "see that it is there, and that there is room and the right to use it"
@@ -122,7 +130,7 @@ def make_parser(name: str, command: Command) -> ArgumentParser:
 
 
 def _metavar(f: Field[Any]) -> str:
-    if choices := CHOICES.get(f.name):
+    if choices := choices_of(f):
         return "{" + ",".join(choices) + "}"
     if f.metadata.get("nargs"):
         return f.name.upper()
@@ -130,9 +138,11 @@ def _metavar(f: Field[Any]) -> str:
 
 
 def _add_option(group: Any, f: Field[Any]) -> None:
-    short = [name for name in ALIASES.get(f.name, ()) if not name.startswith("--")]
-    long = [name for name in ALIASES.get(f.name, ()) if name.startswith("--")]
     kind: type[Any] = type(f.default)
+    # The names of a value; a flag of the same name has its own alone.
+    also = () if kind is bool else ALIASES.get(f.name, ())
+    short = [name for name in also if not name.startswith("--")]
+    long = [name for name in also if name.startswith("--")]
     value = f"{f.default:g}" if kind is float else str(f.default or "") if kind is str else ""
     default = f.metadata["shown"] or (str(f.default) if kind is int else value)
     notes = [f"default: {default}"] if default else []

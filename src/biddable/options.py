@@ -12,13 +12,80 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tomli_w
 
 from biddable.errors import BiddableError, did_you_mean
-from biddable.settings import ALIASES, CHOICES, MOST, RANGES, FitSettings, Settings
+from biddable.settings import MOST, MOST_SEED, TRACKERS, FitSettings, Settings
 from biddable.storage import write_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     Record = TypeVar("Record", bound=DataclassInstance)
+
+# An option of one name has the same values, names and place in the help in every command.
+CHOICES = {
+    "too_long": ("drop", "error"),
+    "loss_on": ("assistant", "last", "all"),
+    "header": ("prompt", "history"),
+    "precision": ("auto", "fp32", "bf16"),
+    "device": ("auto", "cuda", "mps", "cpu"),
+    "shard": ("auto", "on", "off"),
+    "report_to": ("none", *TRACKERS),
+    "shape": ("llama", "gpt2"),
+    "activation": ("gelu", "gelu_new", "relu"),
+    "to": ("gguf",),
+    "type": ("f32", "f16", "q8_0", "q4_0"),
+}
+# The smallest and the largest good number; any count where nothing stands here.
+RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (0, 1e5), "batch_size": (1, MOST), "lr": (0, 1), "warmup": (0, 1),
+    "weight_decay": (0, 100), "beta1": (0, 0.999999), "beta2": (0, 0.999999), "eps": (1e-30, 1),
+    "seed": (0, MOST_SEED), "keep": (1, MOST), "minutes": (0, 1e6), "vocab": (1, 2**20),
+    "width": (1, 2**16), "layers": (1, 1000), "context": (2, 2**20), "temperature": (0, 100),
+    "top_p": (1e-6, 1), "port": (0, 65535),
+}  # fmt: skip
+ALIASES = {
+    "base": ("--model", "--model-name-or-path"),
+    "eval": ("--eval-file", "--validation-file"),
+    "max_length": ("--max-seq-length", "--max-seq-len"),
+    "template": ("--chat-template",),
+    "epochs": ("--num-train-epochs", "--num-epochs"),
+    "steps": ("--max-steps",),
+    "batch_size": ("--train-batch-size",),
+    "lr": ("--learning-rate",),
+    "warmup": ("--warmup-ratio",),
+    "clip": ("--max-grad-norm",),
+    "beta1": ("--adam-beta1",),
+    "beta2": ("--adam-beta2",),
+    "eps": ("--adam-epsilon",),
+    "early_stop": ("--early-stopping-patience",),
+    "precision": ("--dtype",),
+    "out": ("--output-dir", "--output"),
+    "save_every": ("--save-steps",),
+    "keep": ("--save-total-limit",),
+    "system": ("-s", "--system-prompt"),
+    "prompt": ("-p",),
+    "temperature": ("-t",),
+    "max_new_tokens": ("--max-tokens",),
+}
+# The headings of the help, each with its options; whatever is in none trains.
+GROUPS = {
+    "data": (
+        "data", "eval", "train", "checkpoint", "prompt", "map", "system", "encoding", "group_by",
+        "max_length", "too_long", "loss_on", "paths", "kind", "staff", "mask", "max_chars",
+        "commits",
+    ),
+    "model": (
+        "base", "tuned", "model", "run", "runs", "template", "template_arg", "header", "tokenizer",
+        "vocab", "shape", "width", "layers", "heads", "context", "activation", "weights",
+    ),
+    "training": (),
+    "answers": ("temperature", "top_p", "max_new_tokens", "stop"),
+    "judging": ("answers", "few_shot", "probe_frame", "format", "metric", "fail_under"),
+    "machine": ("device", "precision", "batch_tokens", "shard", "host", "port", "seed"),
+    "output": (
+        "out", "to", "type", "save_every", "keep", "report_to", "dump", "fix",
+        "html", "redact", "show", "line", "worst", "strict", "json",
+    ),
+}  # fmt: skip
 
 
 def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
@@ -59,6 +126,12 @@ def names_of(kind: type[DataclassInstance]) -> dict[str, str]:
     return also | names
 
 
+def choices_of(f: Field[Any]) -> tuple[str, ...]:
+    """The good values of an option that has few."""
+    values: tuple[str, ...] = f.metadata.get("choices") or CHOICES.get(f.name, ())
+    return values
+
+
 def range_of(f: Field[Any]) -> tuple[float, float]:
     """The smallest and the largest good number of an option."""
     bounds: tuple[float, float] = f.metadata.get("within") or RANGES.get(f.name, (0, MOST))
@@ -89,7 +162,7 @@ def write_config(settings: FitSettings, path: Path) -> None:
 
 
 def _checked(f: Field[Any], value: Any) -> Any:
-    kind, choices = type(f.default), CHOICES.get(f.name, ())
+    kind, choices = type(f.default), choices_of(f)
     if kind is tuple:
         return _texts(f.name, value)
     if kind is bool and not isinstance(value, bool):

@@ -14,72 +14,13 @@ LORA_LR = 2e-3
 ANSWERS = 32
 # Their own packages do the work: training/trackers.py.
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
-# No count that anyone needs is larger; and what both TOML and the generators of numbers can hold.
+# The kinds of rows that `mine` writes.
+MINED = (
+    *("faq", "definition", "section", "code", "body", "test", "commit", "message"),
+    *("ticket", "help", "pdf"),
+)
+# No count that anyone needs is larger; what TOML and generators of numbers can hold.
 MOST, MOST_SEED = 10**9, 2**63 - 1
-
-# An option of one name has the same values, names and place in the help in every command.
-CHOICES = {
-    "too_long": ("drop", "error"),
-    "loss_on": ("assistant", "last", "all"),
-    "header": ("prompt", "history"),
-    "precision": ("auto", "fp32", "bf16"),
-    "device": ("auto", "cuda", "mps", "cpu"),
-    "shard": ("auto", "on", "off"),
-    "report_to": ("none", *TRACKERS),
-    "shape": ("llama", "gpt2"),
-    "activation": ("gelu", "gelu_new", "relu"),
-}
-# The smallest and the largest good number; any count where nothing stands here.
-RANGES: dict[str, tuple[float, float]] = {
-    "epochs": (0, 1e5), "batch_size": (1, MOST), "lr": (0, 1), "warmup": (0, 1),
-    "weight_decay": (0, 100), "beta1": (0, 0.999999), "beta2": (0, 0.999999), "eps": (1e-30, 1),
-    "seed": (0, MOST_SEED), "keep": (1, MOST), "minutes": (0, 1e6), "vocab": (1, 2**20),
-    "width": (1, 2**16), "layers": (1, 1000), "context": (2, 2**20), "temperature": (0, 100),
-    "top_p": (1e-6, 1), "port": (0, 65535),
-}  # fmt: skip
-ALIASES = {
-    "base": ("--model", "--model-name-or-path"),
-    "eval": ("--eval-file", "--validation-file"),
-    "max_length": ("--max-seq-length", "--max-seq-len"),
-    "template": ("--chat-template",),
-    "epochs": ("--num-train-epochs", "--num-epochs"),
-    "steps": ("--max-steps",),
-    "batch_size": ("--train-batch-size",),
-    "lr": ("--learning-rate",),
-    "warmup": ("--warmup-ratio",),
-    "clip": ("--max-grad-norm",),
-    "beta1": ("--adam-beta1",),
-    "beta2": ("--adam-beta2",),
-    "eps": ("--adam-epsilon",),
-    "early_stop": ("--early-stopping-patience",),
-    "precision": ("--dtype",),
-    "out": ("--output-dir", "--output"),
-    "save_every": ("--save-steps",),
-    "keep": ("--save-total-limit",),
-    "system": ("-s", "--system-prompt"),
-    "prompt": ("-p",),
-    "temperature": ("-t",),
-    "max_new_tokens": ("--max-tokens",),
-}
-# The headings of the help, each with its options; whatever is in none trains.
-GROUPS = {
-    "data": (
-        "data", "eval", "train", "checkpoint", "prompt", "map", "system", "encoding", "group_by",
-        "max_length", "too_long", "loss_on",
-    ),
-    "model": (
-        "base", "tuned", "model", "template", "template_arg", "header", "tokenizer", "vocab",
-        "shape", "width", "layers", "heads", "context", "activation", "weights",
-    ),
-    "training": (),
-    "answers": ("temperature", "top_p", "max_new_tokens", "stop"),
-    "judging": ("answers", "few_shot", "probe_frame", "format", "metric", "fail_under"),
-    "machine": ("device", "precision", "batch_tokens", "shard", "port", "seed"),
-    "output": (
-        "out", "save_every", "keep", "report_to", "dump", "fix", "html", "redact", "show", "line",
-        "worst", "strict", "json",
-    ),
-}  # fmt: skip
 
 
 def _option(default: Any, text: str, shown: str = "", **more: Any) -> Any:
@@ -87,8 +28,9 @@ def _option(default: Any, text: str, shown: str = "", **more: Any) -> Any:
 
     Args:
         text: the help; shown: what it says of the default, where that is not the value itself.
-        more: nargs, of an argument without a flag; within, a range of its own; file, what its text
-            names: `read`, `model`, `write` (a new file) or `make` (a new folder).
+        more: nargs, of an argument without a flag; within and choices, a range or values of its
+            own; file, what its text names: `read`, `model`, `write` (a new file) or `make` (a new
+            folder).
     """
     return field(default=default, metadata={"help": text, "shown": shown, **more})
 
@@ -235,6 +177,20 @@ class CompareSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """The options of `export`."""
+
+    run: str = _option("", "run or model folder, or smollm2", file="model", nargs="1")
+    to: str = _option("gguf", "what for: llama.cpp")
+    type: str = _option("", "of the weights in a GGUF file", "q8_0")
+    system: str = _option(
+        "bake", "trained system prompt: in the template, or kept out", choices=("bake", "keep")
+    )
+    answers: int = _option(ANSWERS, "held-out prompts that the file answers")
+    out: str = _option("", "folder to make", "in the run folder", file="make")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertSettings:
     """The options of `convert`."""
 
@@ -243,6 +199,25 @@ class ConvertSettings:
     tokenizer: str = _option("gpt2", "hub id, folder or file")
     activation: str = _option("gelu", "of the MLP")
     out: str = _option("", "folder to make", file="make")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MineSettings:
+    """The options of `mine`."""
+
+    paths: tuple[str, ...] = _option(
+        (), "files and folders with documents, code, mail or tickets", nargs="*", file="read"
+    )
+    out: str = _option("rows.jsonl", "file of the rows; mined.json goes beside it", file="write")
+    kind: tuple[str, ...] = _option((), f"only rows of this kind: {', '.join(MINED)}; repeatable")
+    system: str = _option("", "system prompt of every row: TEXT or @FILE")
+    staff: tuple[str, ...] = _option(
+        (), "part of the name or address of those who answer, repeatable", "all but who asks"
+    )
+    mask: bool = _option(False, "put placeholders for secrets and personal data")
+    encoding: str = _option("", "of texts that are not UTF-8, e.g. cp1252")
+    max_chars: int = _option(8000, "longest row in characters", within=(1, MOST))
+    commits: int = _option(1000, "commits of a repository to read, from the newest on")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +230,19 @@ class LabSettings:
     data: str = _option("", "a file whose rows the page opens", file="read")
     weights: bool = _option(False, "load the weights too, for the masked mean")
     port: int = _option(8765, "port of the page; 0 takes a free one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """The options of `serve`."""
+
+    runs: tuple[str, ...] = _option(
+        (), "run or model folders, hub ids, .gguf files or smollm2", file="model", nargs="*"
+    )
+    base: bool = _option(False, "also serve the bases that the runs were tuned from")
+    host: str = _option("127.0.0.1", "address to serve on; any but this machine's needs a key")
+    port: int = _option(8000, "port to serve on; 0 takes a free one")
+    device: str = _option("auto", "where to compute")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,34 +267,3 @@ class CheckPrinting(Printing):
     line: int = _option(0, "show the row of this line")
     worst: bool = _option(False, "show the least trained rows first")
     strict: bool = _option(False, "warnings exit with 1 too")
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A command: commands/NAME.py has its function and `run`; --config reads a `config` record."""
-
-    options: type[Any]
-    help: str
-    printing: type[Any] = Printing
-    config: type[Any] | None = None
-    resume: bool = False
-
-
-COMMANDS = {
-    "check": Command(
-        CheckSettings, "show what would be learned, and what is wrong with the data",
-        printing=CheckPrinting, config=Settings,
-    ),
-    "train": Command(
-        Settings, "tune a base model on the data, and judge it on held-out rows",
-        printing=TrainPrinting, config=Settings, resume=True,
-    ),
-    "chat": Command(ChatSettings, "talk to a model, asked as it was in training"),
-    "compare": Command(CompareSettings, "judge base and tuned on the same held-out rows"),
-    "pretrain": Command(
-        PretrainSettings, "train a small base model from scratch on plain text",
-        config=PretrainSettings, resume=True,
-    ),
-    "convert": Command(ConvertSettings, "make a base of a PyTorch checkpoint of a nanoGPT"),
-    "lab": Command(LabSettings, "see template, tokens and mask of an example in the browser"),
-}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Tiny random models of every supported architecture, for the laws."""
+"""Tiny random models of a dozen architectures, for the laws."""
 
 from __future__ import annotations
 

@@ -36,6 +36,7 @@ from biddable.models.base import (
     resolve_base,
     trained_system_prompt,
 )
+from biddable.models.support import context_of
 from biddable.options import with_values
 from biddable.settings import CompareSettings, Printing
 from biddable.template.template import Template
@@ -107,7 +108,7 @@ def compare(base: str | PathLike[str], tuned: str | PathLike[str], **options: An
     _show_other_system_prompt(after, rows.held_out)
     terms = Terms(form=form, leaked=rows.leaked, user_metric=metric)
     template = Template.load(settings.template or None, tokenizer)
-    context = min(int(load_config(b).max_position_embeddings) for b in (before, after))
+    context = min(context_of(load_config(b)) for b in (before, after))
     exam = _exam(settings, rows, (tokenizer, template), context, terms)
     show_smallest_difference(exam.questions, out)
     shots = with_shots(rows.held_out, rows.train, settings.few_shot)

@@ -10,7 +10,13 @@ from typing import Any
 
 from biddable.data.split import cluster_numbers
 from biddable.dataset.prepared import SplitPart
-from biddable.display.report import Report, shown_tokens, training_answers
+from biddable.display.report import (
+    Report,
+    shown_tokens,
+    sources_of,
+    training_answers,
+    training_places,
+)
 from biddable.judging.judge import Judgement, Question, ask, judge, summed_losses
 from biddable.judging.own_metric import try_metric
 from biddable.judging.scorecard import Scorecard, Terms, score
@@ -82,6 +88,8 @@ class Exam:
             examples=examples,
             tokens=shown_tokens(examples, self.tokenizer, self.template),
             training_answers=training_answers(self.train.conversations),
+            training_places=training_places(self.train.conversations),
+            sources=sources_of(self.held_out.conversations),
             **facts,
         )
 

@@ -14,7 +14,7 @@ from biddable.commands.run_parts import Run
 from biddable.dataset.prepared import Prepared, shared_system_prompt
 from biddable.display.model_card import hub_id, model_card
 from biddable.display.outcome import samples, show_outcome, show_unusual
-from biddable.display.report import page, versions
+from biddable.display.report import page, sources_of, versions
 from biddable.errors import place
 from biddable.judging.judge import Judgement
 from biddable.judging.scorecard import Scorecard
@@ -91,5 +91,6 @@ def _trained_rows(
     last: dict[int, float] = {}
     for event in events:
         last |= zip(event.get("rows", ()), event.get("row_losses", ()), strict=True)
-    examples = prepared.train.examples
-    return [(place(examples[i].file, examples[i].line), last[i]) for i in sorted(last)]
+    examples, sources = prepared.train.examples, sources_of(prepared.train.conversations)
+    rows = ((i, (examples[i].file, examples[i].line)) for i in sorted(last))
+    return [(sources.get(row) or place(*row), last[i]) for i, row in rows]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import socket
 from typing import Any
 
+from biddable.commands.listening import listen, refuse_without_server
 from biddable.data.readers import ReadResult, read
 from biddable.dataset.early import refuse_early
 from biddable.engine.precision import choose_device, load_model
-from biddable.errors import BiddableError
 from biddable.lab.api import Lab
 from biddable.models.base import load_tokenizer, resolve_base
 from biddable.options import with_values
@@ -17,7 +15,6 @@ from biddable.settings import LabSettings, Printing
 from biddable.terminal import console, line
 
 ADDRESS = "127.0.0.1"
-NEEDED = ("starlette", "uvicorn")
 
 
 def lab(**options: Any) -> None:
@@ -31,10 +28,7 @@ def lab(**options: Any) -> None:
     """
     settings = with_values(LabSettings(), options)
     refuse_early(settings)
-    if not all(importlib.util.find_spec(name) for name in NEEDED):
-        raise BiddableError(
-            "missing_extra", f"the lab needs {' and '.join(NEEDED)}", "pip install 'biddable[lab]'"
-        )
+    refuse_without_server("lab")
     line(console(), "loading", f"'{settings.base}'")
     rows = read([settings.data]) if settings.data else ReadResult()
     base = resolve_base(settings.base)
@@ -44,20 +38,9 @@ def lab(**options: Any) -> None:
         line(console(), "data", f"{errors:,} faults; see them with: biddable check {settings.data}")
     from biddable.lab.server import serve
 
-    with _listen(settings.port) as listener:
+    with listen(ADDRESS, settings.port) as listener:
         line(console(), "lab", f"http://{ADDRESS}:{listener.getsockname()[1]}/ (Ctrl-C ends)")
         serve(page, listener)
-
-
-def _listen(port: int) -> socket.socket:
-    try:
-        return socket.create_server((ADDRESS, port))
-    except (OSError, OverflowError) as error:
-        raise BiddableError(
-            "option",
-            f"port {port} of {ADDRESS} cannot be used: {error}",
-            "give another --port; 0 takes a free one",
-        ) from error
 
 
 def run(options: dict[str, Any], _: Printing) -> int:

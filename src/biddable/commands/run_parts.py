@@ -17,6 +17,7 @@ from biddable.data.fix import as_row
 from biddable.dataset.prepared import Prepared
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import choose_device, choose_dtype, load_model
+from biddable.engine.proof import Proof
 from biddable.errors import BiddableError
 from biddable.generation.generate import generate
 from biddable.generation.stream import text_of
@@ -49,11 +50,11 @@ class Shared:
     """What runs of one process have in common: their base.
 
     Args:
-        model: the base in memory, with or without an adapter; None before the first run.
+        loaded: the base in memory, with or without an adapter, and its proof; None before.
         judgements: of the base, by the key of the exam.
     """
 
-    model: Any = None
+    loaded: tuple[Any, Proof] | None = None
     judgements: dict[str, Judgement] = field(default_factory=dict)
 
 
@@ -65,6 +66,7 @@ class Run:
         settings: with what was chosen for this machine, once the base is loaded.
         record: data.json.
         shared: what the runs before have left in memory.
+        proof: how rows are fed, once the base is loaded.
     """
 
     settings: Settings
@@ -75,6 +77,7 @@ class Run:
     ranks: Ranks
     out: Console
     shared: Shared
+    proof: Proof | None = None
 
 
 def refuse_adapter(base: str) -> None:
@@ -89,9 +92,9 @@ def refuse_adapter(base: str) -> None:
         raise BiddableError("adapter_in_base", what, fix)
 
 
-def load_base(run: Run) -> tuple[WeightStore, Settings, Callable[[], Any]]:
-    """The base's weights as they are trained, the settings with what was chosen for them, and what
-    loads the base as it is computed with."""
+def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
+    """The run with what was chosen and proven for the base, its weights as they are trained, and
+    what loads the base as it is computed with."""
     settings = run.settings
     keep_freed_memory()
     device = choose_device(settings.device)
@@ -102,17 +105,18 @@ def load_base(run: Run) -> tuple[WeightStore, Settings, Callable[[], Any]]:
     )
     dtype = choose_dtype(precision, device)
     base = run.prepared.base
-    weights = open_weights(base, settings, device, dtype, run.ranks, run.shared.model)
+    weights, proof = open_weights(base, settings, device, dtype, run.ranks, run.shared.loaded)
     mine = tokens_per_pass(settings, weights, run.prepared, device, run.out)
     budget = -all_max(run.ranks, -mine)[0]
     sharded = ", sharded" if isinstance(weights, Shards) else ""
     line(run.out, "compute", f"{precision} on {device.type}{sharded}")
     if settings.lora:
-        run.shared.model = weights.model
+        run.shared.loaded = weights.model, proof
         count = sum(shape.numel() for shape in weights.shapes)
         line(run.out, "adapter", f"rank {settings.lora}, {count:,} trained parameters")
     chosen = replace(settings, device=device.type, precision=precision, batch_tokens=budget)
-    return weights, chosen, partial(load_model, base, device, dtype)
+    run = replace(run, settings=chosen, proof=proof)
+    return run, weights, partial(load_model, base, device, dtype)
 
 
 def folder_files(prepared: Prepared, model: Any) -> dict[str, str]:
@@ -129,7 +133,9 @@ def begin(run: Run, weights: WeightStore) -> None:
     # Checkpoints while one more is written, the best weights and those before, the tuned model.
     checkpoints = settings.keep + 1 if settings.save_every else 1
     need_space(folder.path, (3 * checkpoints + 3) * weight_bytes(weights))
-    folder.write_json("data.json", {**run.record, "settings": settings_record(settings)})
+    path = run.proof.as_json() if run.proof else None
+    record = {**run.record, "settings": settings_record(settings), "path": path}
+    folder.write_json("data.json", record)
     rows = (json.dumps(as_row(c), ensure_ascii=False) for c in run.prepared.held_out.conversations)
     write_whole(folder.eval_rows, "".join(f"{row}\n" for row in rows))
     write_config(with_absolute_paths(settings), folder.config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import isfinite
 from os import PathLike
 from pathlib import Path
@@ -31,6 +31,7 @@ from biddable.display.outcome import show_smallest_difference
 from biddable.display.preparation import show_findings, show_masks, show_prepared
 from biddable.display.report import card_table
 from biddable.engine.precision import choose_device
+from biddable.engine.proof import Proof
 from biddable.errors import BiddableError
 from biddable.judging.judge import Judgement
 from biddable.judging.own_metric import load_metric
@@ -56,9 +57,6 @@ from biddable.training.run_folder import Lock
 from biddable.training.schedule import total_steps
 from biddable.training.trackers import tracker, tracker_package
 
-# How rows are fed: one after another, with prefixes that several share once.
-PATH = {"name": "flat", "error": None, "prefixes": True}
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Trained:
@@ -71,6 +69,7 @@ class Trained:
         exit_code: 0, or 130 or 143 when a signal stopped it after saving.
         rank: of this process; only the first, 0, judges and has a scorecard.
         tuned: the tuned model's judgement, beside that of the base in the run folder.
+        proof: how rows were fed.
     """
 
     run: Path
@@ -79,6 +78,7 @@ class Trained:
     exit_code: int = 0
     rank: int = 0
     tuned: Judgement | None = None
+    proof: Proof | None = None
 
     def __repr__(self) -> str:
         verdict = self.scorecard.verdict if self.scorecard else INTERRUPTED
@@ -97,7 +97,7 @@ class Trained:
             "train_tokens": self.progress.tokens,
             "seconds": round(self.progress.seconds, 3),
             "loss": loss if isfinite(loss) else None,
-            "path": PATH,
+            "path": self.proof.as_json() if self.proof else None,
             "base": {name: m.base for name, m in metrics.items()},
             "tuned": {name: m.tuned for name, m in metrics.items()},
             "verdict": (card.verdict if card else INTERRUPTED).as_json(),
@@ -178,8 +178,8 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
     if resumed:
         refuse_changes(folder.read_json("data.json"), run.record, folder)
     line(out, "loading", f"the base '{prepared.base.name}'")
-    weights, settings, fresh = load_base(run)
-    run = replace(run, settings=settings)
+    run, weights, fresh = load_base(run)
+    settings = run.settings
     files = folder_files(prepared, weights.model)
     steps = _show_plan(run)
     if run.ranks.first and not resumed:
@@ -204,7 +204,9 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
         line(out, "early stop", f"after step {progress.step}: {why}")
     best = best_weights(parts, progress) if done else {}
     if base is None or not done:
-        return Trained(folder.path, progress, None, interrupt.exit_code, run.ranks.index)
+        return Trained(
+            folder.path, progress, None, interrupt.exit_code, run.ranks.index, proof=run.proof
+        )
     parts.optimizer.state.clear()
     line(out, "judging", f"the tuned model on {len(run.exam.questions)} prompts")
     model = weights.standalone_model(fresh, best)
@@ -212,7 +214,7 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
     card = run.exam.scored(base, tuned)
     save_tuned(run, model, best, {**files, **card_files(run, card)})
     finish(run, card, {"base": base, "tuned": tuned})
-    return Trained(folder.path, progress, card, tuned=tuned)
+    return Trained(folder.path, progress, card, tuned=tuned, proof=run.proof)
 
 
 def _show_plan(run: Run) -> int:
@@ -221,7 +223,7 @@ def _show_plan(run: Run) -> int:
     steps = total_steps(len(run.prepared.train.examples), settings)
     passes = f"{settings.epochs:g} epochs = " if not settings.steps else ""
     plan = f"{passes}{steps} steps, batch size {settings.batch_size}"
-    line(run.out, "path", "flat, architecture on the list of those tested")
+    line(run.out, "path", str(run.proof))
     line(run.out, "plan", f"{plan}, at most {settings.batch_tokens:,} tokens per micro-batch")
     return steps
 

@@ -39,6 +39,7 @@ class Conversation:
         file, line: where it came from; line is 1-based, 0 when unknown.
         group: rows of one group stay on one side of the held-out split.
         tools: tool schemas that the template prints, JSON values.
+        origin: the keys `source`, `kind` and `license` of a row that `mine` wrote.
     """
 
     messages: Sequence[Message]
@@ -46,6 +47,7 @@ class Conversation:
     line: int = 0
     group: str | None = None
     tools: Sequence[dict[str, Any]] = ()
+    origin: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "messages", tuple(self.messages))

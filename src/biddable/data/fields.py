@@ -6,9 +6,10 @@ Each is taken out of the row, so that what is left of it at the end is what noth
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from biddable.data.content_parts import text_of
-from biddable.data.conversation import Message
+from biddable.data.conversation import Conversation, Message
 from biddable.data.rows import Fields, checked_text, is_nothing
 from biddable.errors import BiddableError
 
@@ -44,3 +45,28 @@ def group_of(value: object) -> str | None:
     if is_nothing(value):
         return None
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def take_origin(fields: Fields) -> dict[str, Any]:
+    """Takes out of a row what `mine` says of where it stands; empty where `mine` did not write it.
+
+    A `source` with a path and two lines is known by its form, and its row's `kind` and `license`
+    with it.
+    """
+    source = fields.get("source")
+    if not isinstance(source, dict) or not isinstance(source.get("path"), str):
+        return {}
+    lines = source.get("lines")
+    if not isinstance(lines, list) or [type(line) for line in lines] != [int, int]:
+        return {}
+    return {key: fields.pop(key) for key in ("source", "kind", "license") if key in fields}
+
+
+def origin_place(conversation: Conversation) -> tuple[str, str]:
+    """Where a mined row stands, `docs/a.md:3-9`, and its address; empty texts for other rows."""
+    source = conversation.origin.get("source", {})
+    if not source:
+        return "", ""
+    first, last = source["lines"]
+    url = source.get("url")
+    return f"{source['path']}:{first}-{last}", url if isinstance(url, str) else ""

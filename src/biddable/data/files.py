@@ -94,7 +94,7 @@ def _train_split(folder: Path, findings: list[Finding]) -> str:
 def _is_data(path: Path) -> bool:
     name = path.name.lower()
     # Such names are those of locks and of what systems keep beside a file.
-    beside = name.startswith((".", "~$"))
+    beside = name.startswith((".", "~$")) or name.endswith("mined.json")
     return not beside and path.is_file() and name.removesuffix(".gz").endswith(SUFFIXES)
 
 
@@ -223,3 +223,21 @@ def missing_file(name: str) -> BiddableError:
     if near:
         fix = f"Did you mean {path.with_name(near[0])}?"
     return BiddableError("missing_file", "There is no such file.", fix, file=name)
+
+
+def text_or_file(option: str) -> str | None:
+    """TEXT, or the content of FILE for @FILE.
+
+    Raises:
+        BiddableError: the file cannot be read.
+    """
+    if not option.startswith("@"):
+        return option or None
+    try:
+        return Path(option[1:]).read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BiddableError(
+            "option",
+            f"the system prompt {option[1:]} cannot be read: {error}",
+            "give --system TEXT, or --system @FILE with a text file in UTF-8",
+        ) from error

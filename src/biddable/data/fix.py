@@ -83,7 +83,7 @@ def as_row(conversation: Conversation) -> Fields:
         row["tools"] = list(conversation.tools)
     if conversation.group is not None:
         row["group"] = conversation.group
-    return row
+    return row | conversation.origin
 
 
 def _message(message: Message) -> Fields:

@@ -69,9 +69,13 @@ ASSIGNED = (
 MAIL = r"(?<![\w.+-])[\w.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+"
 CARD = r"(?<![\d.])(?:\d[ -]?){12,18}\d(?![\d.]\d|\d)"
 ACCOUNT = r"\b[A-Z]{2}\d{2} ?(?:[A-Z0-9]{4} ?){2,7}[A-Z0-9]{1,4}\b"
+# With all that is left of the key behind its first line.
+PRIVATE_KEY = r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\w+/=\s\\,:-]*"
 PATTERNS = {
     "secret_found": (
-        Pattern("a private key", ("-----BEGIN ",), r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+        Pattern(
+            "a private key", ("-----BEGIN ",), r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\w+/=\s\\,:-]*"
+        ),
         Pattern("an AWS access key", ("AKIA", "ASIA"), r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
         Pattern("a GitHub token", GITHUB, r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{60,})"),
         Pattern("a GitLab token", ("glpat-",), r"\bglpat-[\w-]{20,}"),
@@ -117,15 +121,37 @@ def private_findings(conversations: Sequence[Conversation]) -> Iterator[Finding]
             yield Finding(code, "warning", what, FIXES[code], *place)
 
 
-def _matches(text: str) -> Iterator[tuple[str, str, str]]:
-    """Code, name and text of each kind that a text holds."""
+def masked(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """The text with a placeholder for each likely secret and personal thing, and what these are."""
+    kinds: list[tuple[str, str]] = []
+    for code, pattern in _likely(text):
+        placeholder = f"[{pattern.name.partition(' ')[2]}]"
+
+        def put(match: re.Match[str], pattern: Pattern = pattern, shown: str = placeholder) -> str:
+            return shown if pattern.holds(match[0]) else match[0]
+
+        changed = re.sub(pattern.shape, put, text)
+        kinds += [(code, pattern.name)] if changed != text else []
+        text = changed
+    return text, kinds
+
+
+def _likely(text: str) -> Iterator[tuple[str, Pattern]]:
+    """The patterns that a cheap look at the text does not rule out."""
     # A card or an account takes 13 digits at least; few texts have so many.
     numbers = len(text.encode("utf-8", "replace").translate(None, NO_DIGITS)) >= 13
     for code, patterns in PATTERNS.items():
-        for name, marks, shape, holds in patterns:
+        for pattern in patterns:
+            marks = pattern.marks
             if any(mark in text for mark in marks) if marks else numbers:
-                matches = (match[0] for match in re.finditer(shape, text))
-                if match := next(filter(holds, matches), None):
-                    yield code, name, match
+                yield code, pattern
+
+
+def _matches(text: str) -> Iterator[tuple[str, str, str]]:
+    """Code, name and text of each kind that a text holds."""
+    for code, pattern in _likely(text):
+        matches = (match[0] for match in re.finditer(pattern.shape, text))
+        if match := next(filter(pattern.holds, matches), None):
+            yield code, pattern.name, match
     if not text.isascii() and (broken := MOJIBAKE.search(text)):
         yield "mojibake", "broken characters", broken[0]

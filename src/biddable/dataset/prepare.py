@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from biddable.data.columns import parse_map
 from biddable.data.conversation import Conversation
 from biddable.data.duplicates import Duplicates, find
+from biddable.data.files import text_or_file
 from biddable.data.quality import inspect, known_rows, leaks
 from biddable.data.readers import ReadResult, read
 from biddable.data.split import split, why_unsplit
@@ -27,6 +27,7 @@ from biddable.dataset.workers import setup_of
 from biddable.encoding.encode import make_encoder
 from biddable.errors import BiddableError, Finding, capped
 from biddable.models.base import load_config, load_tokenizer, resolve_base
+from biddable.models.support import UNLIMITED, context_of
 from biddable.settings import ReadSettings
 from biddable.template.template import Template
 
@@ -61,9 +62,9 @@ def open_base(settings: ReadSettings, today: date | None) -> OpenedBase:
     """The base with all that encoding needs of it."""
     base = resolve_base(settings.base)
     tokenizer = load_tokenizer(base)
-    context = int(getattr(load_config(base), "max_position_embeddings", 0) or 0)
-    longest = settings.max_length or context or 2048
-    if context and longest > context:
+    context = context_of(load_config(base))
+    longest = settings.max_length or (2048 if context == UNLIMITED else context)
+    if longest > context:
         raise BiddableError(
             "option",
             f"--max-length {longest} is longer than the {context} positions of {base.name}",
@@ -85,7 +86,7 @@ def _inputs(settings: ReadSettings, opened: OpenedBase) -> dict[str, Any]:
     return {
         "encoder": setup_of(encoder, s.loss_on),  # type: ignore[arg-type]
         "limits": [opened["max_length"], s.too_long],
-        "read": [s.data, s.eval, s.map, _text_or_file(s.system), s.group_by, s.encoding],
+        "read": [s.data, s.eval, s.map, text_or_file(s.system), s.group_by, s.encoding],
         "seed": s.seed,
     }
 
@@ -163,28 +164,10 @@ def read_rows(settings: ReadSettings, sources: Sequence[str]) -> ReadResult:
     return read(
         sources,
         mapping=mapping,
-        system=_text_or_file(settings.system),
+        system=text_or_file(settings.system),
         group_by=settings.group_by or None,
         encoding=settings.encoding,
     )
-
-
-def _text_or_file(option: str) -> str | None:
-    """TEXT, or the content of FILE for @FILE.
-
-    Raises:
-        BiddableError: the file cannot be read.
-    """
-    if not option.startswith("@"):
-        return option or None
-    try:
-        return Path(option[1:]).read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BiddableError(
-            "option",
-            f"the system prompt {option[1:]} cannot be read: {error}",
-            "give --system TEXT, or --system @FILE with a text file in UTF-8",
-        ) from error
 
 
 def _look(conversations: Sequence[Conversation]) -> tuple[Duplicates, list[Finding]]:

@@ -144,13 +144,13 @@ def as_json(conversation: Conversation) -> list[Any]:
     """The conversation as JSON values that `from_json` reads back."""
     c = conversation
     messages = [[m.role, m.content, m.weight, m.extra] for m in c.messages]
-    return [messages, c.file, c.line, c.group, list(c.tools)]
+    return [messages, c.file, c.line, c.group, list(c.tools), c.origin]
 
 
 def from_json(value: list[Any]) -> Conversation:
     """The conversation that `as_json` gave."""
-    messages, file, line, group, tools = value
-    return Conversation([Message(*message) for message in messages], file, line, group, tools or ())
+    messages, *rest = value
+    return Conversation([Message(*message) for message in messages], *rest)
 
 
 def _as_json_result(result: Result) -> Any:

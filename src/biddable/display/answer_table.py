@@ -31,11 +31,13 @@ def answer_table(
     questions: Sequence[Question],
     judgements: Mapping[str, Judgement],
     training_answers: Sequence[str],
+    training_places: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Prompt, reference and the answer of each model, a row each; None without questions.
 
     Args:
         judgements: by the name of the model, `base` first and `tuned` last.
+        training_places: where each training answer stands.
     """
     if not questions:
         return None
@@ -47,7 +49,8 @@ def answer_table(
         row = {
             "kinds": " ".join(_kinds(question.reference, judgements, i, copied)),
             "prompt": _cut(question.text, longest),
-            "place": place(question.file, question.line),
+            "place": question.source or place(question.file, question.line),
+            "url": question.url if question.url.startswith("https://") else "",
             "reference": _cut(question.reference, longest),
             "answers": [
                 _answer(name, judgement.answers[i], question.reference, longest)
@@ -58,7 +61,8 @@ def answer_table(
         }
         tuned = judgements["tuned"].answers[i]
         if near := process.extractOne(tuned, training_answers, scorer=fuzz.ratio):
-            row |= {"nearest": _cut(near[0], longest), "alike": f"{near[1]:.0f}"}
+            where = training_places[near[2]] if training_places else ""
+            row |= {"nearest": _cut(near[0], longest), "alike": f"{near[1]:.0f}", "where": where}
         rows.append(row)
     counts = {kind: sum(kind in str(row["kinds"]).split() for row in rows) for kind in KINDS}
     return {

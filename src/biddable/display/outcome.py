@@ -75,6 +75,7 @@ def samples(
     records: list[dict[str, Any]] = []
     for i, question in enumerate(questions):
         record: dict[str, Any] = {"file": question.file, "line": question.line}
+        record |= {"source": question.source} if question.source else {}
         record |= {"question": question.text, "reference": question.reference}
         for name, judgement in judgements.items():
             key = name.replace("-", "_")

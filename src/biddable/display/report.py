@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from biddable.data.conversation import Conversation
+from biddable.data.fields import origin_place
 from biddable.display.answer_table import answer_table
 from biddable.display.masks import Shown, Token, heading, shown, tokens_of
 from biddable.display.outcome import COLORS
@@ -46,7 +47,8 @@ class Report:
         few_shot: base with training examples in its prompts, where it was measured.
         examples: the held-out examples, as in the judgements' losses.
         tokens: the tokens of the first of them.
-        training_answers: for the nearest training answer of each row.
+        training_answers, training_places: for the nearest training answer of each row.
+        sources: where mined rows stand, by file and line of the row.
         trained: (place, loss of tuned) of training rows, among which unusual ones are named.
         events: log.jsonl.
         lengths, limit: tokens of all examples, and the longest allowed.
@@ -63,6 +65,8 @@ class Report:
     examples: Sequence[Example] = ()
     tokens: Sequence[Sequence[Token]] = ()
     training_answers: Sequence[str] = ()
+    training_places: Sequence[str] = ()
+    sources: Mapping[tuple[str, int], str] = field(default_factory=dict)
     trained: Sequence[tuple[str, float]] = ()
     events: Sequence[Mapping[str, Any]] = ()
     lengths: Sequence[int] = ()
@@ -123,6 +127,22 @@ def training_answers(conversations: Sequence[Conversation]) -> list[str]:
     return [m.content for c in spread for m in c.messages if m.role == "assistant" and m.content]
 
 
+def sources_of(conversations: Sequence[Conversation]) -> dict[tuple[str, int], str]:
+    """Where rows that `mine` wrote stand, by file and line of the row."""
+    return {(c.file, c.line): origin_place(c)[0] for c in conversations if c.origin}
+
+
+def training_places(conversations: Sequence[Conversation]) -> list[str]:
+    """Where the training answers stand, in their order."""
+    spread = conversations[:: -(-len(conversations) // MOST_COMPARED) or 1]
+    return [
+        origin_place(c)[0] or place(c.file, c.line)
+        for c in spread
+        for m in c.messages
+        if m.role == "assistant" and m.content
+    ]
+
+
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that the result depends on."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
@@ -159,7 +179,8 @@ def _rates(metrics: Mapping[str, Metric]) -> Iterator[tuple[str, list[tuple[floa
 def _answers(report: Report) -> dict[str, Any] | None:
     models = {"base": report.base, "few-shot baseline": report.few_shot, "tuned": report.tuned}
     judgements = {name: judgement for name, judgement in models.items() if judgement}
-    return answer_table(report.questions, judgements, report.training_answers)
+    training = report.training_answers, report.training_places
+    return answer_table(report.questions, judgements, *training)
 
 
 def _watched(report: Report) -> dict[str, Any] | None:
@@ -205,7 +226,8 @@ def _shade(loss: float) -> int:
 
 def _unusual(report: Report) -> Iterator[list[str]]:
     """The rows with the highest and the lowest loss of tuned, with their places."""
-    places = [place(e.file, e.line) for e in report.examples]
+    keys = [(example.file, example.line) for example in report.examples]
+    places = [report.sources.get(key) or place(*key) for key in keys]
     means = [[s / w if w else 0.0 for s, w in j.losses] for j in (report.base, report.tuned)]
     held_out = [(where, f"{b:.3f}", t) for where, b, t in zip(places, *means, strict=False)]
     trained = [(where, "-", loss) for where, loss in report.trained]

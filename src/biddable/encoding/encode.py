@@ -102,11 +102,22 @@ def encode_prompt(
     Raises:
         BiddableError: `template_refused` or `message_text_lost`.
     """
-    rules = make_encoder(tokenizer, template).rules
-    prompt, _ = prompt_of(scene_of(rules, tools), [message.as_dict() for message in messages])
-    piece = piece_of(rules.codec, prompt)
+    return prompt_ids(make_encoder(tokenizer, template), messages, tools=tools)
+
+
+def prompt_ids(
+    encoder: Encoder, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()
+) -> list[int]:
+    """`encode_prompt` for a caller that keeps its encoders.
+
+    Raises:
+        BiddableError: `template_refused` or `message_text_lost`.
+    """
+    scene = scene_of(encoder.rules, tools)
+    prompt, _ = prompt_of(scene, [message.as_dict() for message in messages])
+    piece = piece_of(encoder.rules.codec, prompt)
     check_text(piece)
-    return ids(rules.codec, piece)
+    return ids(encoder.rules.codec, piece)
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerFast, template: Template) -> tuple[int, ...]:

@@ -4,28 +4,31 @@ Letters: T tokens of a flat micro-batch, P prefix tokens, H query heads, K key/v
 width. The batch dimension is always 1.
 
 Each segment attends to itself causally, and to all of the prefix that it continues, if any. On a
-CPU that is `flash`, on CUDA `varlen`, elsewhere and for what these cannot do `masked`. transformers
-passes extra keyword arguments of the model's forward on to the attention function; our `Layout`
-comes that way, inside a function: the hooks of sharded modules copy records among the arguments,
-and what a layer stores in a copy would be lost.
+CPU that is `flash`, on CUDA `varlen`, elsewhere and for what these cannot do `masked`. How the
+tokens are cut is known to the pass, not to the model: some models hand nothing on to the attention
+function, so the `Layout` waits in a context variable while the model runs (`laid_out`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from biddable.engine.flash import Flash, tiles_of
 from biddable.engine.layout import Layout
-from biddable.engine.masked import masked_attention
+from biddable.engine.masked import Scores, masked_attention
 from biddable.engine.row_attention import Rows, attend_rows
 from biddable.engine.varlen import Stretch, fits_varlen, varlen_attention
 
 NAME = "biddable"
+_LAYOUT: ContextVar[Layout | Rows | None] = ContextVar("layout of the pass", default=None)
 
 
 def register() -> None:
@@ -35,49 +38,68 @@ def register() -> None:
     AttentionInterface.register(NAME, attend)
 
 
+@contextmanager
+def laid_out(layout: Layout | Rows) -> Iterator[None]:
+    """Gives the attention function the layout of the pass that runs inside."""
+    before = _LAYOUT.set(layout)
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(before)
+
+
 def attend(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    layout: Callable[[], Layout | Rows] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of a flat micro-batch.
+    """Attention of a flat micro-batch; `Rows` when each of the T tokens continues a row of its own.
+
+    Keys and values are kept by the number of the call, which is the same in every pass: some models
+    attend twice in a layer, or go through their layers twice.
 
     Args:
         query: (1, H, T, E).
-        key, value: (1, K, T, E); heads are never repeated.
-        layout: gives how T is cut; `Rows` when each of the T tokens continues a row of its own.
-        options: what transformers passes beside it; `scaling`, `sliding_window` and `softcap` are
-            honored, `dropout` and `s_aux` (attention sinks) refused, the rest changes nothing.
+        key, value: (1, K, T, E); heads are never repeated; the value may be of another width.
+        options: what transformers passes beside it; `scaling`, `sliding_window`, `softcap` and
+            `s_aux` (attention sinks) are honored, `dropout` refused, the rest changes nothing.
 
     Returns:
         (1, T, H, E), and no weights.
 
     Raises:
-        RuntimeError: the caller broke a contract (a mask, no layout, dropout, sinks).
+        RuntimeError: the caller broke a contract (a mask, no layout, dropout).
     """
-    dropped = options.get("dropout", 0.0) > 0 or options.get("s_aux") is not None
-    if layout is None or attention_mask is not None or dropped:
-        raise RuntimeError("attention needs a layout, and takes no mask, dropout or sinks")
-    scaling, softcap, window = (options.get(n) for n in ("scaling", "softcap", "sliding_window"))
-    cut, layer = layout(), int(module.layer_idx)  # type: ignore[arg-type]
-    cut.layers.append(layer)
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    cut = _LAYOUT.get()
+    if cut is None or attention_mask is not None or options.get("dropout", 0.0) > 0:
+        raise RuntimeError("attention needs a layout, and takes no mask or dropout")
+    scaling = options.get("scaling")
+    how = Scores(
+        scaling if scaling is not None else query.shape[-1] ** -0.5,
+        options.get("sliding_window"),
+        options.get("softcap"),
+        options.get("s_aux"),
+    )
+    width, widest = value.shape[-1], max(query.shape[-1], value.shape[-1])
+    # Zeros change no product of a query and a key, and are cut off what comes out of the values.
+    qkv = (_widened(query, widest), _widened(key, widest), _widened(value, widest))
+    call, cut.calls = cut.calls, cut.calls + 1
     if isinstance(cut, Rows):
-        return attend_rows(cut, layer, (query, key, value), scale, window, softcap), None
-    return _attend_segments(cut, layer, (query, key, value), scale, window, softcap), None
+        out = attend_rows(cut, call, qkv, how)
+    else:
+        out = _attend_segments(cut, call, qkv, how)
+    return out[..., :width].contiguous(), None
+
+
+def _widened(t: Tensor, width: int) -> Tensor:
+    return t if t.shape[-1] == width else pad(t, (0, width - t.shape[-1]))
 
 
 def _attend_segments(
-    layout: Layout,
-    layer: int,
-    qkv: tuple[Tensor, Tensor, Tensor],
-    scale: float,
-    sliding_window: int | None,
-    softcap: float | None,
+    layout: Layout, layer: int, qkv: tuple[Tensor, Tensor, Tensor], how: Scores
 ) -> Tensor:
     """(1, T, H, E): attention of the segments of a micro-batch, by the way that fits them."""
     query, key, value = qkv
@@ -88,17 +110,18 @@ def _attend_segments(
     pairs = [(p.keys[layer], p.values[layer]) for p in layout.prefixes]
     stretches = [Stretch(a, b, pairs[g] if g >= 0 else None) for a, b, g in spans]
     reach = max(stretch.keys for stretch in stretches)
-    window = sliding_window if sliding_window is not None and sliding_window < reach else None
+    how = how.within(reach)
+    plain = how.window is None and how.softcap is None
     out: Tensor
-    if softcap is None and window is None and query.device.type == "cpu":
+    if plain and query.device.type == "cpu":
         layout.tiles = layout.tiles or tiles_of(layout.lengths, query)
-        out = Flash.apply(*qkv, scale, layout.tiles, spans, *chain(*pairs))  # type: ignore[no-untyped-call]
-    elif softcap is None and fits_varlen(query):
-        out = varlen_attention(query, key, value, stretches, scale, window)
+        out = Flash.apply(*qkv, how.scale, how.sinks, (layout.tiles, spans), *chain(*pairs))  # type: ignore[no-untyped-call]
+    elif how.softcap is None and how.sinks is None and fits_varlen(query):
+        out = varlen_attention(query, key, value, stretches, how.scale, how.window)
     else:
         parts = []
         for stretch in stretches:
             q, (k, v) = query[:, :, stretch.start : stretch.stop], stretch.seen(key, value)
-            parts.append(masked_attention(q, k, v, scale, window=window, softcap=softcap))
+            parts.append(masked_attention(q, k, v, how))
         out = torch.cat(parts, 2)
     return out.transpose(1, 2)

@@ -24,6 +24,8 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 Tile = tuple[int, int, Tensor | None]
 """(start, stop, mask) of a stretch of the flat micro-batch; without a mask it is plainly causal."""
+Span = tuple[int, int, int]
+"""(start, stop, prefix index or -1) of a segment."""
 
 
 def tiles_of(lengths: Sequence[int], like: Tensor) -> list[Tile]:
@@ -55,9 +57,9 @@ def _blocks(run: list[int], like: Tensor) -> Tensor:
     return torch.zeros(seen.shape, dtype=like.dtype).masked_fill(~seen, float("-inf"))
 
 
-def _continuations(spans: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+def _continuations(spans: list[Span]) -> list[Span]:
     """Joins neighbouring segments of one prefix: to the prefix they are one run of queries."""
-    runs: list[tuple[int, int, int]] = []
+    runs: list[Span] = []
     for start, stop, g in spans:
         if g < 0:
             continue
@@ -99,12 +101,12 @@ class Flash(torch.autograd.Function):
         k: Tensor,
         v: Tensor,
         scale: float,
-        tiles: list[Tile],
-        spans: list[tuple[int, int, int]],
+        sinks: Tensor | None,
+        cut: tuple[list[Tile], list[Span]],
         *pairs: Tensor,
     ) -> Tensor:
-        """(1, H, T, E) from q (1, H, T, E), k and v (1, K, T, E) and key/value pairs."""
-        _, heads, tokens, width = q.shape
+        """(1, H, T, E) from q (1, H, T, E), k and v (1, K, T, E), sinks (H,), key/value pairs."""
+        (tiles, spans), (_, heads, tokens, width) = cut, q.shape
         # Laid out as (1, T, H, E), which is what the model's output projection reads.
         out = q.new_empty(1, tokens, heads, width).transpose(1, 2)
         lse = q.new_empty(1, heads, tokens, dtype=torch.promote_types(q.dtype, torch.float32))
@@ -122,14 +124,18 @@ class Flash(torch.autograd.Function):
             own = (lse[:, :, one] - both).exp().unsqueeze(-1)
             out[:, :, one] = out[:, :, one] * own + o * (part - both).exp().unsqueeze(-1)
             lse[:, :, one] = both
-        ctx.save_for_backward(q, k, v, out, lse, *pairs)
+        if sinks is not None:
+            both = torch.logaddexp(lse, sinks.to(lse.dtype)[None, :, None])
+            out *= (lse - both).exp().unsqueeze(-1)
+            lse = both
+        ctx.save_for_backward(q, k, v, out, lse, sinks, *pairs)
         ctx.scale, ctx.tiles, ctx.spans = scale, tiles, spans
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k, v and of each prefix pair."""
-        q, k, v, out, lse, *pairs = ctx.saved_tensors
+        q, k, v, out, lse, sinks, *pairs = ctx.saved_tensors
         dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
 
         for start, stop, mask in ctx.tiles:
@@ -152,4 +158,12 @@ class Flash(torch.autograd.Function):
             for i, other in enumerate(others, 2 * g):
                 total, before = other.sum(0, keepdim=True), pair_grads[i]
                 pair_grads[i] = total if before is None else before.add_(total)
-        return (dq, dk, dv, None, None, None, *pair_grads)
+        return (dq, dk, dv, None, _sink_gradient(sinks, grad, out, lse), None, *pair_grads)
+
+
+def _sink_gradient(sinks: Tensor | None, grad: Tensor, out: Tensor, lse: Tensor) -> Tensor | None:
+    """(H,): the sink is a key whose value is 0, so only its share takes part."""
+    if sinks is None:
+        return None
+    share = (sinks.to(lse.dtype)[None, :, None] - lse).exp()
+    return -(share * (grad * out).sum(-1)).sum((0, 2)).to(sinks.dtype)

@@ -15,7 +15,7 @@ from biddable.engine.flash import Tile
 
 @dataclass(slots=True)
 class Prefix:
-    """Keys and values of one prefix, per layer: (1, K, P, E) each."""
+    """Keys and values of one prefix, per attention call of a pass: (1, K, P, E) each."""
 
     length: int
     keys: dict[int, Tensor] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Layout:
         prefix_of: for each segment the index in `prefixes` that it continues, or -1.
         prefixes: what the segments may continue.
         keep: where given, one `Prefix` a segment to store its keys and values in.
-        layers: the layers in which this function ran, for the check after the forward.
+        calls: how often the pass called attention so far.
         tiles: what one flash call attends to, made once for all layers.
     """
 
@@ -47,7 +47,7 @@ class Layout:
     prefix_of: Sequence[int]
     prefixes: Sequence[Prefix] = ()
     keep: Sequence[Prefix] = ()
-    layers: list[int] = field(default_factory=list)
+    calls: int = 0
     tiles: list[Tile] = field(default_factory=list)
 
     def spans(self) -> list[tuple[int, int, int]]:

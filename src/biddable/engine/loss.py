@@ -31,7 +31,7 @@ class Head:
 def head_of(model: Any) -> Head:
     """The head of a transformers causal language model of a supported architecture."""
     layer: nn.Linear = model.get_output_embeddings()
-    config = model.config
+    config = model.config.get_text_config()
     return Head(
         layer.weight,
         layer.bias,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from biddable.engine.attention import NAME, register
+from biddable.engine.proof import Proof, prove
 from biddable.errors import BiddableError
 from biddable.models.adapters import load_adapter
 from biddable.models.base import Base, load_config
@@ -24,14 +25,23 @@ _BF16_UNITS = ("amx_bf16", "avx512_bf16")
 
 
 def load_model(base: Base, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
-    """The base's weights with our attention function, in evaluation mode, and its adapter if any.
+    """The model of `load_proven` alone."""
+    return load_proven(base, device, dtype)[0]
+
+
+def load_proven(
+    base: Base, device: torch.device, dtype: torch.dtype = torch.float32
+) -> tuple[Any, Proof]:
+    """The base's weights, in evaluation mode, and the proof of how its rows may be fed.
+
+    With its adapter, if it has one.
 
     Evaluation mode is kept for training too: dropout would make the gradient depend on how rows
     fall into micro-batches, and no law of the engine could be shown.
 
     Raises:
         BiddableError: `base_damaged`, tensors are missing, left over, of another shape or not
-            finite.
+            finite; `not_proven`, its gradient would be another.
     """
     register()
     config = load_config(base)
@@ -41,9 +51,11 @@ def load_model(base: Base, device: torch.device, dtype: torch.dtype = torch.floa
         raise damaged(base.name, f"its weights cannot be loaded: {first_line(error)}") from error
     refuse_unlike(report, base.name)
     refuse_not_finite(model, base.name)
+    model = model.to(device).eval()
+    proof = prove(model, base.name)
     if base.adapter:
         load_adapter(model, base.adapter, base.name)
-    return model.to(device).eval()
+    return model.to(device).eval(), proof
 
 
 def new_model(config: Any, device: torch.device, seed: int) -> Any:

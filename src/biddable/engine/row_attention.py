@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from biddable.engine.layout import Prefix
+from biddable.engine.masked import Scores, shares_of
 
 # Columns that the cache grows by when it is full.
 GROWTH = 64
@@ -40,7 +41,7 @@ class Rows:
         prefixes: what the runs name.
         used: columns that hold earlier tokens.
         keys, values: per layer (N, K, C, E); columns outside a row's own hold finite numbers.
-        layers: the layers in which attention ran, for the check after the forward.
+        calls: how often the pass called attention so far.
     """
 
     starts: Tensor
@@ -50,7 +51,7 @@ class Rows:
     used: int
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
-    layers: list[int] = field(default_factory=list)
+    calls: int = 0
     _seen: dict[int | None, Tensor] = field(default_factory=dict)
     _unseen: Tensor | None = None
 
@@ -65,7 +66,7 @@ class Rows:
     def step(self) -> None:
         """Takes in the column that the last forward wrote."""
         self.used += 1
-        self.layers.clear()
+        self.calls = 0
         self._seen.clear()
         self._unseen = None
 
@@ -109,6 +110,24 @@ class Rows:
         runs = [(sum(a <= r < b for r in rows), g) for a, b, g in self.runs]
         self.runs = _place([run for run in runs if run[0]])
 
+    def join(self, other: Rows) -> None:
+        """Takes in the rows of another behind its own; no step of either is under way."""
+        width = max(self.used, other.used)
+        for own, new in ((self.keys, other.keys), (self.values, other.values)):
+            for layer in own:
+                own[layer] = _stacked(own[layer], self.used, new[layer], other.used)
+        starts = [self.starts + (width - self.used), other.starts + (width - other.used)]
+        self.starts = torch.cat(starts)
+        self.shared = torch.cat([self.shared, other.shared])
+        self.used = width
+        named = [
+            (b - a, r.prefixes[g] if g >= 0 else None) for r in (self, other) for a, b, g in r.runs
+        ]
+        # Prefixes that no row continues any more are not kept; equal ones are one object.
+        self.prefixes = list({id(prefix): prefix for _, prefix in named if prefix}.values())
+        number = {id(prefix): g for g, prefix in enumerate(self.prefixes)}
+        self.runs = _place([(count, number.get(id(prefix), -1)) for count, prefix in named])
+
 
 def start_rows(own: Sequence[Prefix], prefix_of: Sequence[int], prefixes: Sequence[Prefix]) -> Rows:
     """Rows after their prompts were fed.
@@ -129,20 +148,12 @@ def start_rows(own: Sequence[Prefix], prefix_of: Sequence[int], prefixes: Sequen
     return rows
 
 
-def attend_rows(
-    rows: Rows,
-    layer: int,
-    qkv: tuple[Tensor, Tensor, Tensor],
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
+def attend_rows(rows: Rows, layer: int, qkv: tuple[Tensor, Tensor, Tensor], how: Scores) -> Tensor:
     """Attention of each row's next token to all that the row has, the token itself included.
 
     Args:
         rows: stores the token's key and value.
         qkv: (1, H, N, E), (1, K, N, E) and (1, K, N, E).
-        window, softcap: as in `masked_attention`.
 
     Returns:
         (1, N, H, E).
@@ -153,21 +164,15 @@ def attend_rows(
     _write(rows.values, layer, rows.used, value)
     own = (rows.keys[layer][:, :, : rows.used + 1], rows.values[layer][:, :, : rows.used + 1])
     q = query.reshape(count, key.shape[1], -1, width)
-    if softcap is None and q.device.type == "cpu" and not rows.reaches(window):
-        out = _flash_rows(rows, layer, q, own, scale)
+    if how.softcap is None and q.device.type == "cpu" and not rows.reaches(how.window):
+        out = _flash_rows(rows, layer, q, own, how)
     else:
-        out = _plain_rows(rows, layer, q, own, scale, window, softcap)
+        out = _plain_rows(rows, layer, q, own, how)
     return out.reshape(1, count, heads, width)
 
 
 def _plain_rows(
-    rows: Rows,
-    layer: int,
-    q: Tensor,
-    own: tuple[Tensor, Tensor],
-    scale: float,
-    window: int | None,
-    softcap: float | None,
+    rows: Rows, layer: int, q: Tensor, own: tuple[Tensor, Tensor], how: Scores
 ) -> Tensor:
     """(N, K, G, E): with a mask, what works everywhere."""
     keys, values = own
@@ -180,11 +185,10 @@ def _plain_rows(
             scores[a:b, ..., : prefix.length] = _with_prefix(
                 q[a:b], prefix.keys[layer][0].transpose(1, 2)
             )
-    scores *= scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    shares = scores.masked_fill_(~rows.seen(window), float("-inf"))
-    shares = shares.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
+    scores *= how.scale
+    if how.softcap is not None:
+        scores = how.softcap * torch.tanh(scores / how.softcap)
+    shares = shares_of(scores.masked_fill_(~rows.seen(how.window), float("-inf")), how.sinks)
     out = shares[..., wide:] @ values
     for a, b, g in rows.runs:
         if g >= 0:
@@ -194,7 +198,7 @@ def _plain_rows(
 
 
 def _flash_rows(
-    rows: Rows, layer: int, q: Tensor, own: tuple[Tensor, Tensor], scale: float
+    rows: Rows, layer: int, q: Tensor, own: tuple[Tensor, Tensor], how: Scores
 ) -> Tensor:
     """(N, K, G, E): flash attention to the row's own and to its prefix, merged as in a micro-batch.
 
@@ -204,16 +208,20 @@ def _flash_rows(
     # The kernel reads each head's numbers as neighbours, whatever the strides say.
     q = q.contiguous()
     out: Tensor
-    out, lse = _flash(q, *own, 0.0, False, attn_mask=rows.unseen(q), scale=scale)
+    out, lse = _flash(q, *own, 0.0, False, attn_mask=rows.unseen(q), scale=how.scale)
     for a, b, g in rows.runs:
         if g >= 0:
             prefix = rows.prefixes[g]
             kv_heads, groups, width = q.shape[1:]
             flat = q[a:b].transpose(0, 1).reshape(1, kv_heads, -1, width)
-            parts = _flash(flat, prefix.keys[layer], prefix.values[layer], 0.0, False, scale=scale)
+            pair = (prefix.keys[layer], prefix.values[layer])
+            parts = _flash(flat, *pair, 0.0, False, scale=how.scale)
             o, part = (t.view(kv_heads, b - a, groups, -1).transpose(0, 1) for t in parts)
             share = torch.sigmoid(part - lse[a:b, ..., None]).to(q.dtype)
             out[a:b] = torch.lerp(out[a:b], o, share)
+            lse[a:b] = torch.logaddexp(lse[a:b], part[..., 0])
+    if how.sinks is not None:
+        out *= torch.sigmoid(lse - how.sinks.view(lse.shape[1:]))[..., None].to(q.dtype)
     return out
 
 
@@ -242,10 +250,23 @@ def _aligned(parts: Sequence[Tensor], width: int) -> Tensor:
     return cache
 
 
+def _stacked(first: Tensor, first_used: int, second: Tensor, second_used: int) -> Tensor:
+    """The rows of two caches in one, aligned at their ends, with room to grow."""
+    width, count = max(first_used, second_used), first.shape[0]
+    _, kinds, _, size = first.shape
+    cache = first.new_zeros(count + second.shape[0], kinds, width + GROWTH, size)
+    cache[:count, :, width - first_used : width] = first[:, :, :first_used]
+    cache[count:, :, width - second_used : width] = second[:, :, :second_used]
+    return cache
+
+
 def _place(runs: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
-    """(rows, prefix) of each run to (first row, one past the last, prefix)."""
-    placed, start = [], 0
+    """(rows, prefix) of each run to (first row, one past the last, prefix); neighbors with the same
+    prefix become one run."""
+    placed: list[tuple[int, int, int]] = []
+    start = 0
     for count, prefix in runs:
-        placed.append((start, start + count, prefix))
+        first = placed.pop()[0] if placed and placed[-1][2] == prefix else start
         start += count
+        placed.append((first, start, prefix))
     return placed

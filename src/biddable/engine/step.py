@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from biddable.engine.attention import laid_out
 from biddable.engine.embedding import embed
 from biddable.engine.layout import Layout, Prefix
 from biddable.engine.loss import head_of, loss_sum, row_losses
@@ -168,16 +169,14 @@ def _float(device: torch.device) -> torch.dtype:
 
 
 def feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout | Rows) -> Tensor:
-    """(T, D) hidden states after the last norm; checks that attention ran once a layer, ours."""
-    embeddings = embed(model.get_input_embeddings(), input_ids)
-    out = model.base_model(
-        inputs_embeds=embeddings, position_ids=position_ids, use_cache=False, layout=lambda: layout
-    )
-    if sorted(layout.layers) != list(range(model.config.num_hidden_layers)):
-        raise RuntimeError(
-            f"{model.config.model_type}: attention ran in layers {layout.layers}, expected each of "
-            f"{model.config.num_hidden_layers} once; examples would not be isolated"
-        )
+    """(T, D) hidden states after the last norm; checks that our attention ran."""
+    fed: dict[str, Tensor] = {"input_ids": input_ids}
+    if not getattr(model.config.get_text_config(), "hidden_size_per_layer_input", 0):
+        fed = {"inputs_embeds": embed(model.get_input_embeddings(), input_ids)}
+    with laid_out(layout):
+        out = model.base_model(**fed, position_ids=position_ids, use_cache=False)
+    if not layout.calls:
+        raise RuntimeError(f"{model.config.model_type}: it never called our attention")
     hidden: Tensor = out.last_hidden_state[0]
     return hidden
 

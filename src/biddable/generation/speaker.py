@@ -15,6 +15,7 @@ from biddable.generation.sampler import make_sampler
 from biddable.generation.stream import Finish, stream
 from biddable.models.base import load_tokenizer, resolve_base, trained_system_prompt
 from biddable.models.model_files import stop_ids_of
+from biddable.models.support import context_of
 from biddable.options import with_values
 from biddable.settings import Sampling
 from biddable.template.template import Template
@@ -105,7 +106,7 @@ def make_speaker(name: str, model: Any, tokenizer: Any, template: Template) -> S
             sample=sample,
         )
 
-    return Speaker(name, encode, replies, int(model.config.max_position_embeddings))
+    return Speaker(name, encode, replies, context_of(model.config))
 
 
 def checked_sampling(values: Mapping[str, Any]) -> Sampling:

@@ -61,27 +61,56 @@ def pieces(
     """Yields the text of the tokens as soon as it is certain; returns whether a stop string cut it.
 
     Held back are bytes that are no whole character yet, and whatever may be the beginning of a stop
-    string. All ids are decoded again for each token: some decoders treat a text's start in a way of
-    their own, and a few hundred ids take less than a millisecond.
+    string.
     """
-    ids: list[int] = []
-    sent, whole = 0, ""
+    cutter = Cutter(text, stop_strings)
     for token in tokens:
-        ids.append(token)
-        whole = text(ids)
-        end = find_stop(whole, stop_strings)
-        if end is not None:
-            if end > sent:
-                yield whole[sent:end]
+        piece = cutter.push(token)
+        if piece:
+            yield piece
+        if cutter.cut:
             return True
-        certain = whole.rstrip(UNFINISHED)
-        safe = len(certain) - _held_back(certain, stop_strings)
-        if safe > sent:
-            yield whole[sent:safe]
-            sent = safe
-    if len(whole) > sent:
-        yield whole[sent:]
+    if rest := cutter.rest():
+        yield rest
     return False
+
+
+class Cutter:
+    """Cuts an answer into the pieces of text that are certain after each token.
+
+    All ids are decoded again for each token: some decoders treat a text's start in a way of their
+    own, and a few hundred ids take less than a millisecond.
+
+    Args:
+        text: token ids to text.
+        stop_strings: the answer ends before the one that is complete first; `cut` says so.
+    """
+
+    def __init__(self, text: Callable[[Sequence[int]], str], stop_strings: Sequence[str]) -> None:
+        self._text, self._stops = text, stop_strings
+        self._ids: list[int] = []
+        self._whole, self._sent = "", 0
+        self.cut = False
+
+    def push(self, token: int) -> str:
+        """What one more token makes certain; often nothing."""
+        self._ids.append(token)
+        self._whole = self._text(self._ids)
+        end = find_stop(self._whole, self._stops)
+        if end is None:
+            certain = self._whole.rstrip(UNFINISHED)
+            return self._up_to(len(certain) - _held_back(certain, self._stops))
+        self.cut = True
+        return self._up_to(end)
+
+    def rest(self) -> str:
+        """What was held back, once no token comes any more."""
+        return "" if self.cut else self._up_to(len(self._whole))
+
+    def _up_to(self, end: int) -> str:
+        piece = self._whole[self._sent : end]
+        self._sent = max(self._sent, end)
+        return piece
 
 
 def find_stop(text: str, stop_strings: Sequence[str]) -> int | None:

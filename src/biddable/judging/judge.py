@@ -12,12 +12,15 @@ from math import ceil
 from typing import Any
 
 from biddable.data.conversation import Conversation
+from biddable.data.fields import origin_place
 from biddable.encoding.encode import Example, encode_prompt
 from biddable.engine.plan import first_trained
-from biddable.generation.generate import BATCH_TOKENS, generate
+from biddable.generation.batch import BATCH_TOKENS
+from biddable.generation.generate import generate
 from biddable.generation.stream import text_of
 from biddable.judging.general import GENERAL_TEXT
 from biddable.models.model_files import stop_ids_of
+from biddable.models.support import context_of
 from biddable.settings import ANSWERS
 from biddable.template.template import Template
 from biddable.training.evaluate import token_losses
@@ -40,6 +43,7 @@ class Question:
         reference: the answer that the row gives.
         reference_tokens: its length.
         file, line: where the row came from.
+        source, url: where a mined row's answer stands, `docs/a.md:3-9`, and its address.
         cluster: rows of one number (one group, near duplicates) are not independent of each
             other; None for a row that stands alone.
     """
@@ -51,6 +55,8 @@ class Question:
     file: str = ""
     line: int = 0
     cluster: int | None = None
+    source: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,7 @@ def ask(
                 conversation.file,
                 conversation.line,
                 None if clusters is None else clusters[i],
+                *origin_place(conversation),
             )
         )
     return questions
@@ -215,6 +222,6 @@ def swapped(examples: Sequence[Example]) -> list[Example]:
 
 def _general(model: Any, tokenizer: Any) -> list[Example]:
     """The paragraphs of the general text, cut to the model's context; no answers in them."""
-    context = int(model.config.max_position_embeddings)
+    context = context_of(model.config)
     texts = [tokenizer.encode(text)[:context] for text in GENERAL_TEXT.split("\n\n")]
     return [Example(ids, [0.0] + [1.0] * (len(ids) - 1)) for ids in texts if len(ids) > 1]

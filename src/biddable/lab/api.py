@@ -21,6 +21,7 @@ from biddable.encoding.spans import Located
 from biddable.engine.plan import plan_step
 from biddable.engine.step import example_losses
 from biddable.errors import BiddableError, place
+from biddable.models.support import context_of
 from biddable.template.frames import FRAMES, UNKNOWN_ROLE
 from biddable.template.template import Template
 from biddable.template.wrap import literal
@@ -211,7 +212,7 @@ def _loss(lab: Lab, example: Example, tokens: Sequence[Token]) -> dict[str, Any]
     """Each trained token's loss, the sums, and their quotient, as the loop has them."""
     if lab.model is None:
         return None
-    longest = min(MOST_LOSS_TOKENS, int(lab.model.config.max_position_embeddings))
+    longest = min(MOST_LOSS_TOKENS, context_of(lab.model.config))
     if len(example.input_ids) > longest:
         return None
     plan = plan_step([example], len(example.input_ids))

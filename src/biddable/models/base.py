@@ -165,7 +165,7 @@ def load_tokenizer(base: Base) -> Any:
     if not (base.folder / "config.json").is_file():
         vet_folder(base.folder, base.name)
         return open_own_tokenizer(base.folder, base.name)
-    rows = load_config(base).vocab_size
+    rows = load_config(base).get_text_config().vocab_size
     for file in ("config.json", "generation_config.json"):
         if (base.folder / file).is_file():
             settings = read_object(base.folder / file, base.name)

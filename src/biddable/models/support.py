@@ -1,9 +1,7 @@
-"""Which architectures the engine may train, and why the others are refused.
+"""What a configuration alone says of a base: whether it may be a causal model, and its context.
 
-An architecture is on the list when the laws in tests/test_engine_laws.py hold for a tiny random
-model of it: the gradient of a flat micro-batch equals that of its examples alone, and examples do
-not see each other. Whatever mixes tokens outside the attention interface (state-space, linear
-attention, short convolutions) would carry one example into the next, so it is refused by name.
+Whether the engine gives such a model's gradient is no list: it is proven on the model itself
+(`engine/proof.py`). Refused here is what no proof could save.
 """
 
 from __future__ import annotations
@@ -12,71 +10,66 @@ from typing import Any
 
 from biddable.errors import BiddableError
 
-SUPPORTED: dict[str, str] = {
-    "llama": "Llama, SmolLM, SmolLM2, TinyLlama and relatives",
-    "mistral": "sliding window honored",
-    "qwen2": "Qwen2, Qwen2.5",
-    "qwen3": "Qwen3 (dense)",
-    "gemma2": "sliding window and soft caps honored",
-    "gemma3_text": "sliding window honored",
-    "phi3": "Phi-3, Phi-4 (dense)",
-    "gpt2": "dropout is off in training",
-    "gpt_neox": "Pythia; dropout is off in training",
-    "smollm3": "",
-    "olmo2": "",
-    "granite": "logit, embedding and residual multipliers honored",
-}
-
-_STATEFUL = (
-    "mamba", "rwkv", "xlstm", "recurrent_gemma", "jamba", "bamba", "zamba", "lfm2", "falcon_h1",
-    "qwen3_next", "qwen3_5", "granitemoehybrid", "nemotron_h", "minimax", "kimi_linear",
-)  # fmt: skip
-# Rotary scalings that make an example's result depend on the longest row beside it.
-_UNSTABLE_ROPES = {"dynamic", "longrope"}
+# The positions of a model whose configuration names no limit.
+UNLIMITED = 1 << 27
+# Rotary scalings that give every token of a row other angles once the row is longer than the
+# length that the model was first trained with.
+_CHANGING_ROPES = {"dynamic", "longrope"}
 
 
 def check_kind(kind: str, where: str) -> None:
-    """Refuses a kind of model that the engine was not proven on, by its name alone.
+    """Refuses a kind of model that is no causal language model, by its name alone.
 
     Args:
         kind: `model_type` of config.json.
         where: the base's name or path, for the message.
 
     Raises:
-        BiddableError: `not_causal_lm`, `unsupported_layers` or `unsupported_architecture`.
+        BiddableError: `not_causal_lm` or `unsupported_architecture`.
     """
-    if kind in SUPPORTED:
-        return
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES as KINDS
 
-    base, known = f"the base {where} ({kind[:80]})", ", ".join(sorted(SUPPORTED))
-    if kind in KINDS and kind not in CAUSAL:
-        code, what = "not_causal_lm", "is not a causal language model"
-    elif kind.startswith(_STATEFUL):
-        code = "unsupported_layers"
-        what = (
-            "mixes tokens in state-space, linear-attention or convolution layers, which would "
-            "carry one example into the next"
-        )
-    else:
-        code, what = "unsupported_architecture", "is of a kind on which the engine is not proven"
-    raise BiddableError(code, f"{base} {what}", f"take a base of a tested architecture: {known}")
+    if kind in CAUSAL:
+        return
+    if kind in KINDS:
+        raise _not_causal(kind, where)
+    raise BiddableError(
+        "unsupported_architecture",
+        f"the base {where} ({kind[:80]}) is of a kind that this transformers does not have",
+        "take a base of a kind of docs/guide/models.md, or a newer transformers",
+    )
 
 
 def check_supported(config: Any, where: str) -> None:
-    """Refuses a transformers configuration that the engine was not proven on.
+    """Refuses a transformers configuration that is none of a causal language model.
 
     Raises:
-        BiddableError: as `check_kind`, or `unsupported_rope`.
+        BiddableError: as `check_kind`.
     """
     check_kind(str(config.model_type), where)
-    rope = getattr(config, "rope_parameters", None) or {}
-    records = [rope, *(r for r in rope.values() if isinstance(r, dict))]
-    if bad := _UNSTABLE_ROPES & {str(record.get("rope_type")) for record in records}:
-        raise BiddableError(
-            "unsupported_rope",
-            f"the base {where} uses {bad.pop()} rotary scaling, which makes an example's result "
-            "depend on the longest row beside it",
-            "take a base with default, linear, llama3 or yarn rotary positions",
-        )
+    if config.is_encoder_decoder:
+        raise _not_causal(str(config.model_type), where)
+
+
+def context_of(config: Any) -> int:
+    """The most tokens of a row: the model's positions, or fewer where its rotary angles change.
+
+    A row longer than what a `longrope` or `dynamic` scaling begins at has other angles from its
+    first token on; those with a fixed `alpha` (Hunyuan) only share the name.
+    """
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    limits = [getattr(text, "max_position_embeddings", None)]
+    for record in [rope, *(r for r in rope.values() if isinstance(r, dict))]:
+        if record.get("rope_type") in _CHANGING_ROPES and not record.get("alpha"):
+            limits.append(record.get("original_max_position_embeddings"))
+    return min([limit for limit in limits if type(limit) is int and limit > 0] or [UNLIMITED])
+
+
+def _not_causal(kind: str, where: str) -> BiddableError:
+    return BiddableError(
+        "not_causal_lm",
+        f"the base {where} ({kind[:80]}) is not a causal language model",
+        "take a base that writes text token by token; docs/guide/models.md lists kinds",
+    )

@@ -18,7 +18,8 @@ from biddable.engine.memory import (
     refuse_too_much,
 )
 from biddable.engine.plan import plan_step, trained_count
-from biddable.engine.precision import load_model
+from biddable.engine.precision import load_proven
+from biddable.engine.proof import Proof
 from biddable.models.adapters import add_adapter
 from biddable.models.base import Base
 from biddable.models.whole import parameter_count
@@ -65,21 +66,21 @@ def open_weights(
     device: torch.device,
     dtype: torch.dtype,
     ranks: Ranks,
-    loaded: Any = None,
-) -> WeightStore:
-    """The base's weights as these ranks hold them.
+    loaded: tuple[Any, Proof] | None = None,
+) -> tuple[WeightStore, Proof]:
+    """The base's weights as these ranks hold them, and the proof of how rows may be fed.
 
     What is trained is in fp32 whatever is computed in: all of it, or with --lora an adapter, while
     the base is held once, in the dtype that is computed in. `--shard auto` shards where what does
     not depend on rows would take more than most of the memory of some rank.
 
     Args:
-        loaded: the base, if it is in memory from an adapter before.
+        loaded: the base and its proof, if they are in memory from an adapter before.
     """
     if settings.lora:
-        model = load_model(base, device, dtype) if loaded is None else loaded
+        model, proof = loaded or load_proven(base, device, dtype)
         add_adapter(model, settings.lora, settings.seed)
-        return Replicas(model, torch.float32, ranks)
+        return Replicas(model, torch.float32, ranks), proof
     if ranks.count > 1 and settings.shard != "off":
         count = parameter_count(base.folder, base.name)
         needed = count * (8 + 8 / ranks.count + (2 if dtype != torch.float32 else 0))
@@ -87,5 +88,7 @@ def open_weights(
         tight = all_max(ranks, needed > _MOST_HELD * free_bytes(device) / here)[0]
         if settings.shard == "on" or tight:
             give_back_freed_memory()
-            return Shards(load_model(base, torch.device("cpu")), device, dtype, ranks)
-    return Replicas(load_model(base, device), dtype, ranks)
+            model, proof = load_proven(base, torch.device("cpu"))
+            return Shards(model, device, dtype, ranks), proof
+    model, proof = load_proven(base, device)
+    return Replicas(model, dtype, ranks), proof

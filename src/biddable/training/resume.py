@@ -155,7 +155,9 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: Ru
         BiddableError: `run_changed`, with everything that changed.
     """
     changed = [what for name in _CAUSES if name in before for what in _changes(name, before, now)]
-    changed = changed or [name for name in before if before[name] != now.get(name)]
+    # The proof is made anew, and rounds otherwise on another machine.
+    others = [name for name in before if name != "path"]
+    changed = changed or [name for name in others if before[name] != now.get(name)]
     if changed:
         what = f"the run {folder.path} cannot go on, for these changed since it began"
         fix = "put them back as they were, or start a new run"

@@ -1,0 +1,200 @@
+"""The proof before step 1 that a model may be fed flat: its examples do not see each other.
+
+Which models that holds for is no list. On the very model two short rows are fed flat, and each
+alone through transformers' own attention: what enters the vocabulary head must be the same, and
+stay the same where the other row changes. Cross-entropies would not do: over 262,144 words torch's
+own is off by 6e-5 in fp32. Rows that short prove nothing about a window or a shared prefix, and a
+gradient of the whole model takes long: for these a tiny twin of the model goes through a step.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from biddable.engine.attention import NAME
+from biddable.engine.layout import Layout
+from biddable.engine.loss import head_logits, head_of
+from biddable.engine.plan import plan_step
+from biddable.engine.step import backward_step, feed
+from biddable.engine.twin import VOCABULARY, small_settings, twin_of
+from biddable.errors import BiddableError
+
+# transformers' plain attention, which honors soft caps, sinks and windows in every model.
+STOCK = "eager"
+_FORWARD, _GRADIENT = 1e-5, 1e-4
+# Half precision rounds more than a leak may change: there the exact bits of isolation decide.
+_HALF, _HALF_LEAK = 0.25, 1e-2
+_LENGTHS = (13, 9)
+# Gradients this much below the largest are zero by nature, such as that of a key's bias.
+_NOTHING = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """How a model's rows are fed, and how far that was from each row alone.
+
+    Args:
+        name: `flat`, one after another.
+        error: the largest difference of what enters the head, relative to its largest number.
+        prefixes: whether what several rows begin with is fed once.
+    """
+
+    name: str
+    error: float
+    prefixes: bool
+
+    def __str__(self) -> str:
+        shared = "; prefixes shared" if self.prefixes else ""
+        return f"{self.name}, proven on this model ({self.error:.0e}){shared}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that data.json and `train --json` hold."""
+        return {"name": self.name, "error": self.error, "prefixes": self.prefixes}
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of the twin's step."""
+
+    input_ids: Sequence[int]
+    weights: Sequence[float]
+
+
+def prove(model: Any, name: str) -> Proof:
+    """Proves that the model may be fed flat.
+
+    Args:
+        name: of the base, for the message.
+
+    Raises:
+        BiddableError: `not_proven`, with what differs.
+    """
+    try:
+        error = _forward_error(model)
+        settings = json.dumps(small_settings(model.config), default=str)
+        kinds: tuple[Any, Any] = (type(model), type(model.config))
+        why = _fault_of_twin(*kinds, settings)
+    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, IndexError) as fault:
+        raise _not_proven(model, name, f"it cannot be fed flat: {fault}") from fault
+    bound = _FORWARD if model.dtype == torch.float32 else _HALF
+    if not error <= bound:
+        why = f"what enters its head differs by {error:.0e} where rows stand side by side"
+    if why:
+        raise _not_proven(model, name, why)
+    return Proof("flat", error, prefixes=True)
+
+
+@torch.no_grad()
+def _forward_error(model: Any) -> float:
+    """Flat against alone on the very model, relative; infinite where a row sees the other one."""
+    draw = random.Random(0)
+    most = model.get_input_embeddings().weight.shape[0]
+    rows = [[draw.randrange(most) for _ in range(n)] for n in _LENGTHS]
+    model.set_attn_implementation(STOCK)
+    try:
+        alone = [_alone(model, row) for row in rows]
+    finally:
+        model.set_attn_implementation(NAME)
+    flat = _flat(model, rows)
+    first, length = rows[0], len(rows[0])
+    changed = _flat(model, [[(i + 1) % most for i in first], rows[1]])
+    if not _is_same(model, flat[length:], changed[length:]):
+        return float("inf")
+    hidden = torch.cat([entered for entered, _ in alone])
+    logits = torch.cat([given for _, given in alone])
+    return max(_relative(flat, hidden), _relative(head_logits(flat, head_of(model)), logits))
+
+
+def _alone(model: Any, row: list[int]) -> tuple[Tensor, Tensor]:
+    """What enters the head (T, D), and the logits (T, V), of one row through transformers alone."""
+    entered: list[Tensor] = []
+    hook = model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, inputs: entered.append(inputs[0])
+    )
+    try:
+        logits = model(input_ids=torch.tensor([row], device=model.device), use_cache=False).logits
+    finally:
+        hook.remove()
+    return entered[0][0], logits[0]
+
+
+def _flat(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
+    ids = torch.tensor([[i for row in rows for i in row]], device=model.device)
+    places = torch.tensor([[i for row in rows for i in range(len(row))]], device=model.device)
+    return feed(model, ids, places, Layout([len(row) for row in rows], [-1] * len(rows)))
+
+
+def _is_same(model: Any, one: Tensor, other: Tensor) -> bool:
+    """To the last bit; experts, whose rows are sorted into one product, to rounding."""
+    settings = model.config.get_text_config().to_dict()
+    if any("expert" in key for key in settings):
+        return _relative(one, other) <= (_FORWARD if model.dtype == torch.float32 else _HALF_LEAK)
+    return torch.equal(one, other)
+
+
+def _relative(one: Tensor, other: Tensor) -> float:
+    """The largest difference relative to the largest number; not a number where one is none."""
+    return float((one - other).abs().max() / other.abs().max())
+
+
+@cache
+def _fault_of_twin(kind: Any, config_class: Any, settings: str) -> str:
+    """What is wrong with a step of a tiny twin; nothing where it is that of its rows alone."""
+    twin = twin_of(kind, config_class.from_dict(json.loads(settings)), STOCK)
+    rows = _rows()
+    exact = _gradients_alone(twin, rows)
+    twin.set_attn_implementation(NAME)
+    for budget in (10_000, 30):
+        twin.zero_grad()
+        backward_step(twin, rows, plan_step(rows, budget))
+        largest = max(float(grad.abs().max()) for grad in exact.values())
+        for key, grad in exact.items():
+            own = twin.get_parameter(key).grad
+            if grad.abs().max() < _NOTHING * largest:
+                continue
+            error = float("inf") if own is None else _relative(own, grad)
+            if not error <= _GRADIENT:
+                return f"in a tiny model of its kind the gradient of {key} differs by {error:.0e}"
+    return ""
+
+
+def _rows() -> list[_Row]:
+    """Ragged rows longer than the twin's window: two begin alike, two do not."""
+    draw = random.Random(1)
+
+    def tokens(count: int) -> list[int]:
+        return [draw.randrange(3, VOCABULARY) for _ in range(count)]
+
+    common = tokens(18)
+    starts = [common + tokens(3), common + tokens(6), tokens(14), tokens(5)]
+    return [
+        _Row([*start, *tokens(n)], [0.0] * len(start) + [draw.choice([0.5, 1.0, 2.0])] * n)
+        for start, n in zip(starts, (4, 2, 3, 6), strict=True)
+    ]
+
+
+def _gradients_alone(twin: Any, rows: Sequence[_Row]) -> dict[str, Tensor]:
+    """The gradient of the rows' loss, each fed alone through transformers' own attention."""
+    twin.zero_grad()
+    for row in rows:
+        logits = twin(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0, :-1]
+        targets, weights = torch.tensor(row.input_ids[1:]), torch.tensor(row.weights[1:])
+        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        torch.autograd.backward((losses * weights).sum())
+    return {key: p.grad.clone() for key, p in twin.named_parameters() if p.grad is not None}
+
+
+def _not_proven(model: Any, name: str, why: str) -> BiddableError:
+    return BiddableError(
+        "not_proven",
+        f"the base {name} ({model.config.model_type}) cannot be trained here: {why}",
+        "take a base of another kind; docs/guide/models.md lists kinds that were proven",
+    )
