@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from biddable.engine.loss import Head, loss_sum
+from biddable.engine.memory import needs_of
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import load_model
 from biddable.engine.step import backward_step
@@ -30,7 +33,7 @@ from biddable.models.model_files import model_files
 from biddable.training.weights import Replicas
 from folders import base_folder
 from test_engine_laws import rows_of
-from tiny import ALL_FP64, CONFIGS, reference_step, tiny
+from tiny import ALL_FP64, CONFIGS, VOCABULARY, reference_step, tiny
 
 # PEFT asks transformers for a property under its former name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -132,6 +135,28 @@ def test_the_base_stays_bit_for_bit_and_is_held_once_in_the_compute_dtype() -> N
     now = dict(model.named_parameters())
     assert all(now[n].dtype == torch.bfloat16 and torch.equal(now[n], p) for n, p in frozen.items())
     assert all(bool(p.any()) for p in trained(model).values())
+
+
+def test_a_frozen_head_forms_no_gradient_of_its_weight() -> None:
+    hidden = torch.randn(3, 32, requires_grad=True)
+    for learns in (False, True):
+        weight = torch.nn.Parameter(torch.randn(VOCABULARY, 32), requires_grad=learns)
+        targets, weights = torch.tensor([4, 5, 6]), torch.ones(3)
+        total, _ = loss_sum(hidden, Head(weight, None), targets, weights)
+        assert total.grad_fn is not None
+        _, kept, _ = total.grad_fn.saved_tensors
+        assert (kept is not None) == learns
+    model = tiny("llama", ours=True, dtype=torch.float32)
+    full = needs_of(model, list(model.parameters()), 0)
+    add_adapter(model, RANK, 0)
+    small = needs_of(model, list(trained(model).values()), 0)
+    assert small.moments == 8 * sum(p.numel() for p in trained(model).values())
+    head = 4 * VOCABULARY * 32
+    resident = full.resident - small.resident
+    adapter = replace(full, frozen_head=True).peak(10, 5, several=False) - resident
+    assert full.peak(10, 5, several=False) - resident - adapter == pytest.approx(1.2 * head, abs=2)
+    assert small.frozen_head
+    assert not full.frozen_head
 
 
 @pytest.fixture
