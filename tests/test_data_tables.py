@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 from pathlib import Path
 
@@ -258,3 +259,16 @@ def test_a_line_above_the_header_is_named_as_the_cause(tmp_path: Path, above: st
     findings = read([str(path)]).findings
     assert {f.code for f in findings} == {"column_count"}
     assert "remove what stands above it" in str(findings[0].fix)
+
+
+def test_a_file_that_gzip_packed_twice_is_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl.gz"
+    path.write_bytes(gzip.compress(gzip.compress(b'{"user": "u", "assistant": "a"}\n')))
+    with pytest.raises(BiddableError, match="packed with gzip twice"):
+        read([str(path)])
+
+
+def test_a_table_without_its_ending_is_told_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "data.txt"
+    path.write_text("user,assistant\nu,a\n", encoding="utf-8")
+    assert ".csv" in str(read([str(path)]).findings[0].fix)

@@ -593,3 +593,24 @@ def test_rows_of_no_known_format_are_named_as_they_are_written(
 def test_an_unused_column_is_named_as_it_is_written(tmp_path: Path) -> None:
     [note] = read_rows(tmp_path, [{"User": "u", "Assistant": "a", "Weight (kg)": 7}]).findings
     assert "'Weight (kg)'" in note.message
+
+
+@pytest.mark.parametrize("key", ["split", "is_valid", "Deleted", "fold"])
+def test_a_column_that_may_set_rows_aside_is_a_warning_where_rows_differ(
+    tmp_path: Path, key: str
+) -> None:
+    pair = {"user": "u", "assistant": "a"}
+    for values, severity in (([1, 0, 1], "warning"), ([1, 1, 1], "note")):
+        [one] = read_rows(tmp_path, [{**pair, key: value} for value in values]).findings
+        assert (one.code, one.severity, one.count) == ("unused_columns", severity, 3)
+        assert repr(key) in one.message
+
+
+def test_a_weight_of_a_sample_is_a_warning_and_one_beyond_fp32_is_refused(tmp_path: Path) -> None:
+    pair = {"user": "u", "assistant": "a"}
+    [one] = read_rows(tmp_path, [{**pair, "sample_weight": 0.5}]).findings
+    assert (one.code, one.severity) == ("unused_columns", "warning")
+    for weight in (1e38, 1e308, "inf", 1_000_001):
+        assert [f.code for f in read_rows(tmp_path, [{**pair, "weight": weight}]).findings] == [
+            "weight_invalid"
+        ]

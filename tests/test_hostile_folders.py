@@ -175,6 +175,14 @@ def test_a_folder_that_holds_gguf_alone_says_what_to_give(folder: Path) -> None:
     assert f"--base {folder / 'q8.gguf'}" in str(caught.value.finding.fix)
 
 
+def test_an_adapter_alone_is_called_so(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    put("adapter_config.json", "{}")(folder)
+    with pytest.raises(BiddableError) as caught:
+        read(str(folder))
+    assert caught.value.finding.code == "adapter_in_base"
+
+
 def test_a_path_from_the_home_folder_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     assert resolve_base("~/base").folder == folder

@@ -31,13 +31,14 @@ MOST_BLANK = 1 << 16
 PACKED = b"\x1f\x8b"
 # What marks files of records, and archives that may be workbooks, by their first bytes.
 BINARY = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff", b"PK\x03\x04")
-# The usual files that hold no rows, by their first bytes.
+# The usual files that hold no rows, by their first bytes, gzip taken off.
 STRANGERS = {
     b"\xd0\xcf\x11\xe0": (
         "an Excel workbook of the old form (.xls), or one with a password",
         "Save it as .xlsx without a password, or as CSV.",
     ),
     b"\x28\xb5\x2f\xfd": ("packed with zstd", "Unpack it, or pack it with gzip."),
+    PACKED: ("packed with gzip twice", "Unpack it once."),
     b"BZh": ("packed with bzip2", "Unpack it, or pack it with gzip."),
     b"\xfd7zXZ": ("packed with xz", "Unpack it, or pack it with gzip."),
 }
@@ -121,15 +122,16 @@ def file_rows(
             what = "Standard input is empty." if name == "-" else "The file is empty."
             fix = "Give a file with one JSON object a line."
             raise BiddableError("empty_file", what, fix)
-        for magic, (what, fix) in STRANGERS.items():
-            if head.startswith(magic):
-                raise BiddableError("unreadable_file", f"The file is {what}.", fix)
         packed = head.startswith(PACKED)
         stream = gzip.GzipFile(fileobj=stored) if packed else stored
         lower = name.lower()
         suffix = Path(lower.removesuffix(".gz") if packed else lower).suffix
         try:
-            if _head(stream, 8).startswith(BINARY):
+            inner = _head(stream, 8)
+            for magic, (what, fix) in STRANGERS.items():
+                if inner.startswith(magic):
+                    raise BiddableError("unreadable_file", f"The file is {what}.", fix)
+            if inner.startswith(BINARY):
                 yield from _records(stream, name, findings, encoding)
                 return
             with as_utf8(stream, encoding, name, findings) as text:

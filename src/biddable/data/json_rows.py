@@ -181,7 +181,9 @@ def _invalid(error: Exception) -> BiddableError:
         what = f"{error.msg} at column {error.colno}"
         near = error.doc[max(0, error.pos - 12) : error.pos + 12]
         fix = f"Look near {near!r}; write the rows with a JSON library."
-        if error.doc[:1] == "{" and "'" in error.doc[1:3]:
+        if not error.pos:
+            fix = f"It begins with {near!r}. A table has to end in .csv, else each line is JSON."
+        elif error.doc[:1] == "{" and "'" in error.doc[1:3]:
             fix = "Use double quotes; write the rows with a JSON library, not with str()."
         elif error.msg == "Extra data":
             what, fix = _extra_data(error.doc[error.pos :].strip(), error.colno)

@@ -31,7 +31,11 @@ ALIASES = {"from": "role", "value": "content"}
 FLAGS = ("loss", "train")
 FLAG_VALUES = {"true": True, "false": False, "1": True, "0": False}
 # Keys by which yet other tools say it, each with a meaning of its own: never guessed.
-OTHER_FLAGS = re.compile(r"(?:do_)?(?:loss|train|mask|ignore|weight)\w*", re.IGNORECASE)
+OTHER_FLAGS = re.compile(
+    r"(?:(?:do|sample|example|row)_)?(?:loss|train|mask|ignore|weight)\w*", re.IGNORECASE
+)
+# The sum of larger ones would be no number in fp32.
+MOST_WEIGHT = 1_000_000
 READ_KEYS = ("role", "content", *ALIASES, "weight", *FLAGS)
 # What templates print under these names; anything else is handed on with a warning.
 EXTRA_KEYS = ("name", "tool_call_id", "reasoning_content", "thinking", "reasoning")
@@ -197,14 +201,14 @@ def _weight_invalid(what: str) -> BiddableError:
 
 
 def weight_of(value: object, turn: int | None = None) -> float:
-    """A finite number of 0 or more as a float, also from the text of a table's cell; all else is
+    """A number from 0 to MOST_WEIGHT as a float, also from the text of a table's cell; all else is
     refused."""
     try:
         number = float(value) if isinstance(value, int | float | str) else math.nan
     except (ValueError, OverflowError):
         number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number) or number < 0:
-        what = f"The weight {shown(value)} is not a number of 0 or more."
+    if isinstance(value, bool) or not 0 <= number <= MOST_WEIGHT:
+        what = f"The weight {shown(value)} is not a number from 0 to {MOST_WEIGHT:,}."
         fix = "Use 0 for context, 1 for an ordinary answer. Negative weights are not supported."
         raise BiddableError("weight_invalid", what, fix, turn=turn)
     return number

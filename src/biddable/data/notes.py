@@ -23,6 +23,11 @@ OF_THE_PROMPT = re.compile(
     rf"{OPTIONS.pattern}|contexts|passages|documents|instructions|images?|audios?|videos?",
     re.IGNORECASE,
 )
+# Columns by whose value rows are left out of the training, in one way or another.
+SETS_ASIDE = re.compile(
+    r"(?:data)?(?:split|subset|fold)|(?:is_)?(?:deleted|valid|invalid|excluded?|skip|discard(?:ed)?)",
+    re.IGNORECASE,
+)
 LETTER = re.compile(r"\s*\(?[a-h0-9][.):]?\s*", re.IGNORECASE)
 
 # See _of_keys.
@@ -66,7 +71,8 @@ class KeyNotes:
         """Notes what of a row was not read, and which of its columns were read for their name."""
         for key, value in rest.items():
             if not is_nothing(value):
-                self.add("row", key, file, line)
+                aside = SETS_ASIDE.fullmatch(key.strip())
+                self.add("row", key, file, line, shown(value) if aside else None)
         for key, value in reserved.items():
             if not is_nothing(value):
                 of_row = float(value) if key == "weight" else shown(value)
@@ -113,7 +119,11 @@ class KeyNotes:
         if flags:
             fix = 'If it says what is trained, write it as "weight" with 0 or 1.'
             yield _of_keys("unused_columns", "warning", flags, UNUSED, fix)
-        if rest := {key: rows[key] for key in rows if key not in prompt and key not in flags}:
+        aside = {key: noted for key, noted in rows.items() if len(noted.values) > 1}
+        if aside:
+            fix = "If it sets rows aside, take them out, or into a file of their own: --eval."
+            yield _of_keys("unused_columns", "warning", aside, UNUSED, fix)
+        if rest := {key: rows[key] for key in rows if key not in {**prompt, **flags, **aside}}:
             yield _of_keys("unused_columns", "note", rest, UNUSED, "")
 
 

@@ -22,7 +22,13 @@ from biddable.models.gguf_header import gguf_shapes
 from biddable.models.model_files import model_files, own_template, write_files
 from biddable.models.own_tokens import check_ids, open_own_tokenizer, silent_stderr
 from biddable.models.support import check_kind, check_supported
-from biddable.models.vetting import damaged, read_object, refuse_elsewhere, vet_folder
+from biddable.models.vetting import (
+    adapter_in_base,
+    damaged,
+    read_object,
+    refuse_elsewhere,
+    vet_folder,
+)
 from biddable.models.whole import (
     check_sizes,
     check_values,
@@ -180,6 +186,8 @@ def _model_folder(folder: Path) -> Path:
         if (place / "config.json").exists() or (place / "config.json").is_symlink():
             refuse_elsewhere(place / "config.json", str(folder))
             return place
+    if (folder / "adapter_config.json").exists():
+        raise adapter_in_base(str(folder))
     raise _not_found(str(folder), "the folder holds no config.json")
 
 

@@ -50,6 +50,15 @@ def damaged(name: str, what: str, fix: str = "get the base anew") -> BiddableErr
     return BiddableError("base_damaged", f"the base {name} is damaged: {what}", fix)
 
 
+def adapter_in_base(name: str) -> BiddableError:
+    """The error for an adapter, alone or beside a model."""
+    return BiddableError(
+        "adapter_in_base",
+        f"the base {name} holds an adapter, which names another model to load",
+        "merge the adapter into its model and save that, or delete adapter_config.json",
+    )
+
+
 def quantized_base(name: str, why: str) -> BiddableError:
     """The error for weights that are stored in fewer bits than a gradient needs."""
     what = f"the base {name} is quantized ({why}), and such weights cannot be trained"
@@ -106,11 +115,7 @@ def vet_folder(folder: Path, name: str, *, adapter: bool = False) -> None:
         if path.name.startswith("shard-"):
             raise damaged(name, f"{path.name} is a part of a training checkpoint")
     if not adapter and (folder / "adapter_config.json").exists():
-        raise BiddableError(
-            "adapter_in_base",
-            f"the base {name} holds an adapter, which names another model to load",
-            "merge the adapter into its model and save that, or delete adapter_config.json",
-        )
+        raise adapter_in_base(name)
     for file in _SETTINGS:
         if (folder / file).exists():
             _vet_settings(read_object(folder / file, name), file, name)
