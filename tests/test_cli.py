@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from biddable.cli import main, read_arguments, waiting
+from biddable.command_table import COMMANDS
 from biddable.errors import BiddableError
-from biddable.settings import COMMANDS
 
 BAD = "\x1b]0;title\x07\x1b[31mred"
 

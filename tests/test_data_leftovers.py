@@ -29,6 +29,10 @@ def talk(user: str, assistant: str) -> Conversation:
         ("Who bakes naan?", "Nan does.", "", 1),
         ("u", "The sums are\nnan", "", 1),
         ("u", "none", "no_value_as_answer", 1),
+        ("u", "on shelf\x004", "control_character_in_answers", 1),
+        ("u", "\x1b[1myes", "control_character_in_answers", 1),
+        ("u", "it\x92s there", "control_character_in_answers", 1),
+        ("u", "a\tb\nc\u200d\u00a0\u0645", "", 1),
     ],
 )
 def test_marks_for_no_value_and_cr_are_told_and_mended(

@@ -249,3 +249,12 @@ def test_a_misspelled_file_is_told_with_the_one_beside_it(tmp_path: Path) -> Non
     (tmp_path / "training.jsonl").write_text("{}")
     with pytest.raises(BiddableError, match=r"Did you mean .*training\.jsonl"):
         read([str(tmp_path / "trainig.jsonl")])
+
+
+@pytest.mark.parametrize("above", ["Export of May\n\n", "# by a tool\n"])
+def test_a_line_above_the_header_is_named_as_the_cause(tmp_path: Path, above: str) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text(f"{above}user,assistant\nu,a\n", encoding="utf-8")
+    findings = read([str(path)]).findings
+    assert {f.code for f in findings} == {"column_count"}
+    assert "remove what stands above it" in str(findings[0].fix)

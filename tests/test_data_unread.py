@@ -545,7 +545,7 @@ def test_what_other_tools_left_in_answers_is_one_warning(
     rows = [{"user": f"u{k}", "assistant": answer} for k in range(12)]
     found = list(leftovers(read_rows(tmp_path, rows).conversations))
     assert [(f.code, f.severity) for f in found] == [(code, "warning")]
-    assert "12 of 12 answers" in found[0].message
+    assert "12 of 12" in found[0].message
     clean = [{"user": "u", "assistant": "Is a < b | c > d? [INS] none of it\n"}]
     assert not list(leftovers(read_rows(tmp_path, clean).conversations))
 
@@ -569,3 +569,27 @@ def test_one_finding_names_every_unused_key_and_the_documented_row_has_none(tmp_
     assert not read_rows(tmp_path, [row]).findings
     [finding] = read_rows(tmp_path, [{**row, "id": 1, "lead_time": 2, "day": 3}]).findings
     assert "'id', 'lead_time', 'day'" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"Ticket ID": 7, "Public comments": "p"}], ["Public comments, Ticket ID"]),
+        ([{"data": [{"user": "u", "assistant": "a"}] * 3}], ["a list of objects", "jq -c"]),
+        ([{"inputs": {"question": "q"}, "outputs": {}}] * 2, ["'inputs' holds an object", "top"]),
+        ([{"Where is it?": "Why?", "On shelf 4.": "So."}], ["On shelf 4.", "header"]),
+    ],
+)
+def test_rows_of_no_known_format_are_named_as_they_are_written(
+    tmp_path: Path, rows: list[Any], words: list[str]
+) -> None:
+    result = read_rows(tmp_path, rows)
+    assert result.format == ""
+    assert {f.code for f in result.findings} == {"unknown_format"}
+    for word in words:
+        assert word in f"{result.findings[0].message} {result.findings[0].fix}"
+
+
+def test_an_unused_column_is_named_as_it_is_written(tmp_path: Path) -> None:
+    [note] = read_rows(tmp_path, [{"User": "u", "Assistant": "a", "Weight (kg)": 7}]).findings
+    assert "'Weight (kg)'" in note.message

@@ -53,3 +53,11 @@ def test_a_row_draws_from_a_stream_of_its_own() -> None:
 def test_values_out_of_range_are_refused(temperature: float, top_p: float) -> None:
     with pytest.raises(ValueError, match="temperature must be"):
         make_sampler(temperature, top_p)
+
+
+def test_every_seed_that_the_options_allow_draws_and_draws_again() -> None:
+    logits = torch.zeros(1, 50)
+    for seed in (0, 1, 2**63 - 1, 2**40, -(2**63)):
+        first, second = (make_sampler(1.0, 1.0, seed) for _ in range(2))
+        rows = [0]
+        assert [first(logits, rows) for _ in range(5)] == [second(logits, rows) for _ in range(5)]

@@ -118,3 +118,25 @@ def test_a_folder_without_git_is_read_as_it_is(
     rows, record = mined(root, tmp_path / "rows.jsonl")
     assert [row["prompt"] for row in rows] == ["Why?", "Who?", "Wo?"]
     assert record["left_out"] == {"no_git": 1, "hidden_file": 1}
+
+
+def test_a_message_in_two_folders_counts_once_and_from_in_a_text_is_no_border(
+    tmp_path: Path,
+) -> None:
+    mail = "From x\nFrom: {0}@b.org\nMessage-ID: <{1}@b>\nReferences: <1@b>\nSubject: A\n\n{2}\n\n"
+    box = mail.format("a", 1, "Why?\n\nFrom me, to you.") + mail.format("c", 2, "So \u2013 it is.")
+    rows, _ = mined(write(tmp_path / "d", {"a.mbox": box, "b.mbox": box}), tmp_path / "r.jsonl")
+    assert [row["completion"] for row in rows] == ["So \u2013 it is."]
+    assert rows[0]["prompt"] == "A\n\nWhy?\n\nFrom me, to you."
+
+
+def test_nothing_that_a_repository_names_is_run(tmp_path: Path) -> None:
+    root = write(tmp_path / "d", GOOD)
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "The first of all")
+    for name in ("core.fsmonitor", "diff.external", "core.pager", "diff.x.textconv"):
+        git(root, "config", name, f"touch {tmp_path}/run")
+    (root / ".git" / "info" / "attributes").write_text("*.md diff=x\n")
+    mined(root, tmp_path / "rows.jsonl")
+    assert not (tmp_path / "run").exists()

@@ -13,9 +13,10 @@ import biddable
 GROUND = {"terminal"}
 # From the ground floor up; the first are single files.
 ROOMS = [
-    *("terminal", "errors", "storage", "settings", "options"),
+    *("terminal", "errors", "storage", "settings", "options", "command_table"),
     *("data", "mining", "template", "encoding", "models", "dataset", "engine", "generation"),
-    *("training", "judging", "display", "from_scratch", "serving", "lab", "commands", "cli"),
+    *("training", "judging", "exporting", "display", "from_scratch", "serving", "lab"),
+    *("commands", "cli"),
 ]
 ROOT = Path(biddable.__file__).parent
 

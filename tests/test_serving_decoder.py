@@ -109,7 +109,10 @@ def test_where_memory_is_for_one_row_the_others_wait_and_too_many_are_refused(
             taken.append(place)
         except Failure as failure:
             statuses.append(failure.status)
-        assert decoder.running <= 1
+    most = 0
+    while decoder.busy:
+        most = max(most, decoder.running)
+    assert most == 1
     assert 4 <= len(taken) < 10
     assert set(statuses) == {429}
     assert [text(jobs[i][1]) for i in taken] == [alone(served, PROMPTS[i]) for i in taken]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from biddable.command_table import COMMANDS
 from biddable.errors import BiddableError
 from biddable.options import (
     ALIASES,
@@ -21,7 +22,7 @@ from biddable.options import (
     with_values,
     write_config,
 )
-from biddable.settings import COMMANDS, FitSettings, Settings
+from biddable.settings import FitSettings, Settings
 from biddable.training.run_folder import Lock, RunFolder, new_run_folder
 
 

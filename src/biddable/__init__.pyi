@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from biddable.commands.check import Checked
 from biddable.commands.compare import Comparison
+from biddable.commands.each import Adapters
+from biddable.commands.export import Exported
 from biddable.commands.mine import MinedRows
 from biddable.commands.train import Trained
 from biddable.data.conversation import Conversation as Conversation
@@ -38,11 +40,13 @@ __all__ = [
     "convert",
     "encode",
     "encode_prompt",
+    "export",
     "load",
     "mine",
     "pretrain",
     "serve",
     "train",
+    "train_each",
 ]
 
 # A file or folder, or several; of rows also those in memory.
@@ -219,3 +223,52 @@ def serve(
     port: int = 8000,
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
 ) -> None: ...
+def train_each(
+    data: Rows = (),
+    *,
+    resume: str = "",
+    epochs: float = 3.0,
+    steps: int = 0,
+    batch_size: int = 8,
+    batch_tokens: int = 0,
+    lr: float = 0.0002,
+    warmup: float = 0.1,
+    weight_decay: float = 0.0,
+    clip: float = 1.0,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+    eps: float = 1e-08,
+    early_stop: int = 0,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto",
+    seed: int = 0,
+    out: str | PathLike[str] = "",
+    save_every: int = 0,
+    keep: int = 2,
+    eval: str | PathLike[str] = "",
+    map: str = "",
+    system: str = "",
+    encoding: str = "",
+    group_by: str = "",
+    max_length: int = 0,
+    too_long: Literal["drop", "error"] = "drop",
+    loss_on: Literal["assistant", "last", "all"] = "assistant",
+    base: str | PathLike[str] = "smollm2",
+    template: str | PathLike[str] = "",
+    template_arg: str | Sequence[str] = (),
+    header: Literal["prompt", "history"] = "prompt",
+    answers: int = 32,
+    metric: str = "",
+    shard: Literal["auto", "on", "off"] = "auto",
+    lora: int = 0,
+    report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
+) -> Adapters: ...
+def export(
+    run: str | PathLike[str],
+    *,
+    to: Literal["gguf"] = "gguf",
+    type: Literal["f32", "f16", "q8_0", "q4_0", ""] = "",
+    system: Literal["bake", "keep"] = "bake",
+    answers: int = 32,
+    out: str | PathLike[str] = "",
+) -> Exported: ...

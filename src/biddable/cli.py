@@ -18,18 +18,18 @@ from typing import Any
 import psutil
 
 from biddable import __version__
+from biddable.command_table import COMMANDS, Command
 from biddable.dataset.early import refuse_early
 from biddable.errors import BiddableError, Finding, did_you_mean, refuse_no_text
 from biddable.options import (
     ALIASES,
-    CHOICES,
     GROUPS,
     checked_values,
+    choices_of,
     names_of,
     read_config,
     with_values,
 )
-from biddable.settings import COMMANDS, Command
 from biddable.terminal import console, drop_output, flush_output, guard, notices, write_json
 
 _OTHER_REMEDY = "see that it is there, and that there is room and the right to use it"
@@ -130,7 +130,7 @@ def make_parser(name: str, command: Command) -> ArgumentParser:
 
 
 def _metavar(f: Field[Any]) -> str:
-    if choices := CHOICES.get(f.name):
+    if choices := choices_of(f):
         return "{" + ",".join(choices) + "}"
     if f.metadata.get("nargs"):
         return f.name.upper()

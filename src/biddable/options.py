@@ -31,6 +31,8 @@ CHOICES = {
     "report_to": ("none", *TRACKERS),
     "shape": ("llama", "gpt2"),
     "activation": ("gelu", "gelu_new", "relu"),
+    "to": ("gguf",),
+    "type": ("f32", "f16", "q8_0", "q4_0"),
 }
 # The smallest and the largest good number; any count where nothing stands here.
 RANGES: dict[str, tuple[float, float]] = {
@@ -72,7 +74,7 @@ GROUPS = {
         "commits",
     ),
     "model": (
-        "base", "tuned", "model", "runs", "template", "template_arg", "header", "tokenizer",
+        "base", "tuned", "model", "run", "runs", "template", "template_arg", "header", "tokenizer",
         "vocab", "shape", "width", "layers", "heads", "context", "activation", "weights",
     ),
     "training": (),
@@ -80,8 +82,8 @@ GROUPS = {
     "judging": ("answers", "few_shot", "probe_frame", "format", "metric", "fail_under"),
     "machine": ("device", "precision", "batch_tokens", "shard", "host", "port", "seed"),
     "output": (
-        "out", "save_every", "keep", "report_to", "dump", "fix", "html", "redact", "show", "line",
-        "worst", "strict", "json",
+        "out", "to", "type", "save_every", "keep", "report_to", "dump", "fix",
+        "html", "redact", "show", "line", "worst", "strict", "json",
     ),
 }  # fmt: skip
 
@@ -124,6 +126,12 @@ def names_of(kind: type[DataclassInstance]) -> dict[str, str]:
     return also | names
 
 
+def choices_of(f: Field[Any]) -> tuple[str, ...]:
+    """The good values of an option that has few."""
+    values: tuple[str, ...] = f.metadata.get("choices") or CHOICES.get(f.name, ())
+    return values
+
+
 def range_of(f: Field[Any]) -> tuple[float, float]:
     """The smallest and the largest good number of an option."""
     bounds: tuple[float, float] = f.metadata.get("within") or RANGES.get(f.name, (0, MOST))
@@ -154,7 +162,7 @@ def write_config(settings: FitSettings, path: Path) -> None:
 
 
 def _checked(f: Field[Any], value: Any) -> Any:
-    kind, choices = type(f.default), CHOICES.get(f.name, ())
+    kind, choices = type(f.default), choices_of(f)
     if kind is tuple:
         return _texts(f.name, value)
     if kind is bool and not isinstance(value, bool):

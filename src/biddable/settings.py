@@ -19,7 +19,7 @@ MINED = (
     *("faq", "definition", "section", "code", "body", "test", "commit", "message"),
     *("ticket", "help", "pdf"),
 )
-# No count that anyone needs is larger; and what both TOML and the generators of numbers can hold.
+# No count that anyone needs is larger; what TOML and generators of numbers can hold.
 MOST, MOST_SEED = 10**9, 2**63 - 1
 
 
@@ -28,8 +28,9 @@ def _option(default: Any, text: str, shown: str = "", **more: Any) -> Any:
 
     Args:
         text: the help; shown: what it says of the default, where that is not the value itself.
-        more: nargs, of an argument without a flag; within, a range of its own; file, what its text
-            names: `read`, `model`, `write` (a new file) or `make` (a new folder).
+        more: nargs, of an argument without a flag; within and choices, a range or values of its
+            own; file, what its text names: `read`, `model`, `write` (a new file) or `make` (a new
+            folder).
     """
     return field(default=default, metadata={"help": text, "shown": shown, **more})
 
@@ -176,6 +177,20 @@ class CompareSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """The options of `export`."""
+
+    run: str = _option("", "run or model folder, or smollm2", file="model", nargs="1")
+    to: str = _option("gguf", "what for: llama.cpp")
+    type: str = _option("", "of the weights in a GGUF file", "q8_0")
+    system: str = _option(
+        "bake", "trained system prompt: in the template, or kept out", choices=("bake", "keep")
+    )
+    answers: int = _option(ANSWERS, "held-out prompts that the file answers")
+    out: str = _option("", "folder to make", "in the run folder", file="make")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConvertSettings:
     """The options of `convert`."""
 
@@ -238,6 +253,13 @@ class Printing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainPrinting(Printing):
+    """Whether the command `train` makes one run of its data or several."""
+
+    each: bool = _option(False, "an adapter for each file, on one base in memory; needs --lora")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckPrinting(Printing):
     """How `check` prints, and when it fails."""
 
@@ -245,36 +267,3 @@ class CheckPrinting(Printing):
     line: int = _option(0, "show the row of this line")
     worst: bool = _option(False, "show the least trained rows first")
     strict: bool = _option(False, "warnings exit with 1 too")
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A command: commands/NAME.py has its function and `run`; --config reads a `config` record."""
-
-    options: type[Any]
-    help: str
-    printing: type[Any] = Printing
-    config: type[Any] | None = None
-    resume: bool = False
-
-
-COMMANDS = {
-    "check": Command(
-        CheckSettings, "show what would be learned, and what is wrong with the data",
-        printing=CheckPrinting, config=Settings,
-    ),
-    "train": Command(
-        Settings, "tune a base model on the data, and judge it on held-out rows",
-        config=Settings, resume=True,
-    ),
-    "chat": Command(ChatSettings, "talk to a model, asked as it was in training"),
-    "compare": Command(CompareSettings, "judge base and tuned on the same held-out rows"),
-    "serve": Command(ServeSettings, "serve models as OpenAI does, and a page to try them"),
-    "pretrain": Command(
-        PretrainSettings, "train a small base model from scratch on plain text",
-        config=PretrainSettings, resume=True,
-    ),
-    "mine": Command(MineSettings, "make rows of documents, code, commits, mail and tickets"),
-    "convert": Command(ConvertSettings, "make a base of a PyTorch checkpoint of a nanoGPT"),
-    "lab": Command(LabSettings, "see template, tokens and mask of an example in the browser"),
-}  # fmt: skip

@@ -152,6 +152,14 @@ def renamed(before: str) -> Callable[[dict[str, Tensor]], None]:
     return change
 
 
+def within(part: str, inner: str) -> Callable[[dict[str, Tensor]], None]:
+    def change(state: dict[str, Tensor]) -> None:
+        for name in [name for name in state if part in name]:
+            state[name.replace(part, part + inner)] = state.pop(name)
+
+    return change
+
+
 def lost(name: str) -> Callable[[dict[str, Tensor]], None]:
     def change(state: dict[str, Tensor]) -> None:
         del state[name]
@@ -342,7 +350,13 @@ CASES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {
         "of torch.compile": (tensors(renamed("_orig_mod.")), "foreign_prefix"),
         "of DDP": (tensors(renamed("module.")), "foreign_prefix"),
         "of a wrapper": (tensors(renamed("_orig_module.")), "foreign_prefix"),
-        "of nobody": (tensors(renamed("inner.")), DAMAGED),
+        "of FSDP": (tensors(renamed("_fsdp_wrapped_module.")), "foreign_prefix"),
+        "of nobody": (tensors(renamed("inner.")), "foreign_prefix"),
+        "of two": (tensors(renamed("a.b.")), "foreign_prefix"),
+        "of checkpointing, within": (
+            tensors(within("layers.0.", "_checkpoint_wrapped_module.")), "foreign_prefix",
+        ),
+        "of an adapter, within": (tensors(within("q_proj.", "base_layer.")), "foreign_prefix"),
     },
     "header": {
         "truncated": (header(lambda h, d: packed(h, d)[:-7]), DAMAGED),

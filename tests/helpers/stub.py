@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import biddable
-from biddable.options import CHOICES
-from biddable.settings import COMMANDS, Sampling
+from biddable.command_table import COMMANDS
+from biddable.options import choices_of
+from biddable.settings import Sampling
 
 HEAD = '''"""The public face. tests/helpers/stub.py writes it from settings.py."""
 
@@ -34,7 +35,9 @@ Rows = str | PathLike[str] | Iterable[str | PathLike[str] | Mapping[str, Any] | 
 RESULT_IMPORTS = (
     "from biddable.commands.check import Checked",
     "from biddable.commands.compare import Comparison",
+    "from biddable.commands.each import Adapters",
     "from biddable.commands.mine import MinedRows",
+    "from biddable.commands.export import Exported",
     "from biddable.commands.train import Trained",
     "from biddable.from_scratch.convert import Converted",
     "from biddable.from_scratch.pretrained import Pretrained",
@@ -43,6 +46,8 @@ ROWS = ("data", "eval", "train")
 RESULTS = {"check": "Checked", "train": "Trained", "compare": "Comparison", "chat": "None"}
 RESULTS |= {"convert": "Converted", "pretrain": "Pretrained", "mine": "MinedRows"}
 RESULTS |= {"serve": "None"}
+RESULTS |= {"train_each": "Adapters"}
+RESULTS |= {"export": "Exported"}
 
 
 def option(f: Field[Any], in_memory: bool) -> str:
@@ -51,8 +56,9 @@ def option(f: Field[Any], in_memory: bool) -> str:
     kind = type(default).__name__
     if name in ROWS and in_memory:
         kind = "Rows"
-    elif name in CHOICES:
-        kind = f"Literal[{', '.join(map(repr, CHOICES[name]))}]"
+    elif choices := choices_of(f):
+        values = dict.fromkeys((*choices, default))
+        kind = f"Literal[{', '.join(map(repr, values))}]"
     elif kind == "tuple":
         kind = "str | Sequence[str]"
     elif f.metadata.get("file") or name in ("template", "html"):
@@ -66,7 +72,7 @@ def function(name: str, record: type[Any], result: str, kind: Any, indent: str =
     """A function or method whose `**options` are the fields of a record."""
     before, after = [], []
     for p in signature(kind).parameters.values():
-        if p.name in ("data", "paths", "runs", "checkpoint", "model", "base", "tuned"):
+        if p.name in ("data", "paths", "runs", "run", "checkpoint", "model", "base", "tuned"):
             special = {"data": "Rows", "paths": "Paths", "runs": "Paths"}
             typed = special.get(p.name, "str | PathLike[str]")
             before.append(f"{p.name}: {typed}" + ("" if p.default is Parameter.empty else " = ()"))
@@ -94,7 +100,9 @@ def stub() -> str:
     text += answer + "\n"
     text += f"def load{signature(biddable.load)}: ...\n"
     for name, result in RESULTS.items():
-        text += function(name, COMMANDS[name].options, result, getattr(biddable, name))
+        text += function(
+            name, COMMANDS[name.removesuffix("_each")].options, result, getattr(biddable, name)
+        )
     for word in ("str | PathLike[str]", "str", "Speaker"):
         text = text.replace(f"'{word}'", word)
     return text.replace("'", '"')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +17,7 @@ from biddable.display.report import (
     training_answers,
     training_places,
 )
-from biddable.judging.judge import Judgement, Question, ask, judge
+from biddable.judging.judge import Judgement, Question, ask, judge, summed_losses
 from biddable.judging.own_metric import try_metric
 from biddable.judging.scorecard import Scorecard, Terms, score
 from biddable.template.template import Template
@@ -42,13 +44,27 @@ class Exam:
     terms: Terms
     max_new_tokens: int = 0
 
-    def judged(self, model: Any) -> Judgement:
-        """The model measured on all held-out rows and on some of training."""
+    def judged(self, model: Any, known: Judgement | None = None) -> Judgement:
+        """The model measured on all held-out rows and on some of training.
+
+        Args:
+            known: the same model's judgement by an exam of the same key.
+        """
         compared = min(MOST_COMPARED, max(FEWEST_COMPARED, len(self.held_out.examples)))
+        if known is not None:
+            losses = summed_losses(model, self.train.examples[:compared])
+            return replace(known, train_losses=losses)
         return judge(
             model, self.tokenizer, self.template, self.questions, self.held_out.examples,
             train_examples=self.train.examples[:compared], max_new_tokens=self.max_new_tokens,
         )  # fmt: skip
+
+    def key(self) -> str:
+        """The same for all exams that measure a model alike but for its training rows."""
+        rows = [[list(e.input_ids), list(e.weights)] for e in self.held_out.examples]
+        asked = [[list(q.prompt), q.reference_tokens] for q in self.questions]
+        text = json.dumps([self.template.text, self.max_new_tokens, rows, asked])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def scored(
         self, base: Judgement, tuned: Judgement, few_shot: Judgement | None = None

@@ -63,13 +63,13 @@ def mine(paths: Any = (), **options: Any) -> MinedRows:
     settings = _checked(with_values(MineSettings(), {"paths": paths, **options}))
     out = Path(settings.out)
     part = out.with_name(f".{out.name}.part")
+    collector = Collector(settings)
     try:
         with (
             _progress(console()) as progress,
             part.open("w", encoding="utf-8", errors="replace") as file,
         ):
-            collector = Collector(settings, progress)
-            for row in collector.rows():
+            for row in collector.rows(progress):
                 file.write(_line(row))
         record_file = _finish(part, out, collector.record)
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,19 @@ BASE_FILE = "base.json"
 MOST_WATCHED = 64
 
 
+@dataclass(slots=True)
+class Shared:
+    """What runs of one process have in common: their base.
+
+    Args:
+        loaded: the base in memory, with or without an adapter, and its proof; None before.
+        judgements: of the base, by the key of the exam.
+    """
+
+    loaded: tuple[Any, Proof] | None = None
+    judgements: dict[str, Judgement] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a run works on.
@@ -52,6 +65,7 @@ class Run:
     Args:
         settings: with what was chosen for this machine, once the base is loaded.
         record: data.json.
+        shared: what the runs before have left in memory.
         proof: how rows are fed, once the base is loaded.
     """
 
@@ -62,6 +76,7 @@ class Run:
     record: dict[str, Any]
     ranks: Ranks
     out: Console
+    shared: Shared
     proof: Proof | None = None
 
 
@@ -90,12 +105,13 @@ def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
     )
     dtype = choose_dtype(precision, device)
     base = run.prepared.base
-    weights, proof = open_weights(base, settings, device, dtype, run.ranks)
+    weights, proof = open_weights(base, settings, device, dtype, run.ranks, run.shared.loaded)
     mine = tokens_per_pass(settings, weights, run.prepared, device, run.out)
     budget = -all_max(run.ranks, -mine)[0]
     sharded = ", sharded" if isinstance(weights, Shards) else ""
     line(run.out, "compute", f"{precision} on {device.type}{sharded}")
     if settings.lora:
+        run.shared.loaded = weights.model, proof
         count = sum(shape.numel() for shape in weights.shapes)
         line(run.out, "adapter", f"rank {settings.lora}, {count:,} trained parameters")
     chosen = replace(settings, device=device.type, precision=precision, batch_tokens=budget)
@@ -164,7 +180,10 @@ def base_judgement(run: Run, weights: WeightStore, fresh: Callable[[], Any]) -> 
     if (run.folder.path / BASE_FILE).is_file():
         return Judgement.from_json(run.folder.read_json(BASE_FILE))
     line(run.out, "judging", f"the base on {len(run.exam.questions)} prompts")
-    base = run.exam.judged(weights.standalone_model(fresh, {}))
+    key = run.exam.key()
+    known = run.shared.judgements.get(key)
+    base = run.exam.judged(weights.standalone_model(fresh, {}), known)
+    run.shared.judgements[key] = base
     run.folder.write_json(BASE_FILE, base.as_json())
     return base
 

@@ -6,15 +6,18 @@ import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from math import isfinite
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from biddable.commands.check import fix_command
+from biddable.commands.each import Adapters, train_files
 from biddable.commands.exam import set_exam
 from biddable.commands.finish import card_files, finish, save_tuned
 from biddable.commands.rows import with_files
 from biddable.commands.run_parts import (
     Run,
+    Shared,
     base_judgement,
     begin,
     first_event,
@@ -34,14 +37,14 @@ from biddable.judging.judge import Judgement
 from biddable.judging.own_metric import load_metric
 from biddable.judging.scorecard import Scorecard, Terms
 from biddable.judging.verdict import INTERRUPTED
-from biddable.settings import Printing
+from biddable.settings import TrainPrinting
 from biddable.terminal import console, line, notices, write_json
 from biddable.training.checkpoint import Progress
 from biddable.training.estimate import in_words, seconds_of_fit
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log, Screen, counting, each, json_log, silent
 from biddable.training.loop import best_weights, finished, fit
-from biddable.training.ranks import broadcast_from_first, first_before_others, joined_ranks
+from biddable.training.ranks import Ranks, broadcast_from_first, first_before_others, joined_ranks
 from biddable.training.resume import (
     data_record,
     day_of,
@@ -113,35 +116,59 @@ def train(data: Any = (), *, resume: str = "", **options: Any) -> Trained:
     Raises:
         BiddableError: whatever is wrong with data, base, template, options or folders.
     """
-    out = console()
     options = with_files({"data": data, **options})
     with joined_ranks() as ranks:
-        out.quiet = not ranks.first
-        settings, folder = start(options.pop("data"), resume, options, ranks)
-        refuse_adapter(settings.base)
-        choose_device(settings.device)  # One that is not there is refused before the data is read.
-        package, metric = tracker_package(settings.report_to), load_metric(settings.metric)
-        today = day_of(folder, ranks)
-        line(out, "reading", ", ".join(settings.data))
-        prepared = first_before_others(ranks, lambda: prepare(settings, counting(out), today))
-        show_prepared(prepared, out)
-        show_masks(prepared.train.examples[:1], prepared, out)
-        show_findings(prepared, out, fix_command(settings, prepared.findings))
-        prepared.refuse_errors()
-        exam = set_exam(
-            prepared.tokenizer, prepared.template, prepared.held_out, prepared.train,
-            settings.answers, Terms(leaked=prepared.leaked, user_metric=metric),
-        )  # fmt: skip
-        show_smallest_difference(exam.questions, out)
-        folder = folder or new_folder(settings, ranks)
-        record = data_record(prepared, settings, today)
-        run = Run(settings, prepared, exam, folder, record, ranks, out)
-        with Lock(folder) if ranks.first else nullcontext(), Interrupt() as interrupt:
-            if not ranks.first:
-                return _train(run, interrupt, silent)
-            sent = tracker(settings.report_to, package, folder.path, asdict(settings), out)
-            with sent as log:
-                return _train(run, interrupt, log)
+        return _train_once(options, resume, ranks, Shared())
+
+
+def train_each(data: Any = (), *, resume: str = "", **options: Any) -> Adapters:
+    """Trains an adapter on each file, into a run folder of its own below `out`.
+
+    Args:
+        data: files or folders.
+        resume: `auto` goes on where an earlier call with the same `out` ended.
+        options: fields of `biddable.settings.Settings`, by name; `lora` among them.
+
+    Raises:
+        BiddableError: as `train`, before the first is trained.
+    """
+
+    def once(own: dict[str, Any], how: str, ranks: Ranks, shared: Shared) -> int:
+        return _train_once(own, how, ranks, shared).exit_code
+
+    names = (data,) if isinstance(data, str | PathLike) else tuple(data)
+    return train_files(names, resume, with_files(options), once)
+
+
+def _train_once(options: dict[str, Any], resume: str, ranks: Ranks, shared: Shared) -> Trained:
+    """One run, which takes the base that an earlier one left in `shared`, or leaves it there."""
+    out = console()
+    out.quiet = not ranks.first
+    settings, folder = start(options.pop("data"), resume, options, ranks)
+    refuse_adapter(settings.base)
+    choose_device(settings.device)  # One that is not there is refused before the data is read.
+    package, metric = tracker_package(settings.report_to), load_metric(settings.metric)
+    today = day_of(folder, ranks)
+    line(out, "reading", ", ".join(settings.data))
+    prepared = first_before_others(ranks, lambda: prepare(settings, counting(out), today))
+    show_prepared(prepared, out)
+    show_masks(prepared.train.examples[:1], prepared, out)
+    show_findings(prepared, out, fix_command(settings, prepared.findings))
+    prepared.refuse_errors()
+    exam = set_exam(
+        prepared.tokenizer, prepared.template, prepared.held_out, prepared.train,
+        settings.answers, Terms(leaked=prepared.leaked, user_metric=metric),
+    )  # fmt: skip
+    show_smallest_difference(exam.questions, out)
+    folder = folder or new_folder(settings, ranks)
+    record = data_record(prepared, settings, today)
+    run = Run(settings, prepared, exam, folder, record, ranks, out, shared)
+    with Lock(folder) if ranks.first else nullcontext(), Interrupt() as interrupt:
+        if not ranks.first:
+            return _train(run, interrupt, silent)
+        sent = tracker(settings.report_to, package, folder.path, asdict(settings), out)
+        with sent as log:
+            return _train(run, interrupt, log)
 
 
 def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
@@ -201,10 +228,11 @@ def _show_plan(run: Run) -> int:
     return steps
 
 
-def run(options: dict[str, Any], printing: Printing) -> int:
+def run(options: dict[str, Any], printing: TrainPrinting) -> int:
     """Trains; returns 0, or 130 or 143 when it was interrupted and saved."""
+    trained: Trained | Adapters
     try:
-        trained = train(**options)
+        trained = (train_each if printing.each else train)(**options)
     except BiddableError as error:
         # Whatever restarts what died must not take a run that is done for one that failed.
         if options.get("resume") != "auto" or error.finding.code != "run_finished":

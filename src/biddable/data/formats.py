@@ -7,7 +7,7 @@ which becomes a finding. So no key needs to be listed twice, and none is lost in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -196,7 +196,7 @@ def _speakers(row: Fields) -> Drafts:
     if isinstance(text, str) and TRANSCRIPT.match(text):
         return [_transcript(text, TRANSCRIPT)]
     if row:
-        raise _unknown_keys(frozenset(("text", *row)))
+        raise _unknown_keys({key: key for key in ("text", *row)})
     what = "A row with nothing but 'text' does not say which part is the answer."
     fix = "Give question and answer their own columns, or train on plain text: pretrain."
     raise BiddableError("text_only", what, fix)
@@ -250,18 +250,22 @@ LAST_FORMATS = (
 )
 
 
-def detect(keys: frozenset[str]) -> Format:
+def detect(written: Mapping[str, str]) -> Format:
     """The format that rows with these keys have.
+
+    Args:
+        written: each key in its plain form, and as the row has it.
 
     Raises:
         BiddableError: there is none, or there are two of which neither reads the other's keys.
     """
+    keys = frozenset(written)
     if FLAT.needs <= keys:
         return FLAT
     fits = [form for form in FORMATS if form.needs <= keys]
     fits = fits or [form for form in LAST_FORMATS if form.needs <= keys][:1]
     if not fits:
-        raise _unknown_keys(keys)
+        raise _unknown_keys(written)
     first = fits[0]
     for other in fits[1:]:
         if not other.needs <= first.needs | first.uses:
@@ -271,12 +275,14 @@ def detect(keys: frozenset[str]) -> Format:
     return first
 
 
-def _unknown_keys(keys: frozenset[str]) -> BiddableError:
-    names = ", ".join(sorted(keys)[:12]) or "none"
-    if keys & set(QUESTIONS):
+def _unknown_keys(keys: Mapping[str, str]) -> BiddableError:
+    names = ", ".join(sorted(keys.values())[:12]) or "none"
+    if keys.keys() & set(QUESTIONS):
         what = f"The row has no assistant text; its keys are {names}."
         fix = 'Add "assistant" with the answer, or say where it is: --map assistant=COLUMN.'
         return BiddableError("example_missing_assistant_message", what, fix)
     what = f"The keys of the row fit no known format: {names}."
     fix = "Use user and assistant, or messages, or name the columns: --map user=A,assistant=B."
+    if any(key.rstrip().endswith((".", "?", "!")) for key in keys):
+        fix = "Is the first line of the table a row? Write a header above it: user,assistant."
     return BiddableError("unknown_format", what, fix)

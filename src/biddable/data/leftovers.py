@@ -33,6 +33,12 @@ KINDS: tuple[Kind, ...] = (
         "Take it out: the chat template writes the end of a turn.",
     ),
     (
+        "control_character_in_answers",
+        re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]").search,
+        "with the control character {}, which the model would learn to write",
+        "Take it out. Was the file read in its own encoding? Else name it: --encoding.",
+    ),
+    (
         "carriage_return_in_answers",
         re.compile("\r").search,
         "with line ends of Windows ({}), which the model would learn to write",
@@ -57,8 +63,8 @@ def leftovers(conversations: Sequence[Conversation]) -> Iterator[Finding]:
         first, match = matches[0]
         most = 2 * len(matches) >= len(answers) or code == "no_value_as_answer"
         severity: Severity = "warning" if most else "note"
-        count = f"{len(matches):,} of {len(answers):,} answers"
-        message = f"There are {count} {what.format(shown(match.group()))}."
+        count = f"{len(matches):,} of {len(answers):,}"
+        message = f"Answers {what.format(shown(match.group()))}: {count}."
         yield Finding(code, severity, message, fix, first.file, first.line)
     for one in conversations:
         prompts = [m.content for m in one.messages if m.role != "assistant"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +13,8 @@ from typing import Any
 from biddable.data.conversation import Conversation
 from biddable.data.fields import SYSTEM_KEYS
 from biddable.data.messages import FLAGS, OTHER_FLAGS
-from biddable.data.rows import Fields, is_nothing, number_of, shown
-from biddable.errors import Finding, Severity
+from biddable.data.rows import Fields, is_nothing, kind, number_of, shown
+from biddable.errors import BiddableError, Finding, Severity
 
 RESERVED = ("weight", "group", *FLAGS, *SYSTEM_KEYS)
 # Columns on which an answer is likely to depend.
@@ -83,12 +85,13 @@ class KeyNotes:
                 "empty_cell", "warning", noted, what, "Fill it, if something is missing."
             )
         code, fix = "message_unrecognized_key", "Is it a typing error? Else remove it."
-        for kind, texts in (("message", HANDED_ON), ("part", UNUSED_PART)):
-            if keys := self._kinds[kind]:
+        for about, texts in (("message", HANDED_ON), ("part", UNUSED_PART)):
+            if keys := self._kinds[about]:
                 yield _of_keys(code, "warning", keys, texts, fix)
         for noted in self._kinds["number"].values():
-            contents = number_of(noted.count, "message is a number", "messages are numbers")
-            what = f"{contents} or a truth value in JSON, such as {min(noted.values)}."
+            one, several = "is a number or a truth value", "are numbers or truth values"
+            contents = number_of(noted.count, f"message {one}", f"messages {several}")
+            what = f"{contents} in JSON, such as {min(noted.values)}."
             fix = "Its JSON text is read; nothing need be done if that is meant."
             yield _finding("number_as_text", "note", noted, what, fix)
         for noted in self._kinds["untrained"].values():
@@ -112,6 +115,22 @@ class KeyNotes:
             yield _of_keys("unused_columns", "warning", flags, UNUSED, fix)
         if rest := {key: rows[key] for key in rows if key not in prompt and key not in flags}:
             yield _of_keys("unused_columns", "note", rest, UNUSED, "")
+
+
+def inside_of(error: BiddableError, row: Fields) -> BiddableError:
+    """The error for a row whose keys fit no format, which says so where its text lies deeper."""
+    deeper = {key: v for key, v in row.items() if isinstance(v, dict | list) and v}
+    if error.finding.code != "unknown_format" or not deeper:
+        return error
+    key, value = next(iter(deeper.items()))
+    rows = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    holder = "a list of objects" if rows else kind(value)
+    fix = "Take what is in there to the top of the row: user and assistant, or messages."
+    if rows and len(row) == 1:
+        path = shlex.quote(f".[{json.dumps(key)}][]")
+        fix = f"If those are the rows, take them out: jq -c {path} FILE > NEW.jsonl."
+    what = f"{error.finding.message} {shown(key)} holds {holder}, which is not looked into."
+    return BiddableError(error.finding.code, what, fix)
 
 
 def _are_letters(conversations: Sequence[Conversation]) -> bool:

@@ -25,7 +25,7 @@ from biddable.data.fields import group_of, take_origin, take_system, with_system
 from biddable.data.files import expanded, file_rows
 from biddable.data.formats import FLAT, Drafts, Format, detect
 from biddable.data.messages import to_messages, trained, written_role
-from biddable.data.notes import RESERVED, KeyNotes
+from biddable.data.notes import RESERVED, KeyNotes, inside_of
 from biddable.data.parquet import hub_rows
 from biddable.data.rows import Fields, Row, is_nothing, kind, number_of
 from biddable.data.tool_calls import take_tools
@@ -188,7 +188,6 @@ class _Reader:
         try:
             shape, fields = self._fields(row)
             form, origin = shape.form, take_origin(fields)
-            self._formats[form.name] += tree is None
             # The documented form of a row names its system prompt itself: nothing to announce.
             own = "system" if form.name.startswith("system/") else ""
             reserved = {key: fields[key] for key in RESERVED if key in fields and key != own}
@@ -203,6 +202,7 @@ class _Reader:
         except BiddableError as error:
             self._add(replace(error.finding, line=row.line))
             return
+        self._formats[form.name] += tree is None
         if flat:
             self._flat.append(plain_row)
         elif not drafts:
@@ -211,7 +211,9 @@ class _Reader:
         if tree is None:
             rest = {key: row.value[key] for key in shape.rest if key != self._group_by}
             announced = {} if shape.mapped else reserved
-            self._notes.add_row({**fields, **rest}, announced, self._file, row.line)
+            written = {plain: key for key, plain in shape.names.items()}
+            unread = {written.get(key, key): value for key, value in fields.items()}
+            self._notes.add_row({**unread, **rest}, announced, self._file, row.line)
         for conversation in conversations:
             if any(m.weight != 0 for m in conversation.messages if m.role == "assistant"):
                 self.result.conversations.append(conversation)
@@ -236,7 +238,7 @@ class _Reader:
             self._shapes[keys] = self._shape(keys)
         shape = self._shapes[keys]
         if isinstance(shape, BiddableError):
-            raise shape
+            raise inside_of(shape, value)
         if not shape.mapped:
             return shape, {shape.names.get(key, key): cell for key, cell in value.items()}
         fields = {name: field.value(value) for name, field in shape.mapped.items()}
@@ -250,7 +252,8 @@ class _Reader:
         names = {k: name for k, name in zip(keys, low, strict=True) if low.count(name) == 1}
         try:
             if self._mapping is None:
-                return _Shape(detect(frozenset(names.get(key, key) for key in keys)), names, {}, ())
+                plain = {names.get(key, key): key for key in keys}
+                return _Shape(detect(plain), names, {}, ())
             mapped = mapped_fields(self._mapping, keys)
         except BiddableError as error:
             return error

@@ -141,7 +141,9 @@ def _by_column(header: list[str], cells: Sequence[str]) -> dict[str, str] | Bidd
             return BiddableError(
                 "column_count",
                 f"The row has {len(cells)} cells, the header {len(header)}.",
-                "Put a cell that holds the delimiter in double quotes.",
+                "Put a cell that holds the delimiter in double quotes."
+                if header[1:]
+                else "Is it the header? Then remove what stands above it.",
             )
         elif cell.strip():
             what = f"Column {place + 1} has no name, but holds {shortened(cell)!r}."

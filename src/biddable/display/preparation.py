@@ -10,6 +10,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.text import Text
 
+from biddable.data.rows import number_of
 from biddable.dataset.prepared import Prepared, summary
 from biddable.display.masks import example_text, page, worst_first
 from biddable.display.pages import BAD, CAUTION
@@ -42,7 +43,8 @@ def show_prepared(prepared: Prepared, out: Console) -> None:
     tokens, trained = counts["tokens"], counts["trained_tokens"]
     share = trained / tokens if tokens else 0.0
     stop = "yes" if counts["stop_token_trained"] else "NO"
-    line(out, "data", f"{prepared.format or 'nothing that could be read'}, {counts['rows']:,} rows")
+    rows = number_of(counts["rows"], "row")
+    line(out, "data", f"{prepared.format or 'nothing that could be read'}, {rows}")
     line(out, "base", f"{prepared.base.name} ({prepared.base.folder})")
     line(out, "tokens", f"{tokens:,}, of which {trained:,} are trainable ({share:.0%})")
     line(out, "lengths", f"{length_line(prepared.lengths)}, limit {prepared.max_length:,}")

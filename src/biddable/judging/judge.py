@@ -168,8 +168,8 @@ def judge(
     return Judgement(
         losses=[sums for sums, _ in losses],
         swapped_losses=[sums for sums, _ in others],
-        train_losses=[sums for sums, _ in _losses(model, train_examples)],
-        general=[sums for sums, _ in _losses(model, _general(model, tokenizer))],
+        train_losses=summed_losses(model, train_examples),
+        general=summed_losses(model, _general(model, tokenizer)),
         token_losses=[tokens for _, tokens in losses[:MOST_SHOWN]],
         answers=[text(a.ids) for a in answers],
         stopped=[a.stopped for a in answers],
@@ -181,6 +181,11 @@ def answer_limit(questions: Sequence[Question]) -> int:
     """A quarter more tokens than the longest reference: a longer answer is taken for a loop."""
     longest = max((q.reference_tokens for q in questions), default=0)
     return min(LONGEST_ANSWER, max(SHORTEST_LIMIT, ceil(1.25 * longest)))
+
+
+def summed_losses(model: Any, examples: Sequence[Example]) -> list[tuple[float, float]]:
+    """(sum of w * CE, sum of w) of each example."""
+    return [sums for sums, _ in _losses(model, examples)]
 
 
 def _losses(

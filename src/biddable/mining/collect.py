@@ -82,29 +82,30 @@ class Record:
 
 
 class Collector:
-    """Turns what was given into rows, and keeps the record of it.
+    """Turns what was given into rows, and keeps the record of it."""
 
-    Args:
-        progress: is called with the number of files read, and of all.
-    """
-
-    def __init__(self, settings: MineSettings, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, settings: MineSettings) -> None:
         self.record = Record()
-        self._settings, self._progress = settings, progress
+        self._settings = settings
         self._kinds = settings.kind or MINED
         self._seen: set[bytes] = set()
         self._mails: list[Mail] = []
+        # Before the file of the rows is there.
+        self._sources = list(sources(settings.paths, MOST_FILES))
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows, in the order of the sources; threads of mail come last."""
-        every = list(sources(self._settings.paths, MOST_FILES))
-        for number, source in enumerate(every):
-            self._progress(number, len(every))
+    def rows(self, progress: Callable[[int, int], None]) -> Iterator[dict[str, Any]]:
+        """The rows, in the order of the sources; threads of mail come last.
+
+        Args:
+            progress: is called with the number of files read, and of all.
+        """
+        for number, source in enumerate(self._sources):
+            progress(number, len(self._sources))
             if isinstance(source, Finding):
                 self.record.add(source)
             else:
                 yield from self._rows_of(self._pairs(source), source)
-        self._progress(len(every), len(every))
+        progress(len(self._sources), len(self._sources))
         threads = thread_pairs(self._mails, self._settings.staff, group_name)
         yield from self._rows_of(threads, None)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from email import message_from_bytes, policy
 from email.message import EmailMessage, MIMEPart
 from email.utils import parseaddr, parsedate_to_datetime
+from itertools import chain, pairwise
 
 from biddable.errors import Finding
 from biddable.mining.pair import Mined, Turn, plain_subject, thread_pair
@@ -16,6 +17,7 @@ from biddable.mining.pieces import html_pieces
 # A larger message carries files.
 MOST_BYTES = 1 << 20
 IDENTIFIER = re.compile(r"<[^<>\s]+>")
+HEADER = re.compile(rb"[!-9;-~]+:")
 # The line that introduces a quotation, in the languages of the usual programs.
 INTRODUCES = re.compile(
     r"(?:On|Am|Le|El|Em|Il|Op|Den|W dniu) .{3,200}?(?:wrote|schrieb|a écrit|escribió|escreveu"
@@ -77,11 +79,14 @@ def _introduces(lines: Sequence[str]) -> bool:
 
 
 def mbox_messages(lines: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The messages of an mbox file, each with the number of its first line."""
+    """The messages of an mbox file, each with the number of its first line.
+
+    A message begins with a `From ` behind a blank line, where a header follows it.
+    """
     message: list[bytes] = []
-    start, size, blank = 1, 0, True
-    for number, line in enumerate(lines, 1):
-        if blank and line.startswith(b"From ") and number > 1:
+    start, size, blank = 1, 0, False
+    for number, (line, after) in enumerate(pairwise(chain(lines, [b""])), 1):
+        if blank and line.startswith(b"From ") and HEADER.match(after):
             yield start, b"".join(message)
             start, message, size = number, [], 0
         blank = not line.strip()
@@ -140,12 +145,16 @@ def _mail(data: bytes, path: str, first: int) -> Mail | Finding:
 
 
 def _content(part: MIMEPart) -> str:
-    """The text of a part; where its encoding is not known, what is UTF-8 in it."""
-    try:
-        return str(part.get_content())
-    except LookupError:
-        data = part.get_payload(decode=True)
-        return data.decode("utf-8", "replace") if isinstance(data, bytes) else ""
+    """The text of a part, in the encoding that it names, else UTF-8, else Latin-1."""
+    data = part.get_payload(decode=True)
+    if not isinstance(data, bytes):
+        return ""
+    for encoding in (part.get_content_charset() or "utf-8", "utf-8"):
+        try:
+            return data.decode(encoding)
+        except (LookupError, UnicodeDecodeError):
+            continue
+    return data.decode("latin-1")
 
 
 def _archived(message: EmailMessage) -> str:
@@ -163,12 +172,18 @@ def _time(message: EmailMessage) -> float:
 def thread_pairs(mails: Sequence[Mail], staff: Sequence[str], group: Callable[[str], str]) -> Mined:
     """The threads of all mails: by what each answers, else by its subject.
 
+    A message that stands in several folders counts once.
+
     Args:
         group: the name of a thread's group, from its first message.
     """
     threads: dict[str, list[Mail]] = {}
     root_of: dict[str, str] = {}
+    seen: set[str] = set()
     for number, mail in enumerate(sorted(mails, key=lambda m: m.time)):
+        if mail.identifier and mail.identifier in seen:
+            continue
+        seen.add(mail.identifier)
         subject = plain_subject(mail.subject).casefold()
         names = [
             *mail.answers,

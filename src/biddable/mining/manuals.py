@@ -11,6 +11,8 @@ from biddable.mining.pair import Mined, Pair, block
 from biddable.mining.pieces import Piece
 
 ESCAPES = (
+    (r"\\\*\(Aq", "'"),
+    (r"\\\*(?:\(..|\[\w+\])", ""),
     (r'\\".*', ""), (r"\\f(?:\[\w*\]|\(\w\w|.)", ""), (r"\\s[-+]?\d+", ""), (r"\\\((?:aq|cq)", "'"),
     (r"\\\((?:dq|lq|rq)", '"'), (r"\\\((?:em|en|mi|hy)|\\-", "-"), (r"\\\(bu|\\\[bu\]", "*"),
     (r"\\[&|^:/,)%]", ""), (r"\\[ ~0]", " "), (r"\\e|\\\(rs", r"\\"),
@@ -26,7 +28,7 @@ BREAKS = ("PP", "P", "LP", "El", "HP", "sp", "br", "RE")
 FILLING = {"nf": False, "EX": False, "Bd": False, "fi": True, "EE": True, "Ed": True}
 # A help text says how its program is called among its first lines.
 FIRST_LINES = 6
-USAGE = re.compile(r"\s*usage:\s*(\S+).*", re.IGNORECASE)
+USAGE = re.compile(r"^\s*usage:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 OPTION = re.compile(r"(\s{1,10})(-{1,2}[\w?]\S*(?:[ ,|]\S+)*)(?:\s{2,}(\S.*))?")
 
 
@@ -103,7 +105,7 @@ def _shown(name: str, rest: str) -> str:
 def help_pairs(text: str) -> Mined:
     """Each option of a stored `--help` text, and the text as a whole."""
     lines = text.split("\n")
-    usage = next((match for line in lines[:FIRST_LINES] if (match := USAGE.fullmatch(line))), None)
+    usage = USAGE.search("\n".join(lines[:FIRST_LINES]))
     if usage is None:
         return
     whole, span = block(lines, 1)

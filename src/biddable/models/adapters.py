@@ -62,7 +62,11 @@ def decoder_layers(model: Any) -> nn.ModuleList:
 
 
 def add_adapter(model: Any, rank: int, seed: int) -> Any:
-    """Freezes the model and puts a new adapter beside its linear layers; returns the model."""
+    """Freezes the model and puts a new adapter beside its linear layers; returns the model.
+
+    The adapter that was there before goes: adapters take turns on one base.
+    """
+    remove_adapter(model)
     model.requires_grad_(False)
     draws = torch.Generator().manual_seed(seed)
     for parent, name, layer in list(_children(model)):

@@ -8,8 +8,9 @@ for 135 million parameters and reads no weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import combinations
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,6 @@ _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".distcp"}
 _BUFFERS = re.compile(
     r"(^|\.)(attn\.(masked_)?bias|attention\.(masked_)?bias|rotary_emb\.inv_freq)$"
 )
-_WRAPPED = re.compile(r"^(base_model\.model\.|_orig_mod\.|_orig_module\.|module\.)")
 _PACKED = re.compile(r"\.(qweight|qzeros|scales|weight_scale\w*|absmax|quant_map|\w+_blocks)$")
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
@@ -85,14 +85,6 @@ def prove_whole(folder: Path, name: str, config: Any) -> None:
     """
     files = _weight_files(folder, name)
     headers = _read_headers(files, name)
-    if wrapped := [match[0] for key in headers if (match := _WRAPPED.match(key))]:
-        raise BiddableError(
-            "foreign_prefix",
-            f"the tensors of the base {name} are named {wrapped[0]}...: a wrapper was saved, not "
-            "the model in it",
-            "save the model inside the wrapper (merge_and_unload() for an adapter, _orig_mod "
-            "or module else) with save_pretrained",
-        )
     parameters = {key: header for key, header in headers.items() if not _BUFFERS.search(key)}
     for key, (dtype, _) in parameters.items():
         if dtype not in _FLOATS or _PACKED.search(key):
@@ -146,9 +138,16 @@ def refuse_unlike(report: Mapping[str, Any], name: str) -> None:
     """Reads what transformers reports of a load.
 
     Raises:
-        BiddableError: `base_damaged`, tensors are missing, of another shape, or left over.
+        BiddableError: `foreign_prefix`, `base_damaged`.
     """
-    if missing := report["missing_keys"]:
+    missing = report["missing_keys"]
+    if wrapper := next(_wrappers(report["unexpected_keys"], missing), ""):
+        raise BiddableError(
+            "foreign_prefix",
+            f"tensors of the base {name} are named {wrapper}.: a wrapper was saved, not a model",
+            "save the model inside it with save_pretrained (of an adapter: merge_and_unload())",
+        )
+    if missing:
         raise damaged(name, f"its files lack {first_names(set(missing))}")
     if unlike := report["mismatched_keys"]:
         words = {f"{k} is {list(have)}, config.json says {list(want)}" for k, have, want in unlike}
@@ -158,6 +157,14 @@ def refuse_unlike(report: Mapping[str, Any], name: str) -> None:
             f"its files hold tensors that the architecture has no place for: {first_names(extra)}"
         )
         raise damaged(name, what, "take the base whose config.json and weights belong together")
+
+
+def _wrappers(unexpected: Iterable[str], missing: Container[str]) -> Iterator[str]:
+    """What stands in names of tensors without which they would be those that are missing."""
+    for parts in (name.split(".") for name in sorted(unexpected)):
+        for start, end in combinations(range(len(parts)), 2):
+            if ".".join(parts[:start] + parts[end:]) in missing:
+                yield ".".join(parts[start:end])
 
 
 def refuse_not_finite(model: Any, name: str) -> None:
@@ -194,9 +201,10 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
+    """The kind of an error and the first line of what it says, with the next behind a colon."""
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}"
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{type(error).__name__}: {' '.join(said.split())[:200]}"
 
 
 def _weight_files(folder: Path, name: str) -> list[Path]:

@@ -211,7 +211,7 @@ def serve_desk(desk: Desk, listener: socket.socket) -> None:
     Raises:
         KeyboardInterrupt: SIGINT came, once all is ended.
     """
-    grace = int(END_SECONDS) + 5
+    grace = int(END_SECONDS) + 1
     config = uvicorn.Config(
         make_app(desk), log_level="critical", access_log=False, timeout_graceful_shutdown=grace
     )

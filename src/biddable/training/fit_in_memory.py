@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -61,18 +62,26 @@ def tokens_per_pass(
 
 
 def open_weights(
-    base: Base, settings: Settings, device: torch.device, dtype: torch.dtype, ranks: Ranks
+    base: Base,
+    settings: Settings,
+    device: torch.device,
+    dtype: torch.dtype,
+    ranks: Ranks,
+    loaded: tuple[Any, Proof] | None = None,
 ) -> tuple[WeightStore, Proof]:
     """The base's weights as these ranks hold them, and the proof of how rows may be fed.
 
     What is trained is in fp32 whatever is computed in: all of it, or with --lora an adapter, while
     the base is held once, in the dtype that is computed in. `--shard auto` shards where what does
     not depend on rows would take more than most of the memory of some rank.
+
+    Args:
+        loaded: the base and its proof, if they are in memory from an adapter before.
     """
     if settings.lora:
-        model, proof = load_proven(base, device, dtype)
-        adapted = add_adapter(model, settings.lora, settings.seed)
-        return Replicas(adapted, torch.float32, ranks), proof
+        model, proof = loaded or load_proven(base, device, dtype)
+        add_adapter(model, settings.lora, settings.seed)
+        return Replicas(model, torch.float32, ranks), proof
     if ranks.count > 1 and settings.shard != "off":
         count = parameter_count(base.folder, base.name)
         needed = count * (8 + 8 / ranks.count + (2 if dtype != torch.float32 else 0))

@@ -76,7 +76,7 @@ def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
         BiddableError: `output_exists`, or `output_not_writable`.
     """
     refuse_existing_run(out)
-    names = (f"runs/{_stem(data)}-{date.today().isoformat()}-{n}" for n in count(1))
+    names = (f"runs/{run_stem(data)}-{date.today().isoformat()}-{n}" for n in count(1))
     path = Path(out or next(name for name in names if not os.path.lexists(name)))
     try:
         path.mkdir(parents=True)
@@ -92,7 +92,8 @@ def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
     return RunFolder(path)
 
 
-def _stem(data: tuple[str, ...]) -> str:
+def run_stem(data: tuple[str, ...]) -> str:
+    """The name of a run on this data, without what tells it from others."""
     stem = Path(data[0]).name.split(".")[0] if data else "run"
     return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "run"
 
@@ -118,7 +119,7 @@ def unfinished_run(out: str, data: tuple[str, ...]) -> str:
     """
     if out:
         return out if Path(out).is_dir() else ""
-    runs = [p for p in Path("runs").glob(f"{_stem(data)}-*") if not RunFolder(p).finished]
+    runs = [p for p in Path("runs").glob(f"{run_stem(data)}-*") if not RunFolder(p).finished]
     return str(max(runs, key=lambda p: p.stat().st_mtime, default=""))
 
 

@@ -1,0 +1,145 @@
+"""`train --each`: an adapter for each file of the data, all on one base in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from os import fspath
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from biddable.commands.run_parts import Shared
+from biddable.dataset.prepare import prepare
+from biddable.errors import BiddableError
+from biddable.judging.verdict import INTERRUPTED
+from biddable.options import with_values
+from biddable.settings import Settings
+from biddable.storage import refuse_existing_run
+from biddable.terminal import console, line
+from biddable.training.ranks import Ranks, first_before_others, joined_ranks
+from biddable.training.resume import AUTO, new_folder
+from biddable.training.run_folder import RunFolder, run_stem
+
+# Trains on the options of one run, with what the runs before left; returns the exit code.
+TrainOnce = Callable[[dict[str, Any], str, Ranks, Shared], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapters:
+    """The result of `train_each`.
+
+    Args:
+        runs: the run folders, in the order of the files.
+        exit_code: 0, or 130 or 143 when a signal stopped it after saving.
+        rank: of this process; only the first, 0, judges.
+    """
+
+    runs: Sequence[Path]
+    exit_code: int
+    rank: int = 0
+
+    def cards(self) -> dict[str, dict[str, Any]]:
+        """scorecard.json of each run that has ended, by the name of its folder."""
+        files = {run.name: run / "scorecard.json" for run in self.runs}
+        return {
+            name: json.loads(file.read_text(encoding="utf-8"))
+            for name, file in files.items()
+            if file.is_file()
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `train --each --json` prints."""
+        cards, unjudged = self.cards(), {"verdict": INTERRUPTED.as_json()}
+        runs = [{"run": str(run), **cards.get(run.name, unjudged)} for run in self.runs]
+        return {"adapters": runs}
+
+
+def train_files(
+    data: Sequence[Any], resume: str, options: dict[str, Any], once: TrainOnce
+) -> Adapters:
+    """Trains an adapter on each file into OUT/STEM, after all files were read and found good.
+
+    Raises:
+        BiddableError: an option, a file or the base cannot be used; files have equal stems.
+    """
+    settings = with_values(Settings(), {**options, "data": data})
+    stems = _stems(settings, resume)
+    with joined_ranks() as ranks:
+        out = console()
+        out.quiet = not ranks.first
+        if resume != AUTO:
+            refuse_existing_run(settings.out)
+        for name in settings.data:
+            _refuse_faults(replace(settings, data=(name,)), ranks)
+        root = Path(settings.out) if settings.out else _new_root(settings, ranks)
+        shared, exit_code = Shared(), 0
+        runs = [root / stem for stem in stems]
+        for number, (name, run) in enumerate(zip(settings.data, runs, strict=True), 1):
+            if RunFolder(run).finished:
+                line(out, "finished", f"{run} stands already")
+                continue
+            line(out, "adapter", f"{number} of {len(runs)}: {name}")
+            exit_code = once({**options, "data": (name,), "out": str(run)}, resume, ranks, shared)
+            if exit_code:
+                break
+        adapters = Adapters(runs, exit_code, ranks.index)
+        if ranks.first:
+            _show_verdicts(adapters, out)
+    return adapters
+
+
+def _stems(settings: Settings, resume: str) -> list[str]:
+    """The name of each file's run.
+
+    Raises:
+        BiddableError: `option`.
+    """
+    if resume not in ("", AUTO) or (resume and not settings.out):
+        what = "--each goes on with what --out names, by --resume auto"
+        raise BiddableError("option", what, "give --out DIR --resume auto, or --resume RUN alone")
+    if not settings.lora:
+        what = "--each trains an adapter for each file, and no --lora is given"
+        raise BiddableError("option", what, "give --lora 16, or leave --each out")
+    if not settings.data or "-" in settings.data:
+        what = "--each needs files, whose names become those of the adapters"
+        raise BiddableError("option", what, "biddable train a.jsonl b.jsonl --each --lora 16")
+    names: dict[str, str] = {}
+    for name in settings.data:
+        stem = run_stem((fspath(Path(name)),))
+        if stem in names:
+            what = f"{names[stem]} and {name} would both be written to the folder {stem}"
+            raise BiddableError("option", what, "rename one of them")
+        names[stem] = name
+    return list(names)
+
+
+def _refuse_faults(settings: Settings, ranks: Ranks) -> None:
+    """Raises the first error in a file, so that none shows when others have been trained."""
+    prepared = first_before_others(ranks, lambda: prepare(settings))
+    prepared.refuse_errors()
+
+
+def _new_root(settings: Settings, ranks: Ranks) -> Path:
+    return new_folder(replace(settings, data=("each",)), ranks).path
+
+
+def _show_verdicts(adapters: Adapters, out: Console) -> None:
+    """One line an adapter: held-out loss of base and tuned, and the verdict."""
+    cards = adapters.cards()
+    table = Table("adapter", "eval rows", "base", "tuned", "verdict", box=None, pad_edge=False)
+    for run in adapters.runs:
+        card = cards.get(run.name)
+        if card is None:
+            table.add_row(run.name, "", "", "", INTERRUPTED.sentence)
+            continue
+        loss = card["held_out_loss"]
+        figures = (str(loss["n"]), f"{loss['base']:.2f}", f"{loss['tuned']:.2f}")
+        table.add_row(run.name, *figures, card["verdict"]["sentence"])
+    out.print()
+    out.print(table)
+    if adapters.runs and not adapters.exit_code:
+        line(out, "next", f"biddable chat {adapters.runs[0]}")

@@ -1,0 +1,41 @@
+"""The trained system prompt as the default of the chat template, which every program reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from biddable.data.conversation import Message
+from biddable.errors import BiddableError
+from biddable.template.template import Template
+
+_ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def bake(text: str, system: str) -> str:
+    """The Jinja text with a system message in front of conversations that begin with none."""
+    quoted = "".join(_ESCAPES.get(c, c) for c in system)
+    return (
+        "{%- if not messages or messages[0]['role'] != 'system' -%}"
+        f"{{%- set messages = [{{'role': 'system', 'content': '{quoted}'}}] + messages -%}}"
+        "{%- endif %}\n" + text
+    )
+
+
+def prove_baked(
+    baked: Template, trained: Template, system: str, chats: Sequence[Sequence[Message]]
+) -> None:
+    """Renders each chat without a system message both ways.
+
+    Raises:
+        BiddableError: `export_differs`.
+    """
+    for chat in chats:
+        whole = [Message("system", system), *chat]
+        want = trained.render(whole, add_generation_prompt=True)
+        for messages in (chat, whole):
+            if baked.render(messages, add_generation_prompt=True) != want:
+                raise BiddableError(
+                    "export_differs",
+                    "the chat template renders otherwise with the system prompt in it",
+                    "--system keep leaves the template as it is",
+                )
