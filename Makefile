@@ -7,7 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo scratch test check bench compat crash clean
+.PHONY: setup demo scratch test check bench compat zoo crash clean
 
 setup: .venv/ready
 
@@ -67,6 +67,10 @@ compat: setup .venv-compat/ready
 	.venv-compat/bin/python -m pip install -q "transformers==4.57.*" \
 		"$$(grep '^torch==' constraints.txt)"
 	touch .venv-compat/ready
+
+# The table of docs/guide/models.md: a few minutes on two cores.
+zoo: setup
+	PYTHONPATH=tests/helpers $(BIN)/python tests/helpers/zoo.py docs/guide/models.md
 
 crash: setup
 	PYTHONPATH=tests/helpers $(BIN)/python tests/helpers/crash.py

@@ -28,34 +28,43 @@ def test_the_proof_holds_and_leaves_the_model_as_it_was(kind: str) -> None:
 
 
 class _Mixing(nn.Module):
-    """A layer that gives each token a little of the one before it, whosever that is."""
+    """A layer that gives each token a little of the one before it (or behind), whosever that is."""
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, behind: bool) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer, self.behind = layer, behind
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        before = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], 1)
-        return self.layer(hidden + 0.01 * before, *args, **kwargs)
+        gap = torch.zeros_like(hidden[:, :1])
+        parts = [hidden[:, 1:], gap] if self.behind else [gap, hidden[:, :-1]]
+        return self.layer(hidden + 0.01 * torch.cat(parts, 1), *args, **kwargs)
 
 
-PLACES: dict[str, Callable[[Any], None]] = {
-    "the first layer's norm": lambda model: setattr(
-        model.model.layers[0], "input_layernorm", _Mixing(model.model.layers[0].input_layernorm)
-    ),
-    "the second layer's feed-forward": lambda model: setattr(
-        model.model.layers[1], "mlp", _Mixing(model.model.layers[1].mlp)
-    ),
-    "the last norm": lambda model: setattr(model.model, "norm", _Mixing(model.model.norm)),
+PLACES: dict[str, Callable[[Any], tuple[nn.Module, str]]] = {
+    "the first layer's norm": lambda model: (model.model.layers[0], "input_layernorm"),
+    "the second layer's feed-forward": lambda model: (model.model.layers[1], "mlp"),
+    "the last norm": lambda model: (model.model, "norm"),
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_layer_that_mixes_neighbors_is_caught_wherever_it_stands(place: str) -> None:
+def leaking(place: str, *, behind: bool) -> Any:
     model = tiny("llama", ours=True, dtype=torch.float32)
-    PLACES[place](model)
+    parent, name = PLACES[place](model)
+    setattr(parent, name, _Mixing(getattr(parent, name), behind))
+    return model
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_layer_that_mixes_neighbors_is_never_fed_flat(place: str) -> None:
+    model = leaking(place, behind=False)
+    assert prove(model, "x").name == "beside"
+    assert model.config._attn_implementation != NAME
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_layer_that_looks_ahead_is_refused_wherever_it_stands(place: str) -> None:
     with pytest.raises(BiddableError) as caught:
-        prove(model, "my-base")
+        prove(leaking(place, behind=True), "my-base")
     assert caught.value.finding.code == "not_proven"
     assert "my-base (llama)" in caught.value.finding.message
 

@@ -35,7 +35,8 @@ def head_of(model: Any) -> Head:
     return Head(
         layer.weight,
         layer.bias,
-        float(getattr(config, "logits_scaling", 1.0)),
+        # Granite divides by the one, Cohere multiplies by the other.
+        float(getattr(config, "logits_scaling", 1.0)) / float(getattr(config, "logit_scale", 1.0)),
         getattr(config, "final_logit_softcapping", None),
     )
 

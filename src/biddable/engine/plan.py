@@ -88,7 +88,7 @@ def plan_step(examples: Sequence[Trainable], batch_tokens: int, *, share: bool =
     Args:
         examples: those of one optimizer step, each with at least one trained token.
         batch_tokens: the most tokens that a micro-batch feeds; a longer example has one alone.
-        share: whether prefixes are fed once for all; off is for comparison and for tests.
+        share: whether prefixes are fed once for all; without, rows stand in order of length.
     """
     groups = _prefix_groups(examples) if share else []
     lengths = [length for length, _ in groups]
@@ -97,7 +97,8 @@ def plan_step(examples: Sequence[Trainable], batch_tokens: int, *, share: bool =
         Segment(i, lengths[home[i]] if i in home else 0, last_trained(e), home.get(i, -1))
         for i, e in enumerate(examples)
     ]
-    segments.sort(key=lambda s: (s.group == -1, s.group, s.example))
+    # Rows without a prefix may stand beside each other, where those of a length waste no padding.
+    segments.sort(key=lambda s: (s.group == -1, s.group, 0 if share else len(s), s.example))
     batches = _balanced(segments, batch_tokens)
     prefixes = tuple(tuple(examples[members[0]].input_ids[:length]) for length, members in groups)
     longest = max((len(e.input_ids) for e in examples), default=0)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from biddable.engine.attention import NAME, register
-from biddable.engine.proof import Proof, prove
+from biddable.engine.proof import STOCK, Proof, prove
 from biddable.errors import BiddableError
 from biddable.models.adapters import load_adapter
 from biddable.models.base import Base, load_config
@@ -46,7 +46,7 @@ def load_proven(
     register()
     config = load_config(base)
     try:
-        model, report = load_pretrained(base.folder, config, attention=NAME, dtype=dtype)
+        model, report = load_pretrained(base.folder, config, attention=STOCK, dtype=dtype)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(base.name, f"its weights cannot be loaded: {first_line(error)}") from error
     refuse_unlike(report, base.name)

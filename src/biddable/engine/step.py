@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from biddable.engine.attention import laid_out
+from biddable.engine.beside import feed_beside, is_flat
 from biddable.engine.embedding import embed
 from biddable.engine.layout import Layout, Prefix
 from biddable.engine.loss import head_of, loss_sum, row_losses
-from biddable.engine.plan import Segment, StepPlan, Trainable, trained_count
+from biddable.engine.plan import Segment, StepPlan, Trainable, plan_step, trained_count
 from biddable.engine.row_attention import Rows
 
 T = TypeVar("T")
@@ -169,7 +170,9 @@ def _float(device: torch.device) -> torch.dtype:
 
 
 def feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout | Rows) -> Tensor:
-    """(T, D) hidden states after the last norm; checks that our attention ran."""
+    """(T, D) hidden states after the last norm, by the path that the model takes."""
+    if not is_flat(model):
+        return feed_beside(model, input_ids, _lengths_alone(layout))
     fed: dict[str, Tensor] = {"input_ids": input_ids}
     if not getattr(model.config.get_text_config(), "hidden_size_per_layer_input", 0):
         fed = {"inputs_embeds": embed(model.get_input_embeddings(), input_ids)}
@@ -179,6 +182,22 @@ def feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout | R
         raise RuntimeError(f"{model.config.model_type}: it never called our attention")
     hidden: Tensor = out.last_hidden_state[0]
     return hidden
+
+
+def _lengths_alone(layout: Layout | Rows) -> Sequence[int]:
+    """The lengths of the segments, none of which continues a prefix.
+
+    Raises:
+        RuntimeError: one does; only what is fed flat can.
+    """
+    if isinstance(layout, Rows) or layout.prefixes or layout.keep:
+        raise RuntimeError("rows beside each other share no prefix")
+    return layout.lengths
+
+
+def plan_for(model: Any, examples: Sequence[Trainable], batch_tokens: int) -> StepPlan:
+    """The plan of a step for the path that the model takes."""
+    return plan_step(examples, batch_tokens, share=is_flat(model))
 
 
 def _prefixes(model: Any, plan: StepPlan, run: Run) -> tuple[list[Prefix], Tensor | None]:

@@ -18,8 +18,7 @@ _LAYERS, _MOST_LAYERS = 4, 8
 _SIZES: dict[int, str] = {
     VOCABULARY: "vocab_size vocab_size_per_layer_input n_vocab",
     64: "hidden_size d_model n_embd embedding_size dim emb_dim model_dim embed_dim lru_width "
-    "word_embed_proj_dim attention_hidden_size decoder_hidden_size backbone_hidden_size "
-    "mamba_d_ssm",
+    "word_embed_proj_dim attention_hidden_size decoder_hidden_size backbone_hidden_size",
     48: "intermediate_size ffn_dim n_inner d_inner d_ff decoder_ffn_dim encoder_ffn_dim "
     "ffn_hidden_size mlp_hidden_size dim_ff shared_intermediate_size "
     "shared_expert_intermediate_size block_ff_dim dff feed_forward_size dense_intermediate_size "
@@ -45,7 +44,8 @@ _SIZES: dict[int, str] = {
     "mamba_chunk_size linear_key_head_dim linear_value_head_dim mamba_n_heads mamba_num_heads "
     "hidden_size_per_layer_input index_topk",
     7: "sliding_window attention_window_size sliding_window_size window_size swa_window_size",
-    128: "max_position_embeddings n_positions n_ctx max_seq_len max_sequence_length seq_length",
+    128: "mamba_d_ssm max_position_embeddings n_positions n_ctx max_seq_len max_sequence_length "
+    "seq_length",
 }
 SMALL = {name: size for size, names in _SIZES.items() for name in names.split()}
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
@@ -90,11 +90,18 @@ def _small(settings: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, dict) and "model_type" in value:
             small[name] = _small(value)
         elif isinstance(value, (list, tuple)) and len(value) == layers > 1:
-            small[name] = [value[i] for i in kept]
+            small[name] = [_small_value(name, value[i], heads) for i in kept]
+        elif isinstance(value, dict) and name == "per_layer_config":
+            small[name] = {kept.index(int(i)): v for i, v in value.items() if int(i) in kept}
         elif name in _LAYER_COUNTS and _is_count(value):
             small[name] = len(kept)
         else:
             small[name] = _small_value(name, value, heads)
+    if "qk_rope_head_dim" in small and "head_dim" in small:
+        small["head_dim"] = small["qk_rope_head_dim"]
+    if "expand" in small and "num_heads" in small:
+        # Mamba 2: as many heads as are as wide as its inner width.
+        small["num_heads"] = small["expand"] * small["hidden_size"] // small["head_dim"]
     return {name: value for name, value in small.items() if name not in ("rope_scaling", "dtype")}
 
 
@@ -104,6 +111,8 @@ def _small_value(name: str, value: Any, heads: int) -> Any:
         return _SPECIAL[name]
     if "drop" in name and type(value) in (int, float):
         return 0.0
+    if name == "num_key_value_heads" and value is None:
+        return _LAYERS
     if name not in SMALL or not _is_count(value):
         return value
     if SMALL[name] == 2 and value in (1, heads):

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biddable.engine.beside import is_flat
 from biddable.engine.layout import Layout, Prefix
 from biddable.engine.loss import head_logits, head_of
 from biddable.engine.plan import Segment, cut, plan_step
 from biddable.engine.row_attention import Rows, start_rows
 from biddable.engine.step import feed, feed_prefixes
+from biddable.generation.stock_rows import StockRows
 from biddable.models.support import context_of
 
 # Tokens of one flat pass over prompts.
@@ -46,6 +48,7 @@ class Batch:
         self.logits: Tensor = torch.empty(0)
         self._model, self._held = model, held
         self._rows: Rows | None = None
+        self._stock = None if is_flat(model) else StockRows(model)
 
     def __bool__(self) -> bool:
         return any(name is not None for name in self.names)
@@ -54,6 +57,12 @@ class Batch:
         """Feeds prompts, each shorter than the context, and takes them in as rows."""
         if not self:
             self._rows, self.names = None, []
+            self._stock = None if is_flat(self._model) else StockRows(self._model)
+        if self._stock:
+            with torch.no_grad():
+                order, logits = self._stock.join(prompts)
+            self._append(logits, [names[i] for i in order])
+            return
         held = [i for i, prompt in enumerate(prompts) if self._continues_held(prompt)]
         others = [i for i in range(len(prompts)) if i not in held]
         with torch.no_grad():
@@ -72,6 +81,12 @@ class Batch:
         Args:
             tokens: one a place; those of rows that have left count for nothing.
         """
+        if self._stock:
+            left = self._stock.keep([p for p, name in enumerate(self.names) if name is not None])
+            self.names = [self.names[place] for place in left]
+            with torch.no_grad():
+                self.logits = self._stock.step([tokens[place] for place in left])
+            return
         assert self._rows is not None
         stay = [place for place, name in enumerate(self.names) if name is not None]
         if len(self.names) - len(stay) > LEAVE_SHARE * len(self.names):
@@ -86,15 +101,20 @@ class Batch:
 
     def _add(self, rows: Rows, logits: Tensor, names: list[int | None]) -> None:
         if self._rows is None:
-            self._rows, self.logits, self.names = rows, logits, names
-            return
-        self._rows.join(rows)
-        self.logits = torch.cat([self.logits, logits])
+            self._rows = rows
+        else:
+            self._rows.join(rows)
+        self._append(logits, names)
+
+    def _append(self, logits: Tensor, names: list[int | None]) -> None:
+        self.logits = torch.cat([self.logits, logits]) if self.names else logits
         self.names = self.names + names
 
 
 def hold(model: Any, ids: Sequence[int]) -> Held:
-    """Feeds the beginning of many prompts."""
+    """Feeds the beginning of many prompts; nothing, where the model is not fed flat."""
+    if not is_flat(model):
+        return Held((), Prefix(0))
     prefix = Prefix(len(ids))
     with torch.no_grad():
         segment = Segment(0, 0, len(ids))

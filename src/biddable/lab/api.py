@@ -18,8 +18,7 @@ from biddable.display.masks import Token, marked, tokens_of
 from biddable.encoding.chats import located, scene_of
 from biddable.encoding.encode import Encoder, Example, encode_many, encode_prompt, make_encoder
 from biddable.encoding.spans import Located
-from biddable.engine.plan import plan_step
-from biddable.engine.step import example_losses
+from biddable.engine.step import example_losses, plan_for
 from biddable.errors import BiddableError, place
 from biddable.models.support import context_of
 from biddable.template.frames import FRAMES, UNKNOWN_ROLE
@@ -215,7 +214,7 @@ def _loss(lab: Lab, example: Example, tokens: Sequence[Token]) -> dict[str, Any]
     longest = min(MOST_LOSS_TOKENS, context_of(lab.model.config))
     if len(example.input_ids) > longest:
         return None
-    plan = plan_step([example], len(example.input_ids))
+    plan = plan_for(lab.model, [example], len(example.input_ids))
     ((losses, weights),) = example_losses(lab.model, [example], plan)
     texts = [marked(t.text) for t in tokens for _ in t.ids]
     trained = [text for text, w in zip(texts, example.weights, strict=True) if w > 0]

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from biddable.engine.plan import Trainable, plan_step
-from biddable.engine.step import example_losses
+from biddable.engine.plan import Trainable
+from biddable.engine.step import example_losses, plan_for
 from biddable.training.ranks import all_sum
 from biddable.training.weights import WeightStore
 
@@ -23,7 +23,7 @@ def token_losses(
     losses = []
     for start in range(0, len(examples), ROWS):
         batch = examples[start : start + ROWS]
-        losses += example_losses(model, batch, plan_step(batch, batch_tokens))
+        losses += example_losses(model, batch, plan_for(model, batch, batch_tokens))
     return losses
 
 
@@ -43,7 +43,7 @@ def mean_loss(weights: WeightStore, examples: Sequence[Trainable], batch_tokens:
     size = ROWS * ranks.count
     for start in range(0, len(examples), size):
         share = examples[start + ranks.index : start + size : ranks.count]
-        plan = weights.match_passes(plan_step(share, batch_tokens))
+        plan = weights.match_passes(plan_for(weights.model, share, batch_tokens))
         losses += example_losses(weights.model, share, plan, weights.run)
     total, weight = all_sum(ranks, *_sums(losses))
     return total / weight

@@ -17,9 +17,10 @@ from biddable.engine.memory import (
     peak_of,
     refuse_too_much,
 )
-from biddable.engine.plan import plan_step, trained_count
+from biddable.engine.plan import trained_count
 from biddable.engine.precision import load_proven
 from biddable.engine.proof import Proof
+from biddable.engine.step import plan_for
 from biddable.models.adapters import add_adapter
 from biddable.models.base import Base
 from biddable.models.whole import parameter_count
@@ -53,7 +54,7 @@ def tokens_per_pass(
     ]
     steps.append([examples[prepared.longest]])
     trained = [sum(map(trained_count, rows)) for rows in steps]
-    peak = peak_of(needs, [plan_step(rows, budget) for rows in steps], trained)
+    peak = peak_of(needs, [plan_for(weights.model, rows, budget) for rows in steps], trained)
     free = free_bytes(device) + needs.resident
     line(out, "memory", f"{peak / 2**30:.1f} GiB at the peak, {free / 2**30:.1f} GiB free")
     refuse_too_much(needs, peak, budget, device)

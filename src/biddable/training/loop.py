@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from biddable.encoding.encode import Example
-from biddable.engine.plan import plan_step, trained_count
+from biddable.engine.plan import trained_count
 from biddable.engine.shares import share_rows
-from biddable.engine.step import backward_step
+from biddable.engine.step import backward_step, plan_for
 from biddable.errors import BiddableError, place
 from biddable.settings import FitSettings
 from biddable.training import checkpoint
@@ -193,7 +193,7 @@ def _gradient(parts: TrainerParts, examples: Sequence[Example]) -> list[float]:
     weights, ranks = parts.weights, parts.weights.ranks
     share = share_rows(examples, ranks.count)[ranks.index]
     local = [examples[i] for i in share]
-    plan = weights.match_passes(plan_step(local, parts.settings.batch_tokens))
+    plan = weights.match_passes(plan_for(weights.model, local, parts.settings.batch_tokens))
     with rank_errors():
         loss_sum, weight_sum, means = backward_step(weights.model, local, plan, weights.run)
     losses = [0.0] * len(examples)

@@ -1,0 +1,74 @@
+"""Models that cannot be fed flat: proven beside each other, and decoded as transformers does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from biddable.engine.attention import register
+from biddable.engine.beside import is_flat
+from biddable.engine.proof import STOCK, prove
+from biddable.engine.step import backward_step, plan_for
+from biddable.engine.twin import small_settings, twin_of
+from biddable.errors import BiddableError
+from biddable.generation.generate import generate
+from tiny import Row, reference_step
+
+ROWS = [
+    Row([5, 9, 11, 3, 40, 22, 8], [0.0, 0.0, 0.0, 0.0, 1.0, 0.5, 1.0]),
+    Row([7, 9, 11], [0.0, 0.0, 2.0]),
+    Row([50, 51, 52, 53, 54, 4, 4, 4, 4, 6, 90], [0.0] * 9 + [1.0, 1.0]),
+]
+
+
+def small_model(kind: str, **changes: Any) -> Any:
+    """A random tiny model of a type, with transformers' own attention."""
+    register()
+    config = AutoConfig.for_model(kind)
+    settings = {**small_settings(config), **changes}
+    config = type(config).from_dict(settings)
+    return twin_of(AutoModelForCausalLM._model_mapping[type(config)], config, STOCK)
+
+
+LFM2 = {"num_hidden_layers": 4, "layer_types": ["conv", "conv", "full_attention", "conv"]}
+
+
+@pytest.mark.parametrize(("kind", "changes"), [("lfm2", LFM2), ("qwen3_5_text", {}), ("bloom", {})])
+def test_a_model_that_mixes_outside_of_our_attention_is_fed_beside(
+    kind: str, changes: dict[str, Any]
+) -> None:
+    model = small_model(kind, **changes)
+    proof = prove(model, "x")
+    assert (proof.name, proof.prefixes, is_flat(model)) == ("beside", False, False)
+    loss, weight, grads = reference_step(model, ROWS)
+    for budget in (8, 1000):
+        model.zero_grad()
+        plan = plan_for(model, ROWS, budget)
+        assert not plan.prefixes
+        got_loss, got_weight, _ = backward_step(model, ROWS, plan)
+        assert got_loss == pytest.approx(loss, rel=1e-5)
+        assert got_weight == pytest.approx(weight)
+        for name, grad in grads.items():
+            own = model.get_parameter(name).grad
+            assert (own - grad).abs().max() <= 1e-3 * grad.abs().max() + 1e-6, name
+
+
+def test_its_answers_are_those_of_transformers() -> None:
+    model = small_model("lfm2", **LFM2)
+    prove(model, "x")
+    prompts = [[5, 9, 11], [7, 8, 3], [4, 4, 6, 90, 12, 13], [5, 9, 11, 60]]
+    answers = generate(model, prompts, stop_ids={2}, max_new_tokens=12)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        alone = model.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=2
+        )[0, len(prompt) :].tolist()
+        assert list(answer.ids) == [token for token in alone if token != 2]
+
+
+def test_what_is_not_causal_is_refused() -> None:
+    with pytest.raises(BiddableError) as caught:
+        prove(small_model("bert", is_decoder=False), "x")
+    assert caught.value.finding.code == "not_proven"
