@@ -35,8 +35,9 @@ scratch: setup
 		--batch-size 8 --lr 1e-4 --out $(SCRATCH)/tuned
 	$(BIN)/biddable chat $(SCRATCH)/tuned $(ASK)
 
+# Two files at a time; each test has one thread.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .
