@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+import folders
+from biddable.commands.train import train
 from biddable.engine.attention import register
 from biddable.engine.beside import is_flat
 from biddable.engine.proof import STOCK, prove
@@ -15,6 +19,7 @@ from biddable.engine.step import backward_step, plan_for
 from biddable.engine.twin import small_settings, twin_of
 from biddable.errors import BiddableError
 from biddable.generation.generate import generate
+from biddable.generation.speaker import load
 from tiny import Row, reference_step
 
 ROWS = [
@@ -72,3 +77,16 @@ def test_what_is_not_causal_is_refused() -> None:
     with pytest.raises(BiddableError) as caught:
         prove(small_model("bert", is_decoder=False), "x")
     assert caught.value.finding.code == "not_proven"
+
+
+def test_such_a_base_goes_from_train_to_answers(tmp_path: Path) -> None:
+    words = folders.tokenizer()
+    model = small_model("lfm2", **LFM2, vocab_size=len(words), max_position_embeddings=256)
+    model.save_pretrained(tmp_path / "base")
+    words.save_pretrained(tmp_path / "base")
+    data = folders.write_jsonl(tmp_path / "data.jsonl", folders.rows(40))
+    trained = train(data, base=str(tmp_path / "base"), out=str(tmp_path / "run"), steps=3)
+    assert trained.as_json()["path"]["name"] == "beside"
+    path = json.loads((tmp_path / "run" / "data.json").read_text(encoding="utf-8"))["path"]
+    assert (path["name"], path["prefixes"]) == ("beside", False)
+    assert isinstance(load(tmp_path / "run").answer("Which color?", max_new_tokens=4), str)

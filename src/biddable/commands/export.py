@@ -31,6 +31,7 @@ from biddable.judging.judge import Judgement, answer_limit
 from biddable.judging.scorecard import Terms
 from biddable.models.base import Base, load_tokenizer, resolve_base, trained_system_prompt
 from biddable.models.model_files import stop_ids_of
+from biddable.models.support import context_of
 from biddable.options import with_values
 from biddable.settings import CompareSettings, ExportSettings, Printing
 from biddable.storage import Aside, need_space, refuse_existing_run, write_text
@@ -128,7 +129,7 @@ def _load(settings: ExportSettings) -> Tuned:
 def _exam(settings: ExportSettings, model: Any, tokenizer: Any, template: Template) -> Exam:
     """The held-out rows of the run."""
     rows = judged_rows(CompareSettings(tuned=settings.run), console())
-    limit = int(model.config.max_position_embeddings)
+    limit = context_of(model.config)
     examples = encode_all(rows.held_out, tokenizer, template, max_length=limit).examples
     held_out, train = SplitPart(rows.held_out, examples), SplitPart(rows.train, ())
     return set_exam(tokenizer, template, held_out, train, settings.answers, Terms())

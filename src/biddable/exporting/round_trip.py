@@ -13,6 +13,7 @@ from biddable.encoding.encode import Example, encode_prompt
 from biddable.errors import BiddableError
 from biddable.exporting.llama_cpp import LlamaCpp
 from biddable.generation.generate import Answer, generate
+from biddable.models.support import context_of
 from biddable.template.template import Template
 from biddable.training.evaluate import token_losses
 
@@ -138,7 +139,7 @@ def longest_answer(model: Any, prompts: Sequence[Asked]) -> int:
     Raises:
         BiddableError: `prompt_too_long`.
     """
-    room = int(model.config.max_position_embeddings) - max(len(p.ids) for p in prompts)
+    room = context_of(model.config) - max(len(p.ids) for p in prompts)
     if room < 1:
         what = "the model's context has no room for the prompts of the proof"
         raise BiddableError("prompt_too_long", what, "shorten the held-out prompts")
