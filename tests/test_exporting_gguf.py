@@ -68,11 +68,16 @@ def test_a_rounded_file_is_proven_in_fp32_and_is_alone(kind: str, tmp_path: Path
     assert [p.name for p in exported.folder.glob("*.gguf")] == [f"model-{kind}.gguf"]
 
 
-def test_a_run_is_judged_beside_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_run_is_judged_beside_its_file(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all weights, and of an adapter, which is merged."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = write_jsonl(tmp_path / "rows.jsonl", rows())
     base = base_folder(tmp_path / "base")
-    train(data, base=base, steps=2, answers=4, out=str(tmp_path / "run"), precision="fp32")
+    options = {"base": base, "steps": 2, "answers": 4, "precision": "fp32", "lora": rank}
+    train(data, out=tmp_path / "run", **options)
     exported = export(tmp_path / "run", type="q4_0", answers=4)
     cost = exported.record["cost"]
     assert exported.folder == tmp_path / "run" / "gguf-q4_0"

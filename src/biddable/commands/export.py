@@ -29,6 +29,7 @@ from biddable.exporting.round_trip import Asked, composes, longest_answer, prove
 from biddable.generation.stream import text_of
 from biddable.judging.judge import Judgement, answer_limit
 from biddable.judging.scorecard import Terms
+from biddable.models.adapters import merge_adapter
 from biddable.models.base import Base, load_tokenizer, resolve_base, trained_system_prompt
 from biddable.models.model_files import stop_ids_of
 from biddable.models.support import context_of
@@ -117,6 +118,8 @@ def _load(settings: ExportSettings) -> Tuned:
     base = resolve_base(settings.run)
     tokenizer = load_tokenizer(base)
     model = load_model(base, torch.device("cpu"))
+    if base.adapter:
+        merge_adapter(model)
     template = Template.of(tokenizer)
     stop_ids = stop_ids_of(model, tokenizer, template)
     exam = None
