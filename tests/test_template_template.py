@@ -74,6 +74,12 @@ def test_of_several_named_templates_the_default_one_is_taken(tokenizer: Any) -> 
     assert Template.of(tokenizer).render(TALK, add_generation_prompt=True) == "Be brief."
 
 
+def test_several_named_templates_without_a_default_are_refused(tokenizer: Any) -> None:
+    tokenizer.chat_template = {"tool_use": "no", "rag": "{{ messages[0].content }}"}
+    with pytest.raises(BiddableError, match="named tool_use, rag, and no default"):
+        Template.load(None, tokenizer)
+
+
 def test_a_file_is_read_and_a_missing_one_is_refused(tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "mine.jinja"
     path.write_text("{{ messages[0].content }}!", encoding="utf-8")

@@ -99,10 +99,15 @@ class Template:
             today: the date for templates that print one; None is today's.
 
         Raises:
-            BiddableError: `template_refused`, no such frame or file, or no Jinja.
+            BiddableError: `template_refused`, no such frame or file, no Jinja, or several templates
+                of which none is the default.
         """
         if name_or_path is None:
             own = tokenizer.chat_template
+            if isinstance(own, Mapping) and own and "default" not in own:
+                what = f"the base has chat templates named {', '.join(own)}, and no default"
+                fix = "save the one to train with as a file, and give it with --template"
+                raise BiddableError("template_refused", what, fix)
             own = own.get("default") if isinstance(own, Mapping) else own
             template = cls(own, today=today) if own else cls.frame("plain")
         elif name_or_path in FRAMES:
