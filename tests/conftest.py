@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Tiny products gain nothing from threads, and threads that wait for one another cost a lot.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# What is started in the background inherits that Ctrl-C is ignored; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import HealthCheck, settings
 

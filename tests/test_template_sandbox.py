@@ -264,9 +264,7 @@ def test_threads_get_each_their_own_render(renderer: Renderer) -> None:
 @pytest.mark.parametrize("text", ["{{ n }}", BOMBS["nested ranges"]], ids=["idle", "at work"])
 def test_the_process_ends_with_the_one_that_it_serves(text: str, signal_name: str) -> None:
     script = (
-        "import signal, time\n"
-        # What is started in the background inherits that Ctrl-C is ignored.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import time\n"
         "from biddable.template.rendering import Renderer\n"
         "renderer = Renderer()\n"
         "renderer.ask('', ['{}'])\n"
