@@ -10,12 +10,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-# What is started in the background inherits that Ctrl-C is ignored; some tests send it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
+# What is started in the background inherits that Ctrl-C is ignored; some tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
