@@ -29,7 +29,7 @@ def shown(recorded: str) -> list[Text]:
 
 def main(source: str, target: str) -> None:
     """Writes the SVG."""
-    recorded = Path(source).read_text(encoding="utf-8")
+    recorded = Path(source).read_text(encoding="utf-8").replace(str(Path.home()), "~")
     body = recorded.partition("\n")[2].rpartition("\nScript done")[0]
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
     for text in shown(body):
