@@ -62,8 +62,8 @@ class Exam:
     def key(self) -> str:
         """The same for all exams that measure a model alike but for its training rows."""
         rows = [[list(e.input_ids), list(e.weights)] for e in self.held_out.examples]
-        asked = [[list(q.prompt), q.reference_tokens] for q in self.questions]
-        text = json.dumps([self.template.text, self.max_new_tokens, rows, asked])
+        prompts = [[list(q.prompt), q.reference_tokens] for q in self.questions]
+        text = json.dumps([self.template.text, self.max_new_tokens, rows, prompts])
         return hashlib.sha256(text.encode()).hexdigest()
 
     def scored(

@@ -111,13 +111,13 @@ def _with_questions(pieces: Sequence[Piece]) -> Iterator[Piece]:
     role, number = "text", 0
     while number < len(pieces):
         piece = pieces[number]
-        asked, size = _asked(pieces, number)
+        question, size = _asked(pieces, number)
         if piece.role in ("term", "definition"):
             role = "text"
             yield piece
-        elif asked:
+        elif question:
             role = "definition"
-            yield piece._replace(role="term", text=asked)
+            yield piece._replace(role="term", text=question)
         elif ANSWER.match(piece.text) and role == "definition" and piece.role == "text":
             yield piece._replace(role=role, text=ANSWER.sub("", piece.text, count=1))
         else:

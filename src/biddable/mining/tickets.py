@@ -155,18 +155,18 @@ def _turns(fields: Fields, lines: tuple[int, int], path: str) -> Iterator[Turn]:
     lists = (fields[name] for name in LISTS if isinstance(fields.get(name), list))
     nested: list[Any] = next(lists, [])
     items = [{_plain(k): v for k, v in item.items()} for item in nested if isinstance(item, dict)]
-    asked, asker = _text(_first(fields, QUESTION)), _name(_first(fields, AUTHOR))
+    question, asker = _text(_first(fields, QUESTION)), _name(_first(fields, AUTHOR))
     if not items and (answer := _text(_first(fields, ANSWER))):
-        asked = asked or _text(_first(fields, SUBJECT))
-        yield from _turn("asker", asked, lines, path, False, url)
+        question = question or _text(_first(fields, SUBJECT))
+        yield from _turn("asker", question, lines, path, False, url)
         yield from _turn("staff", answer, lines, path, True, url)
-    elif not items and asked and any(name in fields for name in (*THREAD, *ANSWER)):
-        yield from _turn(asker, asked, lines, path, _is_staff(fields), url)
+    elif not items and question and any(name in fields for name in (*THREAD, *ANSWER)):
+        yield from _turn(asker, question, lines, path, _is_staff(fields), url)
     elif items:
         # A list that repeats the description begins with it.
         texts = [_text(_first(item, TEXT)) for item in items]
-        if asked and asked not in texts:
-            yield from _turn(asker, asked, lines, path, False, url)
+        if question and question not in texts:
+            yield from _turn(asker, question, lines, path, False, url)
         for item, text in zip(items, texts, strict=True):
             if not any(_truth(item.get(name)) is value for name, value in INTERNAL.items()):
                 author = _name(_first(item, AUTHOR))
