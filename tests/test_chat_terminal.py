@@ -41,6 +41,16 @@ class Screen:
     def type(self, text: str) -> None:
         os.write(self.terminal, text.encode())
 
+    def interrupt(self) -> None:
+        """Ctrl-C, once the process sleeps: one that comes before readline waits ends nothing."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        asleep = 0
+        while stat.exists() and asleep < 3:
+            state = stat.read_text().rpartition(")")[2].split()[0]
+            asleep = asleep + 1 if state == "S" else 0
+            time.sleep(0.02)
+        self.process.send_signal(signal.SIGINT)
+
     def end(self) -> int:
         return self.process.wait(60)
 
@@ -63,15 +73,15 @@ def test_a_talk_in_a_terminal_edits_lines_and_survives_ctrl_c(tmp_path: Path) ->
         screen.type("\x1b[A\r")  # The line before comes back.
         screen.expect("/save FILE")
         screen.expect("> ")
-        screen.process.send_signal(signal.SIGINT)
+        screen.interrupt()
         screen.expect("Ctrl-C again")
         screen.expect("> ")
         screen.type("ab?\r")
         screen.expect("> ")
-        screen.process.send_signal(signal.SIGINT)
+        screen.interrupt()
         screen.expect("Ctrl-C again")
         screen.expect("> ")
-        screen.process.send_signal(signal.SIGINT)
+        screen.interrupt()
         assert screen.end() == 0
 
 
