@@ -128,6 +128,9 @@ def test_the_few_shot_rival_gets_its_own_interval() -> None:
     assert stops.few_shot_low is not None
     assert stops.few_shot_low < 0 < (stops.few_shot_high or 0)
     assert "few-shot" in card_lines(card)[0]
+    narrow = card_lines(card, 60)
+    assert max(map(len, narrow)) <= 60
+    assert "ends with a stop token" in narrow
 
 
 def test_the_card_as_json_and_as_text() -> None:

@@ -24,10 +24,12 @@ from biddable.errors import BiddableError, Finding, did_you_mean, refuse_no_text
 from biddable.options import (
     ALIASES,
     GROUPS,
+    LENGTHS,
     checked_values,
     choices_of,
     names_of,
     read_config,
+    refuse_two_lengths,
     with_values,
 )
 from biddable.terminal import console, drop_output, flush_output, guard, notices, write_json
@@ -186,7 +188,11 @@ def read_arguments(name: str, command: Command, words: list[str]) -> tuple[dict[
     printing = with_values(command.printing(), {k: v for k, v in given.items() if k in screened})
     own = {f.name for f in fields(command.options)}
     values = read_config(config, command.config) if config and command.config else {}
-    values = {k: v for k, v in values.items() if k in own}
+    refuse_two_lengths(given)
+    # A file holds all lengths of a run: of them the one counts that decided, if none is given here.
+    replaced = any(given.get(name) for name in LENGTHS)
+    first = "" if replaced else next((name for name in LENGTHS if values.get(name)), "")
+    values = {k: v for k, v in values.items() if k in own and (k not in LENGTHS or k == first)}
     values |= checked_values(command.options, {k: v for k, v in given.items() if k in own})
     if not resume:
         refuse_early(with_values(command.options(), values))
@@ -200,8 +206,11 @@ def _unknown(word: str, command: Command) -> BiddableError:
     names = names_of(command.options) | names_of(command.printing)
     hint = did_you_mean(flag, [f"--{name.replace('_', '-')}" for name in (*names, "config")])
     name = flag.strip("-").replace("-", "_")
-    if others := [verb for verb, other in COMMANDS.items() if name in names_of(other.options)]:
-        hint = f" here; {' and '.join(others)} have it"
+    having = {v: names_of(c.options) | names_of(c.printing) for v, c in COMMANDS.items()}
+    *others, last = [verb for verb, known in having.items() if name in known] or [""]
+    if last:
+        verbs = f"{', '.join(others)} and {last} have" if others else f"{last} has"
+        hint = f" here; {verbs} it"
     return BiddableError("usage", f"there is no option {word}{hint}", "--help lists the options")
 
 

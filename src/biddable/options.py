@@ -88,6 +88,18 @@ GROUPS = {
 }  # fmt: skip
 
 
+# Each says how long to train; the first that is not 0 decides.
+LENGTHS = ("steps", "epochs", "minutes")
+
+
+def refuse_two_lengths(given: Mapping[str, Any]) -> None:
+    """Refuses options that each say how long to train; a config.toml holds them all."""
+    lengths = [f"--{name}" for name in LENGTHS if given.get(name)]
+    if len(lengths) > 1:
+        what = f"{' and '.join(lengths)} each say how long to train"
+        raise BiddableError("option", what, "give one of them")
+
+
 def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
     """The settings with these values, each as its field's type wants it and within its range.
 

@@ -246,6 +246,11 @@ class ServeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoPrinting:
+    """Of a command whose result is no value that could be printed as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Printing:
     """What the command line alone can be told: how a result is printed."""
 

@@ -196,14 +196,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def refuse_existing_run(out: str) -> None:
-    """Raises `output_exists` where a new run would have to overwrite something."""
+def refuse_existing_run(out: str, *, resumes: bool = True) -> None:
+    """Raises `output_exists` where something would be overwritten; what `resumes` may go on."""
     if out and os.path.lexists(out):
-        raise BiddableError(
-            "output_exists",
-            f"the output folder {out!r} exists already",
-            "give another --out, or go on with --resume",
-        )
+        fix = "give another --out" + (", or go on with --resume" if resumes else "")
+        raise BiddableError("output_exists", f"the output folder {out!r} exists already", fix)
 
 
 def need_space(folder: Path, needed: int) -> None:

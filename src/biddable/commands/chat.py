@@ -17,7 +17,7 @@ from biddable.dataset.early import refuse_early
 from biddable.errors import BiddableError, did_you_mean, refuse_no_text
 from biddable.generation.speaker import Reply, Speaker, checked_sampling, load
 from biddable.options import with_values
-from biddable.settings import ChatSettings, Printing, Sampling
+from biddable.settings import ChatSettings, NoPrinting, Sampling
 from biddable.storage import write_whole
 from biddable.terminal import Writer, answers, console, line, notices, read_line
 
@@ -244,7 +244,7 @@ def typed_lines(notices: Writer) -> Iterator[str]:
         yield text
 
 
-def run(options: dict[str, Any], _: Printing) -> int:
+def run(options: dict[str, Any], _: NoPrinting) -> int:
     """Answers one prompt, or talks until the end of input."""
     prompt = options.get("prompt")
     if prompt == "-" or (prompt is None and not sys.stdin.isatty()):

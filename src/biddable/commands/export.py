@@ -94,7 +94,7 @@ def export(run: str | PathLike[str], **options: Any) -> Exported:
     settings = with_values(ExportSettings(), {"run": fspath(run), **options})
     refuse_early(settings)
     folder = _folder(settings)
-    refuse_existing_run(str(folder))
+    refuse_existing_run(str(folder), resumes=False)
     line(console(), "loading", settings.run)
     tuned = _load(settings)
     with Aside(folder, manifest=False) as aside:

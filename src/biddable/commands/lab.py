@@ -11,7 +11,7 @@ from biddable.engine.precision import choose_device, load_model
 from biddable.lab.api import Lab
 from biddable.models.base import load_tokenizer, resolve_base
 from biddable.options import with_values
-from biddable.settings import LabSettings, Printing
+from biddable.settings import LabSettings, NoPrinting
 from biddable.terminal import console, line
 
 ADDRESS = "127.0.0.1"
@@ -43,7 +43,7 @@ def lab(**options: Any) -> None:
         serve(page, listener)
 
 
-def run(options: dict[str, Any], _: Printing) -> int:
+def run(options: dict[str, Any], _: NoPrinting) -> int:
     """Serves the page until Ctrl-C."""
     lab(**options)
     return 0

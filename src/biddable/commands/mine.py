@@ -18,6 +18,7 @@ from rich.text import Text
 
 from biddable import __version__
 from biddable.data.files import refuse_existing, text_or_file
+from biddable.data.rows import number_of
 from biddable.errors import BiddableError, by_kind, did_you_mean
 from biddable.mining.collect import Collector, Record, own_groups
 from biddable.options import with_values
@@ -186,12 +187,12 @@ def run(options: dict[str, Any], printing: Printing) -> int:
     result = mine(**options)
     out, record = console(), result.record
     for name, count in record.kinds.most_common():
-        line(out, name, f"{count:,} rows")
+        line(out, name, number_of(count, "row"))
     licenses = ", ".join(f"{name} {count:,}" for name, count in record.licenses.most_common(6))
     line(out, "licenses", licenses)
     _show_findings(record, out)
     total, groups = record.kinds.total(), len(record.groups)
-    line(out, "rows", f"{total:,} in {groups:,} groups: {result.out}")
+    line(out, "rows", f"{total:,} in {number_of(groups, 'group')}: {result.out}")
     line(out, "record", str(result.record_file))
     line(out, "next", shlex.join(["biddable", "check", str(result.out)]))
     if printing.json:

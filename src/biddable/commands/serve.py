@@ -15,7 +15,7 @@ from biddable.dataset.early import refuse_early
 from biddable.engine.precision import choose_device
 from biddable.errors import BiddableError
 from biddable.options import with_values
-from biddable.settings import Printing, ServeSettings
+from biddable.settings import NoPrinting, ServeSettings
 from biddable.terminal import console, line
 
 KEY = "BIDDABLE_KEY"
@@ -73,7 +73,7 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def run(options: dict[str, Any], _: Printing) -> int:
+def run(options: dict[str, Any], _: NoPrinting) -> int:
     """Serves until Ctrl-C or SIGTERM, which end it in order."""
 
     def end(_number: int, _frame: FrameType | None) -> None:

@@ -29,7 +29,7 @@ def show_outcome(
 ) -> None:
     """The scorecard, three questions with the answers of each model, and the verdict."""
     out.print()
-    for text in card_lines(card):
+    for text in card_lines(card, out.width):
         out.print(Text(text))
     for i, question in enumerate(questions[:SIDE_BY_SIDE]):
         out.print()

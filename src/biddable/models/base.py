@@ -27,6 +27,7 @@ from biddable.models.vetting import (
     damaged,
     read_object,
     refuse_elsewhere,
+    unknown_setting,
     vet_folder,
 )
 from biddable.models.whole import (
@@ -143,7 +144,8 @@ def load_config(base: Base) -> Any:
             )
     except Exception as error:
         # The libraries foresee few of the values that a file may hold.
-        raise damaged(base.name, f"config.json cannot be used: {first_line(error)}") from error
+        why = unknown_setting(base.folder, base.name, error) or first_line(error)
+        raise damaged(base.name, f"config.json cannot be used: {why}") from error
     check_values(config, base.name)
     return config
 

@@ -97,6 +97,15 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     return value
 
 
+def unknown_setting(folder: Path, name: str, error: Exception) -> str:
+    """The setting of config.json whose value a library did not know; empty where it was another."""
+    known = isinstance(error, KeyError | AttributeError)
+    for keys, value in _leaves(read_object(folder / "config.json", name)) if known else ():
+        if isinstance(value, str) and value and repr(value) in str(error):
+            return f"{'.'.join(keys)} of its config.json is {value[:40]!r}, which is unknown"
+    return ""
+
+
 def vet_folder(folder: Path, name: str, *, adapter: bool = False) -> None:
     """Makes sure that a model folder holds data alone, and holds it itself.
 
