@@ -20,7 +20,7 @@ import psutil
 from biddable import __version__
 from biddable.command_table import COMMANDS, Command
 from biddable.dataset.early import refuse_early
-from biddable.errors import BiddableError, Finding, did_you_mean, refuse_no_text
+from biddable.errors import BiddableError, Finding, did_you_mean, first_line, refuse_no_text
 from biddable.options import (
     ALIASES,
     GROUPS,
@@ -166,11 +166,7 @@ def _add_option(group: Any, f: Field[Any]) -> None:
 
 
 def read_arguments(name: str, command: Command, words: list[str]) -> tuple[dict[str, Any], Any]:
-    """The options that were given, by name, and how to print; all checked, nothing slow loaded.
-
-    Raises:
-        BiddableError: `usage`, or whatever is wrong with the options.
-    """
+    """The options that were given, by name, and how to print; all checked, nothing slow loaded."""
     for word in words:
         refuse_no_text(word, "an argument")
     parser = make_parser(name, command)
@@ -223,8 +219,8 @@ def finding_of(error: BaseException) -> Finding:
         return Finding("system", "error", what, _REMEDIES.get(error.errno, _OTHER_REMEDY))
     if isinstance(error, MemoryError) or any(word in str(error) for word in _NO_MEMORY):
         fix = "free memory, or give a smaller model, --batch-tokens or --max-length"
-        return Finding("out_of_memory", "error", f"memory is full: {_first_line(error)}", fix)
-    what = f"internal error: {_first_line(error)}"
+        return Finding("out_of_memory", "error", f"memory is full: {first_line(error)}", fix)
+    what = f"internal error: {first_line(error)}"
     fix = f"this is a fault of biddable; please report it with {_report(error)}"
     return Finding("internal_error", "error", what, fix)
 
@@ -241,10 +237,6 @@ def _report(error: BaseException) -> str:
         notices().write(text)
         return "the lines above"
     return f"{path}, after a look whether it quotes private data"
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def waiting() -> dict[str, str]:

@@ -117,11 +117,7 @@ def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
 
 
 def checked_values(kind: type[DataclassInstance], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as the fields of a record want them: a path becomes its text, one text a tuple.
-
-    Raises:
-        BiddableError: `option`.
-    """
+    """The values as the fields of a record want them: a path becomes its text, one text a tuple."""
     known = {f.name: f for f in fields(kind)}
     for name in values:
         if name not in known:

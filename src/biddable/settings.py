@@ -172,7 +172,7 @@ class CompareSettings:
     fail_under: tuple[str, ...] = _option((), "METRIC=X: exit 1 where TUNED is worse, repeatable")
     device: str = _option("auto", "where to compute")
     precision: str = _option("fp32", "compute precision")
-    html: str = _option("", "write the report as a page")
+    html: str = _option("", "write the report as a page", file="write")
     redact: bool = _option(False, "leave every text out of the page")
 
 

@@ -21,6 +21,7 @@ from biddable.display.preparation import chosen, mask_page, show_findings, show_
 from biddable.errors import SEVERITIES, BiddableError, Finding, as_record, capped
 from biddable.options import with_values
 from biddable.settings import CheckPrinting, CheckSettings, ReadSettings
+from biddable.storage import write_new
 from biddable.terminal import console, line, write_json
 from biddable.training.log import counting
 
@@ -104,10 +105,10 @@ def check(data: Any = (), **options: Any) -> Checked:
     line(console(), "reading", ", ".join(settings.data))
     prepared = prepare(settings, counting(console()))
     if settings.dump:
-        _write(settings.dump, _dumped(prepared))
+        write_new(settings.dump, _dumped(prepared))
     fixed = _repair(prepared, settings, settings.fix) if settings.fix else {}
     if settings.html:
-        _write(settings.html, [mask_page(prepared)])
+        write_new(settings.html, [mask_page(prepared)])
     return Checked(prepared, settings, fixed)
 
 
@@ -122,18 +123,6 @@ def _dumped(prepared: Prepared) -> Iterator[str]:
             "text": prepared.tokenizer.decode(list(example.input_ids)),
         }
         yield json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _write(path: str, lines: Iterable[str]) -> None:
-    try:
-        with Path(path).open("x", encoding="utf-8") as file:
-            file.writelines(lines)
-    except OSError as error:
-        raise BiddableError(
-            "output_exists" if isinstance(error, FileExistsError) else "output_not_writable",
-            f"{path} cannot be written: {error.strerror}",
-            "give another file; nothing is overwritten",
-        ) from error
 
 
 def _repair(prepared: Prepared, settings: ReadSettings, path: str) -> dict[str, int]:

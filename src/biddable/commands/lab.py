@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from biddable.commands.listening import listen, refuse_without_server
+from biddable.commands.listening import listen
+from biddable.data.parquet import extra_module
 from biddable.data.readers import ReadResult, read
 from biddable.dataset.early import refuse_early
 from biddable.engine.precision import choose_device, load_model
@@ -28,7 +29,8 @@ def lab(**options: Any) -> None:
     """
     settings = with_values(LabSettings(), options)
     refuse_early(settings)
-    refuse_without_server("lab")
+    extra_module("uvicorn", "serve", "Serving a page")
+    extra_module("starlette", "serve", "Serving a page")
     line(console(), "loading", f"'{settings.base}'")
     rows = read([settings.data]) if settings.data else ReadResult()
     base = resolve_base(settings.base)

@@ -17,13 +17,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from biddable import __version__
-from biddable.data.files import refuse_existing, text_or_file
+from biddable.data.files import text_or_file
 from biddable.data.rows import number_of
 from biddable.errors import BiddableError, by_kind, did_you_mean
 from biddable.mining.collect import Collector, Record, own_groups
 from biddable.options import with_values
 from biddable.settings import MINED, MineSettings, Printing
-from biddable.storage import write_whole
+from biddable.storage import refuse_existing, write_whole
 from biddable.terminal import console, line, write_json
 
 RECORD = "mined.json"
@@ -116,9 +116,6 @@ def _record_path(out: Path) -> Path:
 def _finish(part: Path, out: Path, record: Record) -> Path:
     """Gives rows of one single file groups of their own, puts the rows in their place, and writes
     the record, whose path is returned.
-
-    Raises:
-        BiddableError: there are no rows.
     """
     if not record.kinds:
         _show_findings(record, console())

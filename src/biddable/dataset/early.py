@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from biddable.data.charset import check_encoding
 from biddable.data.columns import parse_map
-from biddable.data.files import missing_file, refuse_existing, refuse_missing
+from biddable.data.files import missing_file, refuse_missing
 from biddable.errors import BiddableError, did_you_mean
 from biddable.settings import PACKAGED, FitSettings
-from biddable.storage import refuse_existing_run
+from biddable.storage import refuse_existing, refuse_existing_run
 from biddable.template.frames import FRAMES
 from biddable.template.rendering import attempt, literal_texts
 from biddable.template.template import ANSWER, QUESTION, Template, read, render_dicts

@@ -12,11 +12,11 @@ import torch
 
 from biddable.engine.attention import NAME, register
 from biddable.engine.proof import STOCK, Proof, prove
-from biddable.errors import BiddableError
+from biddable.errors import BiddableError, first_line
 from biddable.models.adapters import load_adapter
 from biddable.models.base import Base, load_config
 from biddable.models.vetting import damaged, first_names
-from biddable.models.whole import first_line, load_pretrained, refuse_unlike
+from biddable.models.whole import load_pretrained, refuse_unlike
 from biddable.terminal import console, line
 
 Precision = Literal["auto", "fp32", "bf16"]

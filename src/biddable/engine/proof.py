@@ -24,8 +24,7 @@ from biddable.engine.layout import Layout
 from biddable.engine.loss import head_logits, head_of
 from biddable.engine.step import backward_step, feed, plan_for
 from biddable.engine.twin import VOCABULARY, small_settings, twin_of
-from biddable.errors import BiddableError
-from biddable.models.whole import first_line
+from biddable.errors import BiddableError, first_line
 
 # transformers' plain attention, which honors soft caps, sinks and windows in every model.
 STOCK = "eager"

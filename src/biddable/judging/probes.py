@@ -53,9 +53,6 @@ def with_shots(
     """Each conversation with the turns of `count` training conversations before its own.
 
     The same examples for all, so that they are a prefix fed once. Empty for a count of 0.
-
-    Raises:
-        BiddableError: `few_shot`, fewer training rows are known.
     """
     if count == 0:
         return []

@@ -68,11 +68,7 @@ def describe(lab: Lab) -> dict[str, Any]:
 
 
 def data_row(lab: Lab, number: str) -> dict[str, Any]:
-    """Row `number`, from 1, of the data: its place, messages and tools.
-
-    Raises:
-        BiddableError: there is no such row.
-    """
+    """Row `number`, from 1, of the data: its place, messages and tools."""
     if not number.isdecimal() or not 1 <= int(number) <= len(lab.rows):
         raise _refused(f"the data has rows 1 to {len(lab.rows):,}")
     row = lab.rows[int(number) - 1]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from biddable.errors import BiddableError, did_you_mean
+from biddable.errors import BiddableError, did_you_mean, first_line
 from biddable.models.adapter_files import adapter_folder, base_name, refuse_other_base
 from biddable.models.gguf_header import gguf_shapes
 from biddable.models.model_files import model_files, own_template, write_files
@@ -33,7 +33,6 @@ from biddable.models.vetting import (
 from biddable.models.whole import (
     check_sizes,
     check_values,
-    first_line,
     load_pretrained,
     prove_whole,
     quiet,

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from biddable.errors import BiddableError
+from biddable.errors import BiddableError, first_line
 from biddable.models.vetting import (
     INDEX,
     damaged,
@@ -187,13 +187,6 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
-
-
-def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says, with the next behind a colon."""
-    lines = str(error).strip().splitlines() or [""]
-    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return f"{type(error).__name__}: {' '.join(said.split())[:200]}"
 
 
 def _weight_files(folder: Path, name: str) -> list[Path]:
