@@ -239,11 +239,9 @@ def _failures(card: Scorecard, limits: Sequence[tuple[str, float]]) -> list[str]
 def _refuse_other_tokenizer(base: Any, tuned: Any, name: str) -> None:
     """Refuses models whose losses cannot be compared token by token."""
     if base.get_vocab() != tuned.get_vocab():
-        raise BiddableError(
-            "tokenizers_differ",
-            f"{name} has another tokenizer than the tuned model",
-            "compare a model with the base that it was tuned from",
-        )
+        what = f"{name} has another tokenizer than the tuned model"
+        fix = "compare a model with the base that it was tuned from"
+        raise BiddableError("tokenizers_differ", what, fix)
 
 
 def _show_other_system_prompt(tuned: Base, rows: Sequence[Conversation]) -> None:

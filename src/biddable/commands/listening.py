@@ -13,8 +13,5 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError, UnicodeError) as error:
-        raise BiddableError(
-            "option",
-            f"port {port} of {host} cannot be used: {error}",
-            "give another --port; 0 takes a free one",
-        ) from error
+        what = f"port {port} of {host} cannot be used: {error}"
+        raise BiddableError("option", what, "give another --port; 0 takes a free one") from error

@@ -211,8 +211,6 @@ def text_or_file(option: str) -> str | None:
     try:
         return Path(option[1:]).read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise BiddableError(
-            "option",
-            f"the system prompt {option[1:]} cannot be read: {error}",
-            "give --system TEXT, or --system @FILE with a text file in UTF-8",
-        ) from error
+        what = f"the system prompt {option[1:]} cannot be read: {error}"
+        fix = "give --system TEXT, or --system @FILE with a text file in UTF-8"
+        raise BiddableError("option", what, fix) from error

@@ -83,11 +83,9 @@ def _start(
 ) -> tuple[PretrainSettings, RunFolder | None]:
     """The settings, and the run to go on with; None for a new one."""
     if bool(resume) == bool(data) or (resume and options):
-        raise BiddableError(
-            "option",
-            "give either texts and options, or --resume alone",
-            "biddable pretrain TEXT... --out DIR, or biddable pretrain --resume DIR",
-        )
+        what = "give either texts and options, or --resume alone"
+        fix = "biddable pretrain TEXT... --out DIR, or biddable pretrain --resume DIR"
+        raise BiddableError("option", what, fix)
     if resume:
         folder = open_run_folder(resume)
         folder.refuse_finished()

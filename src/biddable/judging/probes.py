@@ -57,11 +57,8 @@ def with_shots(
     if count == 0:
         return []
     if len(train) < count:
-        raise BiddableError(
-            "few_shot",
-            f"--few-shot {count} needs as many training rows, {len(train)} are known",
-            "give --train FILE, or a run folder as TUNED",
-        )
+        what = f"--few-shot {count} needs as many training rows, {len(train)} are known"
+        raise BiddableError("few_shot", what, "give --train FILE, or a run folder as TUNED")
     # Spread over the file: rows that stand together are often about one thing.
     picked = [train[i * len(train) // count] for i in range(count)]
     shots = [m for c in picked for m in without_system(c.messages)]

@@ -7,7 +7,7 @@ rendered, and goes back as JSON, never as HTML.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from biddable.data.conversation import Conversation, Message
@@ -190,16 +190,7 @@ def _checks(
 
 def _example(lab: Lab, encoder: Encoder, example: Example) -> dict[str, Any]:
     tokens = tokens_of(example, lab.tokenizer, encoder)
-    shown = [
-        {
-            "text": marked(token.text),
-            "ids": list(token.ids),
-            "weight": token.weight,
-            "special": token.special,
-            "stop": token.stop,
-        }
-        for token in tokens
-    ]
+    shown = [asdict(token) | {"text": marked(token.text)} for token in tokens]
     return {"tokens": shown, "loss": _loss(lab, example, tokens)}
 
 
