@@ -113,6 +113,12 @@ def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
         raise _bad_value("epochs", 0, "more than 0, or give --steps")
     if isinstance(changed, Settings) and changed.lora and changed.shard == "on":
         raise _bad_value("shard", "on", "auto or off with --lora: each rank holds the whole base")
+    if isinstance(changed, Settings) and changed.top_layers:
+        if changed.lora:
+            wanted = "0 with --top-layers, which trains the layers themselves"
+            raise _bad_value("lora", changed.lora, wanted)
+        if changed.shard == "on":
+            raise _bad_value("shard", "on", "auto or off with --top-layers")
     return changed
 
 

@@ -92,6 +92,9 @@ class Settings(ReadSettings, FitSettings):
     lora: int = _option(
         0, "train an adapter of this rank, not all weights", "all weights", within=(0, 1024)
     )
+    top_layers: int = _option(
+        0, "train the top N layers; what is below is run once", "all layers", within=(0, 1000)
+    )
     report_to: str = _option("none", "also send every step and evaluation to this tracker")
 
 

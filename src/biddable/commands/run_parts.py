@@ -31,6 +31,7 @@ from biddable.terminal import line
 from biddable.training.checkpoint import weight_bytes
 from biddable.training.evaluate import mean_loss
 from biddable.training.fit_in_memory import open_weights, tokens_per_pass
+from biddable.training.kept_rows import FedRows, keep_rows
 from biddable.training.log import Log, silent
 from biddable.training.loop import TrainerParts, make_optimizer
 from biddable.training.ranks import Ranks, all_max, broadcast_from_first
@@ -38,7 +39,7 @@ from biddable.training.resume import settings_record, with_absolute_paths
 from biddable.training.run_folder import RunFolder
 from biddable.training.schedule import evaluation_interval
 from biddable.training.shards import Shards
-from biddable.training.weights import WeightStore
+from biddable.training.weights import Replicas, WeightStore
 
 BASE_FILE = "base.json"
 # Tokens of the answer at each evaluation: enough to watch it change.
@@ -67,6 +68,7 @@ class Run:
         record: data.json.
         shared: what the runs before have left in memory.
         proof: how rows are fed, once the base is loaded.
+        rows: what the loop feeds, once the base is loaded.
     """
 
     settings: Settings
@@ -78,6 +80,7 @@ class Run:
     out: Console
     shared: Shared
     proof: Proof | None = None
+    rows: FedRows | None = None
 
 
 def refuse_adapter(base: str) -> None:
@@ -102,8 +105,9 @@ def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
     dtype = choose_dtype(precision, device)
     base = run.prepared.base
     weights, proof = open_weights(base, settings, device, dtype, run.ranks, run.shared.loaded)
-    mine = tokens_per_pass(settings, weights, run.prepared, device, run.out)
-    budget = -all_max(run.ranks, -mine)[0]
+    rows = _fed_rows(run, weights)
+    own_budget = tokens_per_pass(settings, weights, rows, device, run.out)
+    budget = -all_max(run.ranks, -own_budget)[0]
     sharded = ", sharded" if isinstance(weights, Shards) else ""
     line(run.out, "compute", f"{precision} on {device.type}{sharded}")
     if settings.lora:
@@ -111,8 +115,18 @@ def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
         count = sum(shape.numel() for shape in weights.shapes)
         line(run.out, "adapter", f"rank {settings.lora}, {count:,} trained parameters")
     chosen = replace(settings, device=device.type, precision=precision, batch_tokens=budget)
-    run = replace(run, settings=chosen, proof=proof)
+    run = replace(run, settings=chosen, proof=proof, rows=rows)
     return run, weights, partial(load_model, base, device, dtype)
+
+
+def _fed_rows(run: Run, weights: WeightStore) -> FedRows:
+    """The rows as the loop feeds them."""
+    prepared, settings = run.prepared, run.settings
+    rows = FedRows(prepared.train.examples, prepared.held_out.examples, prepared.longest)
+    if not settings.top_layers:
+        return rows
+    assert isinstance(weights, Replicas)
+    return keep_rows(weights, settings.top_layers, rows, settings, run.folder.path, run.out)
 
 
 def folder_files(prepared: Prepared, model: Any) -> dict[str, str]:
@@ -128,7 +142,8 @@ def begin(run: Run, weights: WeightStore) -> None:
     settings, folder = run.settings, run.folder
     # Checkpoints while one more is written, the best weights and those before, the tuned model.
     checkpoints = settings.keep + 1 if settings.save_every else 1
-    need_space(folder.path, (3 * checkpoints + 3) * weight_bytes(weights))
+    frozen = sum(4 * tensor.numel() for tensor in weights.frozen.values())
+    need_space(folder.path, (3 * checkpoints + 3) * weight_bytes(weights) + frozen)
     path = run.proof.as_json() if run.proof else None
     record = {**run.record, "settings": settings_record(settings), "path": path}
     folder.write_json("data.json", record)
@@ -142,15 +157,16 @@ def trainer_parts(run: Run, weights: WeightStore, log: Log) -> TrainerParts:
 
     Shards watch none: as many passes as the answer has tokens, each with all ranks.
     """
-    settings, examples = run.settings, run.prepared.train.examples
-    held_out, budget = run.prepared.held_out.examples, settings.batch_tokens
-    watched = run.ranks.first and not isinstance(weights, Shards)
+    assert run.rows is not None
+    settings, examples = run.settings, run.rows.train
+    held_out, budget = run.rows.held_out, settings.batch_tokens
+    watched = weights.whole if run.ranks.first and isinstance(weights, Replicas) else None
     return TrainerParts(
         weights=weights,
         optimizer=make_optimizer(weights, settings),
         examples=examples,
         evaluate=lambda: mean_loss(weights, held_out, budget),
-        answer=lambda: _watched_answer(run.exam, weights.model) if watched else "",
+        answer=lambda: _watched_answer(run.exam, watched) if watched is not None else "",
         log=log if run.ranks.first else silent,
         folder=run.folder.checkpoints,
         settings=settings,

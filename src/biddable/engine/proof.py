@@ -119,17 +119,19 @@ def _forward_error(model: Any, attention: str) -> float:
     alone = [_alone(model, row) for row in rows]
     _take(model, attention)
     (first, second), cut = rows, len(rows[0]) // 2
-    fed = _fed(model, rows)
-    changed = _fed(model, [[(i + 1) % most for i in first], second])
+    fed = feed_flat(model, rows)
+    changed = feed_flat(model, [[(i + 1) % most for i in first], second])
     if not _is_same(model, fed[len(first) :], changed[len(first) :]):
         return float("inf")
     hidden = torch.cat([entered for entered, _ in alone])
     logits = torch.cat([given for _, given in alone])
-    error = max(_relative(fed, hidden), _relative(head_logits(fed, head_of(model)), logits))
+    error = max(
+        relative_error(fed, hidden), relative_error(head_logits(fed, head_of(model)), logits)
+    )
     if attention == NAME:
         return error
     # Nothing but causality keeps what is fed behind a row out of it.
-    return max(error, _relative(_fed(model, [first[:cut], second])[:cut], fed[:cut]))
+    return max(error, relative_error(feed_flat(model, [first[:cut], second])[:cut], fed[:cut]))
 
 
 def _take(model: Any, attention: str) -> None:
@@ -156,7 +158,7 @@ def _alone(model: Any, row: list[int]) -> tuple[Tensor, Tensor]:
     return entered[0][0], logits[0]
 
 
-def _fed(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
+def feed_flat(model: Any, rows: Sequence[Sequence[int]]) -> Tensor:
     ids = torch.tensor([[i for row in rows for i in row]], device=model.device)
     places = torch.tensor([[i for row in rows for i in range(len(row))]], device=model.device)
     return feed(model, ids, places, Layout([len(row) for row in rows], [-1] * len(rows)))
@@ -166,11 +168,13 @@ def _is_same(model: Any, one: Tensor, other: Tensor) -> bool:
     """To the last bit; experts, whose rows are sorted into one product, to rounding."""
     settings = model.config.get_text_config().to_dict()
     if any("expert" in key for key in settings):
-        return _relative(one, other) <= (_FORWARD if model.dtype == torch.float32 else _HALF_LEAK)
+        return relative_error(one, other) <= (
+            _FORWARD if model.dtype == torch.float32 else _HALF_LEAK
+        )
     return torch.equal(one, other)
 
 
-def _relative(one: Tensor, other: Tensor) -> float:
+def relative_error(one: Tensor, other: Tensor) -> float:
     """The largest difference relative to the largest number; not a number where one is none."""
     return float((one - other).abs().max() / other.abs().max())
 
@@ -190,7 +194,7 @@ def _fault_of_twin(kind: Any, config_class: Any, settings: str, attention: str) 
             own = twin.get_parameter(key).grad
             if grad.abs().max() < _NOTHING * largest:
                 continue
-            error = float("inf") if own is None else _relative(own, grad)
+            error = float("inf") if own is None else relative_error(own, grad)
             if not error <= _GRADIENTS[attention == NAME]:
                 return f"in a tiny model of its kind the gradient of {key} differs by {error:.0e}"
     return ""

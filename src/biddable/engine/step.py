@@ -18,7 +18,7 @@ from torch import Tensor
 
 from biddable.engine.attention import laid_out
 from biddable.engine.beside import feed_beside, is_flat
-from biddable.engine.embedding import embed
+from biddable.engine.embedding import embed, tokens_of
 from biddable.engine.layout import Layout, Prefix
 from biddable.engine.loss import head_of, loss_sum, row_losses
 from biddable.engine.plan import Segment, StepPlan, Trainable, plan_step, trained_count
@@ -98,12 +98,14 @@ def example_losses(
 
 def _loss_of(model: Any, flat: Flat, layout: Layout) -> tuple[Tensor, Tensor]:
     hidden = feed(model, flat.input_ids, flat.position_ids, layout)[flat.rows]
-    return loss_sum(hidden, head_of(model), flat.targets, flat.weights)
+    targets = tokens_of(model.get_input_embeddings(), flat.targets)
+    return loss_sum(hidden, head_of(model), targets, flat.weights)
 
 
 def _losses_of(model: Any, flat: Flat, layout: Layout) -> Tensor:
     hidden = feed(model, flat.input_ids, flat.position_ids, layout)[flat.rows]
-    return row_losses(hidden, head_of(model), flat.targets)
+    targets = tokens_of(model.get_input_embeddings(), flat.targets)
+    return row_losses(hidden, head_of(model), targets)
 
 
 def _by_example(
