@@ -101,7 +101,18 @@ def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
         raise _bad_value("epochs", 0, "more than 0, or give --steps")
     if isinstance(changed, Settings) and changed.lora and changed.shard == "on":
         raise _bad_value("shard", "on", "auto or off with --lora: each rank holds the whole base")
+    if isinstance(changed, Settings) and changed.base_bits:
+        _check_bits(changed)
     return changed
+
+
+def _check_bits(settings: Settings) -> None:
+    """Raises an error where the base can not be held in so few bits."""
+    bits = settings.base_bits
+    if bits != 4:
+        raise _bad_value("base_bits", bits, "4, or left out")
+    if not settings.lora:
+        raise _bad_value("base_bits", bits, "given with --lora RANK: such weights are not trained")
 
 
 def checked_values(kind: type[DataclassInstance], values: Mapping[str, Any]) -> dict[str, Any]:

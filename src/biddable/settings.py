@@ -92,6 +92,9 @@ class Settings(ReadSettings, FitSettings):
     lora: int = _option(
         0, "train an adapter of this rank, not all weights", "all weights", within=(0, 1024)
     )
+    base_bits: int = _option(
+        0, "4: hold the frozen base in four bits; needs --lora", "as it is", within=(0, 32)
+    )
     report_to: str = _option("none", "also send every step and evaluation to this tracker")
 
 
