@@ -108,18 +108,28 @@ def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
             range, or contradicts another.
     """
     changed = replace(settings, **checked_values(type(settings), values))
-    # `pretrain` may leave both 0: then --minutes says how long the run is.
-    if isinstance(changed, Settings) and changed.steps == 0 and changed.epochs == 0:
-        raise _bad_value("epochs", 0, "more than 0, or give --steps")
-    if isinstance(changed, Settings) and changed.lora and changed.shard == "on":
-        raise _bad_value("shard", "on", "auto or off with --lora: each rank holds the whole base")
-    if isinstance(changed, Settings) and changed.top_layers:
-        if changed.lora:
-            wanted = "0 with --top-layers, which trains the layers themselves"
-            raise _bad_value("lora", changed.lora, wanted)
-        if changed.shard == "on":
-            raise _bad_value("shard", "on", "auto or off with --top-layers")
+    if isinstance(changed, Settings):
+        _refuse_contradictions(changed)
     return changed
+
+
+def _refuse_contradictions(settings: Settings) -> None:
+    """Raises `option` where settings of `train` cannot hold together."""
+    # `pretrain` may leave both 0: then --minutes says how long the run is.
+    if settings.steps == 0 and settings.epochs == 0:
+        raise _bad_value("epochs", 0, "more than 0, or give --steps")
+    if settings.lora and settings.shard == "on":
+        raise _bad_value("shard", "on", "auto or off with --lora: each rank holds the whole base")
+    if settings.lora and settings.top_layers:
+        wanted = "0 with --top-layers, which trains the layers themselves"
+        raise _bad_value("lora", settings.lora, wanted)
+    if settings.top_layers and settings.shard == "on":
+        raise _bad_value("shard", "on", "auto or off with --top-layers")
+    if settings.base_bits not in (0, 4):
+        raise _bad_value("base_bits", settings.base_bits, "4, or left out")
+    if settings.base_bits and not settings.lora:
+        wanted = "given with --lora RANK: such weights are not trained"
+        raise _bad_value("base_bits", settings.base_bits, wanted)
 
 
 def checked_values(kind: type[DataclassInstance], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,6 +95,9 @@ class Settings(ReadSettings, FitSettings):
     top_layers: int = _option(
         0, "train the top N layers; what is below is run once", "all layers", within=(0, 1000)
     )
+    base_bits: int = _option(
+        0, "4: hold the frozen base in four bits; needs --lora", "as it is", within=(0, 32)
+    )
     report_to: str = _option("none", "also send every step and evaluation to this tracker")
 
 

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from biddable.commands.run_parts import Shared
+from biddable.dataset.early import refuse_early
 from biddable.dataset.prepare import prepare
 from biddable.errors import BiddableError
 from biddable.judging.verdict import INTERRUPTED
 from biddable.options import with_values
 from biddable.settings import Settings
-from biddable.storage import refuse_existing_run
 from biddable.terminal import console, line
 from biddable.training.ranks import Ranks, first_before_others, joined_ranks
 from biddable.training.resume import AUTO, new_folder
@@ -72,7 +72,7 @@ def train_files(
         out = console()
         out.quiet = not ranks.first
         if resume != AUTO:
-            refuse_existing_run(settings.out)
+            refuse_early(settings)
         for name in settings.data:
             _refuse_faults(replace(settings, data=(name,)), ranks)
         root = Path(settings.out) if settings.out else _new_root(settings, ranks)

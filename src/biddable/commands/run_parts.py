@@ -103,13 +103,14 @@ def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
         run.ranks, lambda: "bf16" if dtype == torch.bfloat16 else "fp32"
     )
     dtype = choose_dtype(precision, device)
-    base = run.prepared.base
+    base = replace(run.prepared.base, bits=settings.base_bits)
     weights, proof = open_weights(base, settings, device, dtype, run.ranks, run.shared.loaded)
     rows = _fed_rows(run, weights)
     own_budget = tokens_per_pass(settings, weights, rows, device, run.out)
     budget = -all_max(run.ranks, -own_budget)[0]
     sharded = ", sharded" if isinstance(weights, Shards) else ""
-    line(run.out, "compute", f"{precision} on {device.type}{sharded}")
+    bits = f", base in {settings.base_bits} bits" if settings.base_bits else ""
+    line(run.out, "compute", f"{precision} on {device.type}{sharded}{bits}")
     if settings.lora:
         run.shared.loaded = weights.model, proof
         count = sum(shape.numel() for shape in weights.shapes)

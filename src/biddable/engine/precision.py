@@ -13,8 +13,9 @@ import torch
 from biddable.engine.attention import NAME, register
 from biddable.engine.proof import STOCK, Proof, prove
 from biddable.errors import BiddableError, first_line
-from biddable.models.adapters import load_adapter
+from biddable.models.adapters import decoder_layers, load_adapter
 from biddable.models.base import Base, load_config
+from biddable.models.four_bits import quantize_linears
 from biddable.models.vetting import damaged, first_names
 from biddable.models.whole import load_pretrained, refuse_unlike
 from biddable.terminal import console, line
@@ -35,7 +36,7 @@ def load_proven(
 ) -> tuple[Any, Proof]:
     """The base's weights, in evaluation mode, and the proof of how its rows may be fed.
 
-    With its adapter, if it has one.
+    With its adapter, if it has one; in four bits, if it is to be held so.
 
     Evaluation mode is kept for training too: dropout would make the gradient depend on how rows
     fall into micro-batches, and no law of the engine could be shown.
@@ -47,11 +48,17 @@ def load_proven(
     register()
     config = load_config(base)
     try:
-        model, report = load_pretrained(base.folder, config, attention=STOCK, dtype=dtype)
+        stored = "auto" if base.bits else dtype
+        model, report = load_pretrained(base.folder, config, attention=STOCK, dtype=stored)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(base.name, f"its weights cannot be loaded: {first_line(error)}") from error
     refuse_unlike(report, base.name)
     _refuse_unlearned(model, base.name)
+    if base.bits:
+        quantize_linears(decoder_layers(model), device, dtype)
+        for parameter in model.parameters():
+            # Not the buffers: rounded rotary angles would be those of another model.
+            parameter.data = parameter.data.to(dtype)
     model = model.to(device).eval()
     proof = prove(model, base.name)
     if base.adapter:
