@@ -13,7 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from biddable.engine.loss import Head, loss_sum
+from biddable.engine.head import Head
+from biddable.engine.loss import loss_sum
 from biddable.engine.memory import needs_of
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import load_model

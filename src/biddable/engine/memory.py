@@ -113,7 +113,7 @@ def _saved_bytes(model: Any, tokens: int, run: Run) -> int:
     ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
     places = torch.arange(tokens, device=model.device)[None]
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        run(lambda: feed(model, ids, places, Layout([tokens], [-1])).sum())
+        run(lambda: feed(model, ids, places, Layout([tokens], [-1])))
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
     known = {p.untyped_storage().data_ptr() for p in model.parameters() if type(p) is nn.Parameter}
     return sum(size for place, size in storages.items() if place not in known)

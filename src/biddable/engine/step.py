@@ -19,8 +19,9 @@ from torch import Tensor
 from biddable.engine.attention import laid_out
 from biddable.engine.beside import feed_beside, is_flat
 from biddable.engine.embedding import embed, tokens_of
+from biddable.engine.head import Head, forward_to_head
 from biddable.engine.layout import Layout, Prefix
-from biddable.engine.loss import head_of, loss_sum, row_losses
+from biddable.engine.loss import loss_sum, row_losses
 from biddable.engine.plan import Segment, StepPlan, Trainable, plan_step, trained_count
 from biddable.engine.row_attention import Rows
 
@@ -97,15 +98,15 @@ def example_losses(
 
 
 def _loss_of(model: Any, flat: Flat, layout: Layout) -> tuple[Tensor, Tensor]:
-    hidden = feed(model, flat.input_ids, flat.position_ids, layout)[flat.rows]
+    hidden, head = feed(model, flat.input_ids, flat.position_ids, layout)
     targets = tokens_of(model.get_input_embeddings(), flat.targets)
-    return loss_sum(hidden, head_of(model), targets, flat.weights)
+    return loss_sum(hidden[flat.rows], head, targets, flat.weights)
 
 
 def _losses_of(model: Any, flat: Flat, layout: Layout) -> Tensor:
-    hidden = feed(model, flat.input_ids, flat.position_ids, layout)[flat.rows]
+    hidden, head = feed(model, flat.input_ids, flat.position_ids, layout)
     targets = tokens_of(model.get_input_embeddings(), flat.targets)
-    return row_losses(hidden, head_of(model), targets)
+    return row_losses(hidden[flat.rows], head, targets)
 
 
 def _by_example(
@@ -171,19 +172,20 @@ def _float(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout | Rows) -> Tensor:
-    """(T, D) hidden states after the last norm, by the path that the model takes."""
+def feed(
+    model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout | Rows
+) -> tuple[Tensor, Head]:
+    """(T, D) of what enters the vocabulary head, by the path that the model takes; and the head."""
     if not is_flat(model):
         return feed_beside(model, input_ids, _lengths_alone(layout))
     fed: dict[str, Tensor] = {"input_ids": input_ids}
     if not getattr(model.config.get_text_config(), "hidden_size_per_layer_input", 0):
         fed = {"inputs_embeds": embed(model.get_input_embeddings(), input_ids)}
     with laid_out(layout):
-        out = model.base_model(**fed, position_ids=position_ids, use_cache=False)
+        hidden, head = forward_to_head(model, {**fed, "position_ids": position_ids})
     if not layout.calls:
         raise RuntimeError(f"{model.config.model_type}: it never called our attention")
-    hidden: Tensor = out.last_hidden_state[0]
-    return hidden
+    return hidden[0], head
 
 
 def _lengths_alone(layout: Layout | Rows) -> Sequence[int]:
@@ -227,7 +229,8 @@ def feed_prefixes(
 
 
 def _end_of(model: Any, flat: Flat, layout: Layout) -> Tensor:
-    return feed(model, flat.input_ids, flat.position_ids, layout)[-1].sum()
+    hidden, _ = feed(model, flat.input_ids, flat.position_ids, layout)
+    return hidden[-1].sum()
 
 
 def _backward_prefixes(
