@@ -50,7 +50,7 @@ COMMANDS = {
         config=PretrainSettings, resume=True,
     ),
     "mine": Command(MineSettings, "make rows of documents, code, commits, mail and tickets"),
-    "export": Command(ExportSettings, "write a tuned model for llama.cpp, and prove it there"),
+    "export": Command(ExportSettings, "write a tuned model for other programs, and prove it there"),
     "convert": Command(ConvertSettings, "make a base of a PyTorch checkpoint of a nanoGPT"),
     "lab": Command(LabSettings, "see template, tokens and mask of an example in the browser"),
 }  # fmt: skip
