@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,12 +54,13 @@ class Folder:
         Args:
             bias: pairs of an id and what is added to its logit.
         """
-        ids = torch.tensor([list(prompt)])
-        more = {"sequence_bias": {(i,): float(b) for i, b in bias}} if bias else {}
-        row = self.model.generate(
-            ids, attention_mask=torch.ones_like(ids), generation_config=self.settings,
-            max_new_tokens=limit, **more,
-        )[0, len(prompt) :].tolist()  # fmt: skip
+        ids, settings = torch.tensor([list(prompt)]), deepcopy(self.settings)
+        settings.max_new_tokens = limit
+        if bias:
+            settings.sequence_bias = {(i,): float(change) for i, change in bias}
+        mask = torch.ones_like(ids)
+        rows = self.model.generate(ids, attention_mask=mask, generation_config=settings)
+        row = rows[0, len(prompt) :].tolist()
         stopped = bool(row) and row[-1] in self.settings.eos_token_id
         return Answer(tuple(row[:-1] if stopped else row), stopped)
 

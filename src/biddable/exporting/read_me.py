@@ -18,8 +18,8 @@ _RUNS = {
     ),
 }
 _SAMPLED = (
-    "Programs that sample take it from generation_config.json: `top_k` 1 leaves them the likeliest"
-    " token alone. The weights are in fp32, as they were judged; with `--dtype auto` vLLM rounds"
+    "generation_config.json says it to programs that sample: `top_k` 1 leaves the likeliest token"
+    " alone. The weights are in fp32, as they were judged; with `--dtype auto` vLLM rounds"
     " them to half precision."
 )
 _OLLAMA = (
