@@ -204,22 +204,22 @@ def test_a_folder_that_reads_otherwise_is_not_written(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The proof in transformers sees another template, and other weights."""
-    write: Callable[..., None] = targets.write_hf
+    write: Callable[..., None] = targets.save_model
 
-    def other_template(folder: Path, model: Any, texts: dict[str, str]) -> None:
+    def other_template(model: Any, tensors: Any, texts: dict[str, str], folder: Path) -> None:
         template = texts["chat_template.jinja"]
-        write(folder, model, {**texts, "chat_template.jinja": template + "!"})
+        write(model, tensors, {**texts, "chat_template.jinja": template + "!"}, folder)
 
-    def other_weights(folder: Path, model: Any, texts: dict[str, str]) -> None:
+    def other_weights(model: Any, tensors: Any, texts: dict[str, str], folder: Path) -> None:
         norm = model.model.norm.weight
         with torch.no_grad():
             norm[:8] += 3
-        write(folder, model, texts)
+        write(model, tensors, texts, folder)
         with torch.no_grad():
             norm[:8] -= 3
 
     for change, what in ((other_template, "renders"), (other_weights, "answers")):
-        monkeypatch.setattr(targets, "write_hf", change)
+        monkeypatch.setattr(targets, "save_model", change)
         with pytest.raises(BiddableError, match=f"transformers {what}"):
             export(runs["whole"], to="hf", out=tmp_path / "out")
         assert not (tmp_path / "out").exists()

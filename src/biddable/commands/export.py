@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -36,7 +37,7 @@ from biddable.settings import CompareSettings, ExportSettings, Printing
 from biddable.storage import Aside, refuse_existing_run, write_text
 from biddable.template.template import Template
 from biddable.terminal import console, line, write_json
-from biddable.training.run_folder import RunFolder, run_stem
+from biddable.training.run_folder import RunFolder
 
 # The type of the weights where none is named.
 DEFAULT_TYPE = "q8_0"
@@ -117,7 +118,16 @@ def _folder(settings: ExportSettings) -> Path:
         return Path(settings.out)
     parts = (settings.to, settings.type, "apart" if settings.apart else "")
     name, path = "-".join(filter(None, parts)), Path(settings.run)
-    return path / name if RunFolder(path).begun else path.with_name(f"{path.stem}-{name}")
+    if RunFolder(path).begun:
+        return path / name
+    # `.` and `..` have no name to put another beside.
+    path = path.resolve() if path.name in ("", "..") else path
+    return path.with_name(f"{path.stem}-{name}")
+
+
+def _name(run: str) -> str:
+    """A run's name as a file and Ollama can have it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(run).resolve().name.removesuffix(".gguf")) or "run"
 
 
 def _load(settings: ExportSettings) -> tuple[Tuned, Exam | None]:
@@ -132,9 +142,8 @@ def _load(settings: ExportSettings) -> tuple[Tuned, Exam | None]:
     exam = None
     if RunFolder(Path(settings.run)).eval_rows.is_file():
         exam = _exam(settings, model, tokenizer, template)
-    name, system = run_stem((Path(settings.run).resolve().name,)), trained_system_prompt(base)
-    tuned = Tuned(name, base, model, tokenizer, template, stop_ids, system, _chats(exam))
-    return tuned, exam
+    name, system, chats = _name(settings.run), trained_system_prompt(base), _chats(exam)
+    return Tuned(name, base, model, tokenizer, template, stop_ids, system, chats), exam
 
 
 def _exam(settings: ExportSettings, model: Any, tokenizer: Any, template: Template) -> Exam:
@@ -147,13 +156,14 @@ def _exam(settings: ExportSettings, model: Any, tokenizer: Any, template: Templa
 
 
 def _chats(exam: Exam | None) -> list[list[Message]]:
-    """Messages before the answer of the first held-out rows."""
+    """Messages before the answer of the first held-out rows that are plain text."""
     chats = []
-    for row in exam.held_out.conversations[:_PROVEN] if exam else ():
-        roles = [m.role for m in row.messages]
-        if "user" in roles and roles[-1] == "assistant":
-            chats.append(list(row.messages[:-1]))
-    return chats
+    for row in exam.held_out.conversations if exam else ():
+        chat = list(row.messages[:-1])
+        plain = not row.tools and not any(m.extra for m in chat)
+        if plain and row.messages[-1].role == "assistant" and "user" in {m.role for m in chat}:
+            chats.append(chat)
+    return chats[:_PROVEN]
 
 
 def _cost(tuned: Tuned, exam: Exam, folder: Path, record: dict[str, Any]) -> dict[str, Any]:

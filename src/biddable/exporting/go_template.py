@@ -54,10 +54,17 @@ class Frame:
     empty_system: bool = True
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt, as the Go template prints it."""
-        roles = (_BEGIN, *(m.role for m in messages), _END)
+        """The prompt, as the Go template prints it.
+
+        Raises:
+            BiddableError: `not_expressible`, the table has no such order of roles.
+        """
+        roles = [m.role for m in messages]
+        pairs = list(pairwise((_BEGIN, *roles, _END)))
+        if not set(pairs) <= set(self.between):
+            raise _not_expressible(f"prints {', '.join(roles)} in a way of its own")
         texts = [m.content.strip() if m.role in self.stripped else m.content for m in messages]
-        first, *rest = [self.between[pair] for pair in pairwise(roles)]
+        first, *rest = [self.between[pair] for pair in pairs]
         return first + "".join(text + after for text, after in zip(texts, rest, strict=True))
 
     def without(self, bos: str) -> Frame:

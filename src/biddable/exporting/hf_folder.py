@@ -16,7 +16,6 @@ import torch
 from biddable.generation.generate import Answer
 from biddable.models.adapter_files import BASE, CONFIG, WEIGHTS
 from biddable.models.model_files import model_files, write_files
-from biddable.models.save import save_model
 from biddable.models.whole import quiet
 
 _SAMPLING = "generation_config.json"
@@ -63,11 +62,6 @@ class Folder:
         row = rows[0, len(prompt) :].tolist()
         stopped = bool(row) and row[-1] in self.settings.eos_token_id
         return Answer(tuple(row[:-1] if stopped else row), stopped)
-
-
-def write_hf(folder: Path, model: Any, texts: Mapping[str, str]) -> None:
-    """Writes a whole model; `texts` are those of `texts_of`."""
-    save_model(model, dict(model.named_parameters()), texts, folder)
 
 
 def write_peft(folder: Path, adapter: Path, texts: Mapping[str, str]) -> None:

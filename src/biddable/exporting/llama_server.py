@@ -1,7 +1,8 @@
 """A real llama.cpp in a process of its own, for it ends its process where a file does not suit it.
 
-`python llama_server.py FILE CONTEXT THREADS EXACT [ADAPTER]` prints its address and serves until
-its standard input closes. It imports nothing of the package, so that it starts at once.
+`python llama_server.py FILE CONTEXT THREADS EXACT [ADAPTER [ROWS]]` prints its address and serves,
+so many rows at once, until its standard input closes. It imports nothing of the package, so that it
+starts at once.
 """
 
 import sys
@@ -9,11 +10,13 @@ import sys
 import xllamacpp
 
 
-def serve(file: str, context: str, threads: str, exactness: str, adapter: str = "") -> None:
+def serve(
+    file: str, context: str, threads: str, exactness: str, adapter: str = "", rows: str = "1"
+) -> None:
     """Serves the file until standard input closes."""
     settings = xllamacpp.CommonParams()
     settings.model.path = file
-    settings.n_ctx, settings.n_parallel = int(context), 1
+    settings.n_ctx, settings.n_parallel = int(context) * int(rows), int(rows)
     for processor in (settings.cpuparams, settings.cpuparams_batch):
         processor.n_threads = int(threads)
     settings.use_jinja, settings.warmup, settings.n_gpu_layers = True, False, 0

@@ -16,11 +16,12 @@ from biddable.exporting.gguf_file import write_adapter, write_gguf
 from biddable.exporting.gguf_weights import Value
 from biddable.exporting.gguf_words import vocabulary_of, with_own_tokens
 from biddable.exporting.go_template import Frame, frame_of
-from biddable.exporting.hf_folder import has_peft, open_folder, texts_of, write_hf, write_peft
+from biddable.exporting.hf_folder import has_peft, open_folder, texts_of, write_peft
 from biddable.exporting.llama_cpp import installed, llama_cpp
 from biddable.exporting.modelfile import modelfile
 from biddable.exporting.round_trip import Prompt, longest_answer, prompts_of, prove
 from biddable.models.base import SYSTEM_PROMPT_FILE, Base
+from biddable.models.save import save_model
 from biddable.models.support import context_of
 from biddable.settings import ExportSettings
 from biddable.storage import need_space, write_text
@@ -89,7 +90,7 @@ def write_folder(settings: ExportSettings, tuned: Tuned, folder: Path) -> dict[s
             return {}
     else:
         need_space(folder, tuned.bytes())
-        write_hf(folder, tuned.model, texts)
+        save_model(tuned.model, dict(tuned.model.named_parameters()), texts, folder)
     reader = open_folder(folder, tuned.base.folder if adapter else None)
     line(console(), "checking", f"{len(prompts)} prompts in {reader.name}")
     trip = prove(reader, tuned.model, prompts, tuned.stop_ids)
