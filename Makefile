@@ -7,7 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo scratch test check bench compat zoo crash clean
+.PHONY: setup demo scratch test check bench roundtrip compat zoo crash clean
 
 setup: .venv/ready
 
@@ -48,6 +48,10 @@ check: setup
 bench: setup .venv-peer/ready
 	$(BIN)/python -m benchmarks.run $(NAMES) --peer .venv-peer/bin/python \
 		--gsm8k "$(GSM8K)" --clinc150 "$(CLINC150)"
+
+# A run in all four GGUF types, proven and judged in llama.cpp: make roundtrip RUN=runs/NAME
+roundtrip: setup
+	$(BIN)/python benchmarks/roundtrip.py $(RUN)
 
 .venv-peer/ready: benchmarks/peer-requirements.txt
 	test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer

@@ -270,8 +270,9 @@ def train_each(
 def export(
     run: str | PathLike[str],
     *,
-    to: Literal["gguf"] = "gguf",
+    to: Literal["gguf", "ollama", "hf", "peft"] = "gguf",
     type: Literal["f32", "f16", "q8_0", "q4_0", ""] = "",
+    apart: bool = False,
     system: Literal["bake", "keep"] = "bake",
     answers: int = 32,
     out: str | PathLike[str] = "",

@@ -45,7 +45,7 @@ COMMANDS = {
         settings.MineSettings, "make rows of documents, code, commits, mail and tickets"
     ),
     "export": Command(
-        settings.ExportSettings, "write a tuned model for llama.cpp, and prove it there"
+        settings.ExportSettings, "write a tuned model for other programs, and prove it there"
     ),
     "convert": Command(
         settings.ConvertSettings, "make a base of a PyTorch checkpoint of a nanoGPT"

@@ -31,7 +31,7 @@ CHOICES = {
     "report_to": ("none", *TRACKERS),
     "shape": ("llama", "gpt2"),
     "activation": ("gelu", "gelu_new", "relu"),
-    "to": ("gguf",),
+    "to": ("gguf", "ollama", "hf", "peft"),
     "type": ("f32", "f16", "q8_0", "q4_0"),
 }
 # The smallest and the largest good number; any count where nothing stands here.
@@ -82,7 +82,7 @@ GROUPS = {
     "judging": ("answers", "few_shot", "probe_frame", "format", "metric", "fail_under"),
     "machine": ("device", "precision", "batch_tokens", "shard", "host", "port", "seed"),
     "output": (
-        "out", "to", "type", "save_every", "keep", "report_to", "dump", "fix",
+        "out", "to", "type", "apart", "save_every", "keep", "report_to", "dump", "fix",
         "html", "redact", "show", "line", "worst", "strict", "json",
     ),
 }  # fmt: skip

@@ -187,8 +187,9 @@ class ExportSettings:
     """The options of `export`."""
 
     run: str = _option("", "run or model folder, or smollm2", file="model", nargs="1")
-    to: str = _option("gguf", "what for: llama.cpp")
+    to: str = _option("gguf", "what for: llama.cpp, Ollama, transformers and vLLM, or PEFT")
     type: str = _option("", "of the weights in a GGUF file", "q8_0")
+    apart: bool = _option(False, "an adapter in a GGUF file beside its base's, not merged")
     system: str = _option(
         "bake", "trained system prompt: in the template, or kept out", choices=("bake", "keep")
     )
