@@ -14,8 +14,7 @@ from biddable.engine.masked import Scores, masked_attention
 from biddable.engine.plan import plan_step
 from biddable.engine.step import backward_step
 from biddable.engine.varlen import Cuts, Stretch, cuts_of, fits_varlen, varlen_attention
-from test_engine_laws import rows_of, worst_difference
-from tiny import reference_step, tiny
+from tiny import reference_step, rows_of, tiny, worst_difference
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 # Two segments of the first prefix, one without, one of the second.
