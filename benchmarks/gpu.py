@@ -77,7 +77,9 @@ class Session:
                 print(f"it did not end within {limit:.0f} seconds", file=errors, flush=True)
             out.seek(0)
             errors.seek(0)
-            lines = [json.loads(text) for text in out if text.startswith('{"')]
+            # A line that was not finished is none.
+            whole = [text for text in out if text.startswith('{"') and text.endswith("}\n")]
+            lines = [json.loads(text) for text in whole]
             said = errors.read().strip().splitlines()
         if code and not any("fault" in line for line in lines):
             self.write({"part": part, "fault": (said or [""])[-1], "exit_code": code})
@@ -104,16 +106,12 @@ def packages() -> dict[str, Any]:
         name = re.split(r"[<>=~!]", text)[0]
         try:
             version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            from packaging.requirements import Requirement
+        except (importlib.metadata.PackageNotFoundError, ImportError):
             missing.append(name)
             continue
-        try:
-            from packaging.requirements import Requirement
-        except ImportError:
-            missing += ["packaging"] * ("packaging" not in missing)
-        else:
-            if not Requirement(text).specifier.contains(version, prereleases=True):
-                other.append(f"{name} {version}, not {text}")
+        if not Requirement(text).specifier.contains(version, prereleases=True):
+            other.append(f"{name} {version}, not {text}")
     return {"missing": missing, "other_versions": other}
 
 
