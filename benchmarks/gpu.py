@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,7 +30,7 @@ ROOT = HERE.parent
 # The machine's own, which a wheel beside it would only break.
 OWN = re.compile(r"(torch|torchvision|torchaudio|triton|nvidia_\w+|cuda_\w+)-")
 LAWS = ["attention", "gradients", "isolation", "adapters", "resume", "answers", "proof", "train"]
-# Seconds that a part gets at most, and without which it is not begun.
+# Seconds that a part gets at most on a GPU, and without which none is begun.
 MOST, LEAST = 150.0, 15.0
 
 
@@ -43,6 +43,7 @@ class Session:
         header: what each line says of device, versions and command.
         files: where each line is written.
         deadline: by time.monotonic().
+        most: seconds that a part gets at most.
         faults: lines that say of a law that it broke, or of a part that it failed.
     """
 
@@ -50,7 +51,8 @@ class Session:
     header: dict[str, Any]
     files: list[TextIO]
     deadline: float
-    faults: int = field(default=0)
+    most: float = MOST
+    faults: int = 0
 
     def write(self, line: dict[str, Any]) -> None:
         """Prints a line and keeps it."""
@@ -64,7 +66,7 @@ class Session:
         if left < LEAST:
             self.write({"part": part, "skipped": f"{max(0.0, left):.0f} seconds are left"})
             return []
-        limit = min(left, MOST)
+        limit = min(left, self.most)
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=self.environment, stdout=out, stderr=errors
@@ -142,11 +144,12 @@ def output_of(command: list[str], environment: dict[str, str]) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def laws(session: Session, part: str, device: str, size: list[str]) -> None:
-    """A line for each case of a part."""
-    command = [sys.executable, "-m", "benchmarks.gpu_laws", part, device, *size]
-    for line in session.run(part, command):
-        session.write({"part": part, **line})
+def laws(session: Session, parts: list[str], device: str, *, small: bool) -> None:
+    """A line for each case of each part; tiny ones share a process, which starts slowly."""
+    for names in [",".join(parts)] if small else parts:
+        command = [sys.executable, "-m", "benchmarks.gpu_laws", names, device]
+        for line in session.run(names, [*command, *["small"] * small]) if names else ():
+            session.write(line)
 
 
 def speeds(session: Session, shape: str, device: str, peer: str) -> None:
@@ -206,17 +209,17 @@ def main() -> int:
         file = Path(args.out) / f"gpu-{header['date']}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as results:
-            session = Session(environment, header, [sys.stdout, results], start + args.seconds)
+            most = MOST if args.device == "cuda" else args.seconds
+            files, deadline = [sys.stdout, results], start + args.seconds
+            session = Session(environment, header, files, deadline, most)
             session.write({"part": "packages", **packages(), **({"fault": fault} if fault else {})})
             if not header["device"]:
                 what = f"PyTorch is missing or finds no {args.device}"
                 session.write({"part": "device", "fault": what})
                 return 1
-            for part in args.parts:
-                if part in LAWS:
-                    laws(session, part, args.device, ["small"] * args.small)
-                else:
-                    speeds(session, part, args.device, args.peer)
+            laws(session, [p for p in args.parts if p in LAWS], args.device, small=args.small)
+            for shape in (p for p in args.parts if p not in LAWS):
+                speeds(session, shape, args.device, args.peer)
             seconds = round(time.monotonic() - start)
             session.write({"part": "all", "faults": session.faults, "seconds": seconds})
     return int(session.faults > 0)

@@ -1,4 +1,4 @@
-"""The laws on a device: `python -m benchmarks.gpu_laws PART DEVICE [small]`, a JSON line a case.
+"""The laws on a device: `python -m benchmarks.gpu_laws PART,PART DEVICE [small]`, a line a case.
 
 The reference feeds each example alone through transformers' own attention, in fp64. In half
 precision both sides round, so ours may be as far from the reference as transformers' own in half
@@ -257,18 +257,19 @@ def laws(part: str, *, small: bool) -> tuple[Callable[..., dict[str, Any]], list
 
 
 def main() -> int:
-    device, faults = torch.device(sys.argv[2]), 0
-    law, cases = laws(sys.argv[1], small="small" in sys.argv[3:])
-    for case in cases:
-        start = time.perf_counter()
-        try:
-            line = law(device, **case)
-        except Exception as error:
-            traceback.print_exc()
-            faults += 1
-            line = {"fault": traceback.format_exception_only(error)[-1].strip()}
-        seconds = round(time.perf_counter() - start, 2)
-        print(json.dumps({"case": case, **line, "seconds": seconds}), flush=True)
+    parts, device, faults = sys.argv[1].split(","), torch.device(sys.argv[2]), 0
+    for part in parts:
+        law, cases = laws(part, small="small" in sys.argv[3:])
+        for case in cases:
+            start = time.perf_counter()
+            try:
+                line = law(device, **case)
+            except Exception as error:
+                traceback.print_exc()
+                faults += 1
+                line = {"fault": traceback.format_exception_only(error)[-1].strip()}
+            seconds = round(time.perf_counter() - start, 2)
+            print(json.dumps({"part": part, "case": case, **line, "seconds": seconds}), flush=True)
     return int(faults > 0)
 
 
