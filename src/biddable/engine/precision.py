@@ -46,6 +46,9 @@ def load_proven(
             finite; `not_proven`, its gradient would be another.
     """
     register()
+    if device.type == "cuda":
+        # NVIDIA's containers turn TF32 on, which rounds factors to 10 bits; the proof would fail.
+        torch.set_float32_matmul_precision("highest")
     config = load_config(base)
     try:
         stored = "auto" if base.bits else dtype
