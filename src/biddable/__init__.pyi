@@ -128,6 +128,7 @@ def train(
     metric: str = "",
     shard: Literal["auto", "on", "off"] = "auto",
     lora: int = 0,
+    top_layers: int = 0,
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
 ) -> Trained: ...
 def compare(
@@ -261,6 +262,7 @@ def train_each(
     metric: str = "",
     shard: Literal["auto", "on", "off"] = "auto",
     lora: int = 0,
+    top_layers: int = 0,
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
 ) -> Adapters: ...
 def export(

@@ -163,7 +163,7 @@ def numbered(examples: Mapping[int, Example]) -> tuple[dict[int, Example], list[
         shared = common_length(before, ids)
         fresh = range(len(tokens), len(tokens) + len(ids) - shared)
         numbers = numbers[:shared] + array("q", fresh)
-        tokens.extend(ids[shared:])
+        tokens.extend(list(ids[shared:]))
         rows[i] = replace(examples[i], input_ids=numbers)
     return rows, list(tokens)
 
