@@ -62,6 +62,18 @@ def test_the_evaluation_of_the_loop_is_that_of_the_whole_model(run: Path) -> Non
     assert card["tuned"] == pytest.approx(best, rel=1e-5)
 
 
+def test_compare_gives_the_figures_of_the_run(
+    place: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["compare", str(place / "base"), str(run), "--device", "cpu", "--answers", "2", "--json"]
+    assert main(args) == 0
+    again = json.loads(capsys.readouterr().out)
+    first = json.loads((run / "scorecard.json").read_text())
+    for name in ("held_out_loss", "train_loss", "general_loss", "relevance"):
+        for side in ("base", "tuned"):
+            assert again[name][side] == pytest.approx(first[name][side], rel=1e-4), (name, side)
+
+
 def test_a_checkpoint_holds_what_is_trained_alone(run: Path) -> None:
     (checkpoint, *_) = (run / "checkpoints").glob("step-*")
     names = set(load_file(checkpoint / "weights.safetensors"))

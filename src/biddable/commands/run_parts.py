@@ -15,13 +15,14 @@ from rich.console import Console
 from biddable.commands.exam import Exam
 from biddable.data.fix import as_row
 from biddable.dataset.prepared import Prepared
+from biddable.encoding.encode import Example
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.engine.proof import Proof
 from biddable.errors import BiddableError
 from biddable.generation.generate import generate
 from biddable.generation.stream import text_of
-from biddable.judging.judge import Judgement, answer_limit
+from biddable.judging.judge import MOST_SWAPPED, Judgement, LossRows, answer_limit, swapped
 from biddable.models.adapter_files import adapter_folder
 from biddable.models.model_files import model_files, stop_ids_of
 from biddable.options import write_config
@@ -130,7 +131,29 @@ def _fed_rows(run: Run, weights: WeightStore) -> FedRows:
     if not settings.top_layers:
         return rows
     assert isinstance(weights, Replicas)
+    rows = replace(rows, judged=[*_swapped(run.exam), *run.exam.compared()])
     return keep_rows(weights, settings.top_layers, rows, settings, run.folder.path, run.out)
+
+
+def _swapped(exam: Exam) -> list[Example]:
+    """The held-out examples that are also judged with another's answer."""
+    return swapped(exam.held_out.examples[:MOST_SWAPPED])
+
+
+def judged(run: Run, weights: WeightStore, model: Any, known: Judgement | None = None) -> Judgement:
+    """The judgement of a model that has these weights.
+
+    With kept states the losses are measured by the top layers on them.
+
+    Args:
+        known: the same model's judgement by an exam of the same key.
+    """
+    if not run.settings.top_layers or run.rows is None:
+        return run.exam.judged(model, known)
+    cut = len(_swapped(run.exam))
+    others = run.rows.judged
+    kept = LossRows(weights.model, run.rows.held_out, others[:cut], others[cut:])
+    return run.exam.judged(model, known, kept)
 
 
 def folder_files(prepared: Prepared, model: Any) -> dict[str, str]:
@@ -198,7 +221,7 @@ def base_judgement(run: Run, weights: WeightStore, fresh: Callable[[], Any]) -> 
     line(run.out, "judging", f"the base on {len(run.exam.questions)} prompts")
     key = run.exam.key()
     known = run.shared.judgements.get(key)
-    base = run.exam.judged(weights.standalone_model(fresh, {}), known)
+    base = judged(run, weights, weights.standalone_model(fresh, {}), known)
     run.shared.judgements[key] = base
     run.folder.write_json(BASE_FILE, base.as_json())
     return base
