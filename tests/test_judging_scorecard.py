@@ -172,7 +172,7 @@ def test_a_tiny_model_is_judged() -> None:
         tokenizer,
         template,
         questions,
-        loss_rows(model, examples, examples[:2]),
+        loss_rows(model, tokenizer, examples, examples[:2]),
         max_new_tokens=4,
     )
     assert len(found.answers) == len(found.stopped) == len(found.tokens) == 3
@@ -197,7 +197,7 @@ def test_only_the_first_rows_are_fed_with_another_answer(monkeypatch: pytest.Mon
     found = []
     for most in (5, 3):
         monkeypatch.setattr("biddable.judging.judge.MOST_SWAPPED", most)
-        found.append(judge(model, tokenizer, template, [], loss_rows(model, examples)))
+        found.append(judge(model, tokenizer, template, [], loss_rows(model, tokenizer, examples)))
     whole, some = found
     assert (len(whole.swapped_losses), len(some.swapped_losses)) == (5, 3)
     for one, other in zip(whole.losses, some.losses, strict=True):

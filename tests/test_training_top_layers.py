@@ -145,3 +145,12 @@ def test_a_wrong_combination_is_refused(
 ) -> None:
     assert main(train_args(place, "no", *more)) in (1, 2)
     assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_run_resumed_at_its_end_is_judged(place: Path) -> None:
+    # 16 of 72 rows are fed, so that the states of most are not kept.
+    assert main(train_args(place, "end", "--steps", "2", "--save-every", "1")) == 0
+    first = load_file(place / "end" / WEIGHTS)
+    (place / "end" / "report.html").unlink()
+    assert main(["train", "--resume", str(place / "end")]) == 0
+    assert all(torch.equal(t, first[n]) for n, t in load_file(place / "end" / WEIGHTS).items())

@@ -173,7 +173,7 @@ def _asked(
     """A model's answers to the same prompts in other words or frames."""
     questions = ask(conversations, exam.tokenizer, template, most=len(exam.questions))
     limit = exam.max_new_tokens
-    rows = loss_rows(model, [])
+    rows = loss_rows(model, exam.tokenizer, [])
     return judge(model, exam.tokenizer, template, questions, rows, max_new_tokens=limit)
 
 

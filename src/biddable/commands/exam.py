@@ -64,11 +64,15 @@ class Exam:
         """
         if known is not None:
             return replace(known, train_losses=summed_losses(model, self.compared()))
-        rows = kept or loss_rows(model, self.held_out.examples, self.compared())
+        rows = kept or self.loss_rows(model)
         return judge(
             model, self.tokenizer, self.template, self.questions, rows,
             max_new_tokens=self.max_new_tokens,
         )  # fmt: skip
+
+    def loss_rows(self, model: Any) -> LossRows:
+        """What the losses of a model are measured on, where it feeds tokens."""
+        return loss_rows(model, self.tokenizer, self.held_out.examples, self.compared())
 
     def compared(self) -> Sequence[Example]:
         """The training examples whose loss is measured."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,13 @@ from rich.console import Console
 from biddable.commands.exam import Exam
 from biddable.data.fix import as_row
 from biddable.dataset.prepared import Prepared
-from biddable.encoding.encode import Example
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.engine.proof import Proof
 from biddable.errors import BiddableError
 from biddable.generation.generate import generate
 from biddable.generation.stream import text_of
-from biddable.judging.judge import MOST_SWAPPED, Judgement, LossRows, answer_limit, swapped
+from biddable.judging.judge import Judgement, LossRows, answer_limit
 from biddable.models.adapter_files import adapter_folder
 from biddable.models.model_files import model_files, stop_ids_of
 from biddable.options import write_config
@@ -131,13 +131,9 @@ def _fed_rows(run: Run, weights: WeightStore) -> FedRows:
     if not settings.top_layers:
         return rows
     assert isinstance(weights, Replicas)
-    rows = replace(rows, judged=[*_swapped(run.exam), *run.exam.compared()])
+    others = run.exam.loss_rows(weights.whole)
+    rows = replace(rows, judged=[*others.swapped, *others.train, *others.general])
     return keep_rows(weights, settings.top_layers, rows, settings, run.folder.path, run.out)
-
-
-def _swapped(exam: Exam) -> list[Example]:
-    """The held-out examples that are also judged with another's answer."""
-    return swapped(exam.held_out.examples[:MOST_SWAPPED])
 
 
 def judged(run: Run, weights: WeightStore, model: Any, known: Judgement | None = None) -> Judgement:
@@ -150,9 +146,10 @@ def judged(run: Run, weights: WeightStore, model: Any, known: Judgement | None =
     """
     if not run.settings.top_layers or run.rows is None:
         return run.exam.judged(model, known)
-    cut = len(_swapped(run.exam))
-    others = run.rows.judged
-    kept = LossRows(weights.model, run.rows.held_out, others[:cut], others[cut:])
+    tokens, numbers = run.exam.loss_rows(model), iter(run.rows.judged)
+    swaps = list(islice(numbers, len(tokens.swapped)))
+    train = list(islice(numbers, len(tokens.train)))
+    kept = LossRows(weights.model, run.rows.held_out, swaps, train, list(numbers))
     return run.exam.judged(model, known, kept)
 
 

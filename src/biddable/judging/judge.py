@@ -106,17 +106,22 @@ class LossRows:
         held_out: all held-out examples.
         swapped: the first of them with another's answer.
         train: some of those trained on, to tell learning from memorizing.
+        general: paragraphs that have nothing to do with the data.
     """
 
     model: Any
     held_out: Sequence[Example]
     swapped: Sequence[Example]
     train: Sequence[Example]
+    general: Sequence[Example]
 
 
-def loss_rows(model: Any, held_out: Sequence[Example], train: Sequence[Example] = ()) -> LossRows:
+def loss_rows(
+    model: Any, tokenizer: Any, held_out: Sequence[Example], train: Sequence[Example] = ()
+) -> LossRows:
     """What the losses of a model are measured on, where it feeds tokens."""
-    return LossRows(model, held_out, swapped(held_out[:MOST_SWAPPED]), train)
+    swaps = swapped(held_out[:MOST_SWAPPED])
+    return LossRows(model, held_out, swaps, train, _general(model, tokenizer))
 
 
 def ask(
@@ -188,7 +193,7 @@ def judge(
         losses=[sums for sums, _ in losses],
         swapped_losses=[sums for sums, _ in others],
         train_losses=summed_losses(rows.model, rows.train),
-        general=summed_losses(model, _general(model, tokenizer)),
+        general=summed_losses(rows.model, rows.general),
         token_losses=[tokens for _, tokens in losses[:MOST_SHOWN]],
         answers=[text(a.ids) for a in answers],
         stopped=[a.stopped for a in answers],

@@ -86,13 +86,16 @@ def keep_rows(
 
 
 def _fed_indices(rows: FedRows, settings: FitSettings) -> Sequence[int]:
-    """Which training rows any step of the run feeds, and the longest, which memory is measured by;
-    the same for a run that is resumed."""
+    """Which training rows any step of the run feeds, the same for a run that is resumed.
+
+    With the longest, which memory is measured by, and those of one step more, by which a run that
+    goes on at its end times a step.
+    """
     count, steps = len(rows.train), total_steps(len(rows.train), settings)
     if steps * settings.batch_size >= count:
         return range(count)
     batch = (settings.batch_size, settings.seed)
-    fed = {i for step in range(1, steps + 1) for i in rows_of_step(step, count, *batch)}
+    fed = {i for step in range(1, steps + 2) for i in rows_of_step(step, count, *batch)}
     return sorted(fed | {rows.longest})
 
 
