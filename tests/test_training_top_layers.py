@@ -53,6 +53,7 @@ def test_the_frozen_weights_are_those_of_the_base_and_the_others_have_learned(
     assert changed == {n for n in base if ".layers.1." in n or ".layers.2." in n or ".norm." in n}
     card = json.loads((run / "scorecard.json").read_text())["held_out_loss"]
     assert card["tuned"] < card["base"]
+    assert "the top 2 layers and the norm above them" in (run / "model" / "README.md").read_text()
 
 
 def test_the_evaluation_of_the_loop_is_that_of_the_whole_model(run: Path) -> None:

@@ -117,11 +117,16 @@ def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
     line(run.out, "compute", f"{precision} on {device.type}{sharded}")
     if settings.lora:
         run.shared.loaded = weights.model, proof
-        count = sum(shape.numel() for shape in weights.shapes)
-        line(run.out, "adapter", f"rank {settings.lora}, {count:,} trained parameters")
+        line(run.out, "adapter", f"rank {settings.lora}, {_trained_count(weights)}")
+    if settings.top_layers:
+        line(run.out, "top layers", f"{settings.top_layers}, {_trained_count(weights)}")
     chosen = replace(settings, device=device.type, precision=precision, batch_tokens=budget)
     run = replace(run, settings=chosen, proof=proof, rows=rows)
     return run, weights, partial(load_model, base, device, dtype)
+
+
+def _trained_count(weights: WeightStore) -> str:
+    return f"{sum(shape.numel() for shape in weights.shapes):,} trained parameters"
 
 
 def _fed_rows(run: Run, weights: WeightStore) -> FedRows:
