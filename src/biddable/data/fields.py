@@ -13,13 +13,18 @@ from biddable.data.conversation import Conversation, Message
 from biddable.data.rows import Fields, checked_text, is_nothing
 from biddable.errors import BiddableError
 
-SYSTEM_KEYS = ("system", "system_prompt", "system_message")
+SYSTEM_KEYS = (
+    *("system", "system_prompt", "system_message"),
+    # Of Gemini, an object with parts; keys come here in small letters.
+    *("system_instruction", "systeminstruction"),
+)
 
 
 def take_system(fields: Fields) -> str:
     """Takes the row's system prompt, a text or text parts, out of it; empty where it has none."""
     given = [value for key in SYSTEM_KEYS if (value := fields.pop(key, None)) not in (None, "")]
-    given = [text_of(v, "system", False, []) if isinstance(v, list) else v for v in given]
+    parts = [v.get("parts", v) if isinstance(v, dict) else v for v in given]
+    given = [text_of(v, "system", False, []) if isinstance(v, list) else v for v in parts]
     texts = {checked_text(value, "'system'") for value in given}
     if len(texts) > 1:
         raise _two_prompts("two system prompts")
