@@ -23,12 +23,19 @@ SYSTEM_KEYS = (
 def take_system(fields: Fields) -> str:
     """Takes the row's system prompt, a text or text parts, out of it; empty where it has none."""
     given = [value for key in SYSTEM_KEYS if (value := fields.pop(key, None)) not in (None, "")]
-    parts = [v.get("parts", v) if isinstance(v, dict) else v for v in given]
-    given = [text_of(v, "system", False, []) if isinstance(v, list) else v for v in parts]
+    given = [
+        text_of(v, "system", False, []) if isinstance(v, list) else v for v in map(_parts, given)
+    ]
     texts = {checked_text(value, "'system'") for value in given}
     if len(texts) > 1:
         raise _two_prompts("two system prompts")
     return next(iter(texts), "")
+
+
+def _parts(value: Any) -> Any:
+    """The parts of Gemini's system instruction; any other value as it is."""
+    is_content = isinstance(value, dict) and {"parts"} <= value.keys() <= {"role", "parts"}
+    return value["parts"] if is_content else value
 
 
 def with_system(own: str, messages: list[Message], default: str | None) -> list[Message]:
