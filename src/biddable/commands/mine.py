@@ -45,7 +45,7 @@ class MinedRows:
 
     def __repr__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.record.kinds.most_common())
-        return f"<{self.out}, {self.record.kinds.total():,} rows: {kinds}>"
+        return f"<{self.out}, {number_of(self.record.kinds.total(), 'row')}: {kinds}>"
 
 
 def mine(paths: Any = (), **options: Any) -> MinedRows:
@@ -116,7 +116,7 @@ def _finish(part: Path, out: Path, record: Record) -> Path:
     """
     if not record.kinds:
         _show_findings(record, console())
-        what = f"nothing could be mined from {record.files:,} files"
+        what = f"nothing could be mined from {number_of(record.files, 'file')}"
         fix = "docs/guide/mining.md says what is read; the findings above say what was left out"
         raise BiddableError("nothing_mined", what, fix)
     if len(record.groups) == 1:
