@@ -66,7 +66,7 @@ class Tuned:
 
     def bytes(self) -> int:
         """Of its weights in fp32."""
-        return 4 * sum(p.numel() for p in self.model.parameters())
+        return sum(4 * int(p.numel()) for p in self.model.parameters())
 
 
 def write_folder(settings: ExportSettings, tuned: Tuned, folder: Path) -> dict[str, Any]:
