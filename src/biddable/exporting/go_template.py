@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise, product
 
 from biddable.data.conversation import Message
@@ -135,7 +136,7 @@ def _trained(roles: Sequence[str]) -> bool:
 def _between(template: Template, roles: Sequence[str]) -> list[str] | None:
     """The texts around the contents; None where they do not come once each and in order."""
     marked = [Message(role, f"\ue000{i}\ue001") for i, role in enumerate(roles)]
-    text = attempt(lambda: template.render(marked, add_generation_prompt=True))
+    text = attempt(partial(template.render, marked, add_generation_prompt=True))
     parts = [] if isinstance(text, BiddableError) else _MARK.split(text)
     return parts[::2] if parts[1::2] == [str(i) for i in range(len(roles))] else None
 
@@ -154,7 +155,8 @@ def _proven(template: Template, table: Mapping[tuple[str, str], str]) -> Frame:
         if len(roles) < _LONGEST_OTHER and set(pairwise((_BEGIN, *roles, _END))) <= set(table):
             for text in _TEXTS:
                 chat = [Message(role, text) for role in roles]
-                if frame.render(chat) != template.render(chat, add_generation_prompt=True):
+                want = attempt(partial(template.render, chat, add_generation_prompt=True))
+                if isinstance(want, str) and frame.render(chat) != want:
                     raise _not_expressible(f"changes contents such as {text!r}")
     empty = [replace(m, content="") if m.role == "system" else m for m in longest]
     same = frame.render(empty) == template.render(empty, add_generation_prompt=True)
