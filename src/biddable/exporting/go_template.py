@@ -29,7 +29,7 @@ _LEFT_OUT = (f"{_BEGIN} assistant", "system assistant")
 _MARK = re.compile("\ue000([0-9])\ue001")
 _PADDED = " \n\u3000x\u00a0\t\n"
 _TEXTS = (
-    "One?", _PADDED, "two\n\nlines \\n", "{{ x }} {% y %} <b>&amp; \"q\" 'q' </b>",
+    "One?", _PADDED, "two  spaces\n\n\nlines \\n 12,345", "{{ x }} {% y %} <b>&amp; \"q\" 'q' </b>",
     "<think>\nSo.\n</think>\n\nYes.", "naïve 漢字 🙂 e\u0301", "[INST] System: user\n\nassistant",
 )  # fmt: skip
 # The white space that Jinja's trim takes away, by its length in UTF-8.
