@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from biddable.settings import LORA_LR, Settings
 from biddable.training.ranks import ALONE
 from biddable.training.resume import start
 from folders import base_folder, rows, write_jsonl
+from interrupted import interrupt
 
 EXACT = ["--device", "cpu", "--precision", "fp32", "--answers", "2"]
 
@@ -91,21 +90,7 @@ def test_compare_gives_the_figures_of_the_run(
 
 def test_an_interrupted_run_goes_on_to_the_very_same_adapter(place: Path) -> None:
     assert main(train_args(place, "whole", "--steps", "8")) == 0
-    code = (
-        "import os, signal, sys\n"
-        "from biddable.cli import main\n"
-        "from biddable.training import loop\n"
-        "def due(step, *_):\n"
-        "    if step == 3: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return False\n"
-        "loop._save_is_due = due\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    args = train_args(place, "cut", "--steps", "8")
-    done = subprocess.run(
-        [sys.executable, "-c", code, *args], check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 130, done.stderr
+    interrupt(train_args(place, "cut", "--steps", "8"), 3)
     assert main(["train", "--resume", str(place / "cut")]) == 0
     assert steps_of(place / "cut") == steps_of(place / "whole")
     name = Path("adapter") / "adapter_model.safetensors"
