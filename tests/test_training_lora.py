@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 import biddable
-from biddable.cli import main
+from biddable.cli import main, read_arguments
+from biddable.command_table import COMMANDS
 from biddable.errors import BiddableError
-from biddable.options import read_config, with_values
+from biddable.options import read_config, with_values, write_config
 from biddable.settings import LORA_LR, Settings
 from biddable.training.ranks import ALONE
 from biddable.training.resume import start
@@ -108,6 +109,31 @@ def test_the_learning_rate_has_a_default_of_its_own() -> None:
 def test_the_config_of_a_run_names_rank_and_rate(run: Path) -> None:
     settings = with_values(Settings(), read_config(str(run / "config.toml")))
     assert (settings.lora, settings.lr) == (8, 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rate"), [("", "16", None), ("4", "0", None), ("", "8", "1e-3")]
+)
+def test_the_rate_of_a_config_is_not_taken_for_the_other_kind(
+    place: Path, before: str, after: str, rate: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = place / "other.toml"
+    settings = {"data": place / "data.jsonl", "base": place / "base", "lora": int(before or 0)}
+    write_config(with_values(Settings(), settings), config)
+    args = ["--config", str(config), "--lora", after, *(["--lr", rate] if rate else [])]
+    if rate is None:
+        assert main(["train", *args, "--out", str(place / "no")]) == 2
+        assert "give --lr too" in capsys.readouterr().err
+        assert not (place / "no").exists()
+        return
+    values, _ = read_arguments("train", COMMANDS["train"], args)
+    assert (values["lora"], values["lr"]) == (int(after), float(rate))
+
+
+def test_the_rate_of_a_config_of_the_same_kind_is_taken(run: Path) -> None:
+    args = ["--config", str(run / "config.toml"), "--lora", "4", "--out", "x"]
+    values, _ = read_arguments("train", COMMANDS["train"], args)
+    assert (values["lora"], values["lr"]) == (4, 1e-2)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from biddable.options import (
     choices_of,
     names_of,
     read_config,
+    refuse_other_rate,
     with_values,
 )
 from biddable.terminal import console, drop_output, flush_output, guard, notices, write_json
@@ -187,7 +188,9 @@ def read_arguments(name: str, command: Command, words: list[str]) -> tuple[dict[
     own = {f.name for f in fields(command.options)}
     values = read_config(config, command.config) if config and command.config else {}
     values = {k: v for k, v in values.items() if k in own}
-    values |= checked_values(command.options, {k: v for k, v in given.items() if k in own})
+    chosen = checked_values(command.options, {k: v for k, v in given.items() if k in own})
+    refuse_other_rate(values, chosen)
+    values |= chosen
     if not resume:
         refuse_early(with_values(command.options(), values))
     return values | ({"resume": resume} if resume else {}), printing
