@@ -20,12 +20,16 @@ import torch
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of, peak_of
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import choose_device, choose_dtype, load_model
+from biddable.models.adapters import add_adapter
 from biddable.models.base import resolve_base
 from biddable.settings import Settings
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
 from biddable.training.loop import TrainerParts, fit, make_optimizer
 from biddable.training.weights import Replicas
+
+# Of the adapter's start, which the peer draws in the same order.
+SEED = 0
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,15 @@ def product_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def useful_flops(model: Any, tokens: int, trained: int) -> int:
-    """6 FLOPs for each block weight and token fed, and for each head weight and trained row."""
+    """6 FLOPs for each block weight and token fed, and for each head weight and trained row.
+
+    Of frozen weights 4: they have no gradient of their own.
+    """
     head = model.get_output_embeddings().weight
     blocks = sum(p.numel() for n, p in model.named_parameters() if p.ndim >= 2 and "embed" not in n
                  and "wte" not in n and "wpe" not in n and "lm_head" not in n)  # fmt: skip
-    return 6 * blocks * tokens + 6 * int(head.numel()) * trained
+    frozen = not head.requires_grad
+    return (4 if frozen else 6) * (blocks * tokens + int(head.numel()) * trained)
 
 
 def load(folder: str, device: torch.device) -> Any:
@@ -79,7 +87,11 @@ def main() -> None:
     rows = [Row(r["input_ids"], [float(i != -100) for i in r["labels"]]) for r in work["rows"]]
     device = choose_device("auto")
     dtype = choose_dtype("auto", device)
-    weights = Replicas(load(work["base"], device), dtype)
+    if work["lora"]:
+        model = load_model(resolve_base(work["base"]), device, dtype)
+        weights = Replicas(add_adapter(model, work["lora"], SEED), torch.float32)
+    else:
+        weights = Replicas(load(work["base"], device), dtype)
     needs = needs_of(weights.model, weights.pieces, weights.working_bytes)
     budget = choose_batch_tokens(needs, device)
     steps = [[rows[i] for i in step] for step in work["order"]]

@@ -8,6 +8,7 @@ fused; `free` flattens a device batch instead of padding it (TRL's padding_free)
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
 import tempfile
@@ -36,6 +37,21 @@ class Tell(TrainerCallback):  # type: ignore[misc]
             print(json.dumps({**told, "learning_rate": float(logs["learning_rate"])}), flush=True)
 
 
+def adapted(model: Any, rank: int) -> Any:
+    """The model under PEFT, with an adapter that starts from the numbers that ours starts from."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(model, config)
+    draws = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name:
+            torch.nn.init.kaiming_uniform_(parameter.data, a=math.sqrt(5), generator=draws)
+    return model
+
+
 def main() -> None:
     work = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     dtype, batch, free = sys.argv[2], int(sys.argv[3]), "free" in sys.argv[4:]
@@ -46,8 +62,11 @@ def main() -> None:
     ]
     size, steps = len(work["order"][0]), len(work["order"])
     model = AutoModelForCausalLM.from_pretrained(work["base"], dtype=torch.float32)
+    if work["lora"]:
+        model = adapted(model, work["lora"])
+    trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1.0, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0, fused=True
+        trained, lr=1.0, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0, fused=True
     )
     rates = [*work["rates"], work["rates"][-1]]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rates[step])
