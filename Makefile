@@ -44,10 +44,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# make bench NAMES="W5 W6" SMALL=--small tries the scripts of the adapters' workloads.
 # make bench NAMES="W1 W4" GSM8K=gsm8k_train.jsonl CLINC150=clinc150_train.csv
 bench: setup .venv-peer/ready
 	$(BIN)/python -m benchmarks.run $(NAMES) --peer .venv-peer/bin/python \
-		--gsm8k "$(GSM8K)" --clinc150 "$(CLINC150)"
+		--gsm8k "$(GSM8K)" --clinc150 "$(CLINC150)" $(SMALL)
 
 .venv-peer/ready: benchmarks/peer-requirements.txt
 	test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer
