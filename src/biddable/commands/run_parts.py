@@ -86,7 +86,7 @@ def refuse_adapter(base: str) -> None:
     Raises:
         BiddableError: `adapter_in_base`.
     """
-    if adapter_folder(Path(base)):
+    if adapter_folder(Path(base).expanduser()):
         what = f"the base {base} is an adapter, and what is trained on top of it would need both"
         fix = "train on the adapter's own base, with the rows of both"
         raise BiddableError("adapter_in_base", what, fix)
