@@ -1,4 +1,4 @@
-"""Gradients and losses of shards on two gloo ranks against those of one process.
+"""Gradients and losses of shards, and of adapters, on two gloo ranks against those of one process.
 
 `python tests/rank_laws.py FILE` writes a JSON object for each architecture, dtype and way of
 sharing the rows out, with the largest difference of any parameter's gradient, relative to its
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 # Before torch is loaded: a fork of a process with threads would hang.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -21,6 +22,8 @@ import torch
 
 from biddable.engine.plan import plan_step
 from biddable.engine.step import backward_step
+from biddable.models.adapters import add_adapter, decoder_layers
+from biddable.models.four_bits import quantize_linears
 from biddable.training.evaluate import held_out_loss, mean_loss
 from biddable.training.ranks import Ranks, all_sum, joined_ranks
 from biddable.training.shards import Shards
@@ -77,5 +80,43 @@ def compare(out: Path) -> None:
                     file.write(json.dumps(told) + "\n")
 
 
+def with_adapter(kind: str, name: str) -> Any:
+    """A tiny model with an adapter that changes what it computes; the base as named."""
+    model = tiny(kind, ours=True, dtype=torch.float32)
+    dtype = torch.bfloat16 if name == "bf16" else torch.float32
+    if name == "4 bits":
+        quantize_linears(decoder_layers(model), torch.device("cpu"), dtype)
+    add_adapter(model.to(dtype), 4, 1)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith("lora_B"):
+                parameter.copy_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def compare_adapters(out: Path) -> None:
+    """The same of adapters, of which each rank holds the whole base."""
+    cases = [*((kind, "fp32") for kind in CONFIGS), ("llama", "bf16"), ("llama", "4 bits")]
+    with joined_ranks() as ranks, out.open("a") as file:
+        for kind, name in cases:
+            alone = Replicas(with_adapter(kind, name), torch.float32)
+            loss, expected = gradients(alone, range(11), Ranks())
+            for way, shares in SHARES.items():
+                replicas = Replicas(with_adapter(kind, name), torch.float32, ranks)
+                own_loss, own = gradients(replicas, shares[ranks.index], ranks)
+                apart = [
+                    float((a - b.reshape(-1)).abs().max() / b.abs().max())
+                    for a, b in zip(own, expected, strict=True)
+                ]
+                law = {
+                    "kind": kind, "dtype": name, "rows": way,
+                    "gradient": max(apart), "loss": abs(own_loss / loss - 1), "adapter": True,
+                }  # fmt: skip
+                if ranks.first:
+                    file.write(json.dumps(law) + "\n")
+
+
 if __name__ == "__main__":
-    on_ranks(2, partial(compare, Path(sys.argv[1])))
+    work = compare_adapters if sys.argv[2:] == ["adapters"] else compare
+    on_ranks(2, partial(work, Path(sys.argv[1])))

@@ -250,7 +250,7 @@ def _show_other_system_prompt(tuned: Base, rows: Sequence[Conversation]) -> None
     """Says so where the tuned model is not asked as it was trained."""
     trained = trained_system_prompt(tuned)
     if trained is not None and shared_system_prompt(rows) != trained:
-        path = tuned.folder / SYSTEM_PROMPT_FILE
+        path = tuned.texts / SYSTEM_PROMPT_FILE
         text = f"TUNED was trained with the one in {path}, which not all of these rows begin with"
         line(console(), "system", text)
 
