@@ -7,7 +7,6 @@ autograd; nothing of ours takes part in it.
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -27,38 +26,9 @@ from biddable.engine.precision import load_model
 from biddable.engine.step import backward_step, example_losses, feed
 from biddable.models.base import Base
 from biddable.training.weights import Replicas
-from tiny import ALL_FP64, CONFIGS, VOCABULARY, Row, reference_step, tiny
+from tiny import ALL_FP64, CONFIGS, VOCABULARY, Row, reference_step, rows_of, tiny, worst_difference
 
 KINDS = sorted(CONFIGS)
-
-
-def rows_of(seed: int) -> list[Row]:
-    """Ragged rows with float weights: two prefix groups, loners, gaps between trained tokens."""
-    draw = random.Random(seed)
-
-    def tokens(n: int) -> list[int]:
-        return [draw.randrange(3, VOCABULARY) for _ in range(n)]
-
-    rows = []
-    for common in (tokens(19), tokens(24), []):
-        for _ in range(draw.randrange(2, 5)):
-            context, answer = tokens(draw.randrange(2, 9)), tokens(draw.randrange(1, 9))
-            weights = [draw.choice([1.0, 0.25, 3.0, 0.0]) for _ in answer]
-            weights[-1] = 1.0
-            tail = tokens(draw.randrange(0, 3))
-            ids = common + context + answer + tail
-            rows.append(Row(ids, [0.0] * len(common + context) + weights + [0.0] * len(tail)))
-    draw.shuffle(rows)
-    return rows
-
-
-def worst_difference(model: object, grads: dict[str, torch.Tensor]) -> float:
-    """Largest difference of a gradient, relative to the largest entry of that gradient."""
-    return max(
-        ((p.grad - grads[n]).abs().max() / grads[n].abs().max().clamp_min(1e-12)).item()
-        for n, p in model.named_parameters()  # type: ignore[attr-defined]
-        if n in grads
-    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

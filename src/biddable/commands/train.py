@@ -100,7 +100,7 @@ class Trained:
             "path": self.proof.as_json() if self.proof else None,
             "base": {name: m.base for name, m in metrics.items()},
             "tuned": {name: m.tuned for name, m in metrics.items()},
-            "verdict": (card.verdict if card else INTERRUPTED).as_json(),
+            "verdict": asdict(card.verdict if card else INTERRUPTED),
         }
 
 
@@ -212,7 +212,7 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
     model = weights.standalone_model(fresh, best)
     tuned = run.exam.judged(model)
     card = run.exam.scored(base, tuned)
-    save_tuned(run, model, best, {**files, **card_files(run, card)})
+    save_tuned(run, model, {**weights.frozen, **best}, {**files, **card_files(run, card)})
     finish(run, card, {"base": base, "tuned": tuned})
     return Trained(folder.path, progress, card, tuned=tuned, proof=run.proof)
 

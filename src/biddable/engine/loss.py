@@ -113,7 +113,8 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scaled = list(ctx.saved_tensors)
-        if grad.item() != 1.0:  # a whole pass over the head's gradient, rarely needed
+        # A pass over the head's gradient, rarely needed; to look on CUDA would be to wait for it.
+        if grad.device.type == "cuda" or grad.item() != 1.0:
             scaled = [None if d is None else d.mul_(grad.to(d.dtype)) for d in scaled]
         return (*scaled, None, None, None)
 
