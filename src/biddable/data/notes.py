@@ -16,7 +16,8 @@ from biddable.data.messages import FLAGS, OTHER_FLAGS
 from biddable.data.rows import Fields, is_nothing, kind, number_of, shown
 from biddable.errors import BiddableError, Finding, Severity
 
-RESERVED = ("weight", "group", *FLAGS, *SYSTEM_KEYS)
+# A system instruction is Gemini's own, and no column of a table that happens to be called so.
+RESERVED = ("weight", "group", *FLAGS, *SYSTEM_KEYS[:3])
 # Columns on which an answer is likely to depend.
 OPTIONS = re.compile(r"(?:choice|option|alternative)s?(?:[ _-]?[a-h1-8])?|[a-h]", re.IGNORECASE)
 OF_THE_PROMPT = re.compile(
@@ -125,7 +126,9 @@ class KeyNotes:
             yield _of_keys("unused_columns", "warning", flags, UNUSED, fix)
         aside = {key: noted for key, noted in rows.items() if len(noted.values) > 1}
         if aside:
-            fix = "If it sets rows aside, or calls answers bad, take them out of the file."
+            fix = (
+                "If it sets rows aside or calls answers bad, take them out, or give them to --eval."
+            )
             yield _of_keys("unused_columns", "warning", aside, UNUSED, fix)
         if rest := {key: rows[key] for key in rows if key not in {**prompt, **flags, **aside}}:
             yield _of_keys("unused_columns", "note", rest, UNUSED, "")
