@@ -108,7 +108,9 @@ def test_a_template_that_ollama_cannot_have_is_refused_before_weights_are_writte
 ) -> None:
     folder = saved("llama", tmp_path / "model")
     template = folder / "chat_template.jinja"
-    template.write_text(template.read_text().replace("m.content", "m.content.split('</t>')[-1]"))
+    template.write_text(
+        template.read_text().replace("m.content", "m.content.split('</think>')[-1]")
+    )
     with pytest.raises(BiddableError, match=r"changes contents|other texts") as error:
         export(folder, to="ollama", out=tmp_path / "out")
     assert "--to gguf" in error.value.finding.fix
