@@ -103,6 +103,14 @@ def test_ollama_gets_the_trained_template_system_prompt_and_stops(
         assert in_go([go], [chat]) == [[want]]
 
 
+def test_ollama_writes_the_bos_that_the_template_prints_once(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    folder = saved("llama-llama3", tmp_path / "model")
+    exported = export(folder, to="ollama", type="f32", out=tmp_path / "out")
+    assert exported.record["round_trip"]["prompts"] == 5
+    assert '"<s>' not in (exported.folder / "Modelfile").read_text()
+
+
 def test_a_template_that_ollama_cannot_have_is_refused_before_weights_are_written(
     tmp_path: Path,
 ) -> None:
