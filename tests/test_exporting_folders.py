@@ -189,7 +189,7 @@ def test_a_run_in_training_and_a_folder_that_is_there_are_refused(
     monkeypatch.setattr("biddable.commands.export._load", _never)
     for to in ("gguf", "ollama", "hf"):
         run = unfinished(runs["whole"], tmp_path / to)
-        with pytest.raises(BiddableError, match="no model in it yet"):
+        with pytest.raises(BiddableError, match="has no model yet"):
             export(run, to=to)
     for to in NAMES:
         (tmp_path / "there").mkdir(exist_ok=True)
