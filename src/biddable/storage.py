@@ -202,7 +202,7 @@ def refuse_existing_run(out: str) -> None:
         raise BiddableError(
             "output_exists",
             f"the output folder {out!r} exists already",
-            "give another --out, or go on with --resume",
+            "give another --out; a run goes on with --resume",
         )
 
 
