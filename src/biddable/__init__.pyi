@@ -128,6 +128,8 @@ def train(
     metric: str = "",
     shard: Literal["auto", "on", "off"] = "auto",
     lora: int = 0,
+    top_layers: int = 0,
+    base_bits: int = 0,
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
 ) -> Trained: ...
 def compare(
@@ -261,6 +263,8 @@ def train_each(
     metric: str = "",
     shard: Literal["auto", "on", "off"] = "auto",
     lora: int = 0,
+    top_layers: int = 0,
+    base_bits: int = 0,
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
 ) -> Adapters: ...
 def export(

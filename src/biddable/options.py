@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tomli_w
 
 from biddable.errors import BiddableError, did_you_mean
-from biddable.settings import MOST, MOST_SEED, TRACKERS, FitSettings, Settings
+from biddable.settings import LORA_LR, MOST, MOST_SEED, TRACKERS, FitSettings, Settings
 from biddable.storage import write_whole
 
 if TYPE_CHECKING:
@@ -88,6 +88,18 @@ GROUPS = {
 }  # fmt: skip
 
 
+# Each says how long to train; the first that is not 0 decides.
+LENGTHS = ("steps", "epochs", "minutes")
+
+
+def refuse_two_lengths(given: Mapping[str, Any]) -> None:
+    """Refuses options that each say how long to train; a config.toml holds them all."""
+    lengths = [f"--{name}" for name in LENGTHS if given.get(name)]
+    if len(lengths) > 1:
+        what = f"{' and '.join(lengths)} each say how long to train"
+        raise BiddableError("option", what, "give one of them")
+
+
 def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
     """The settings with these values, each as its field's type wants it and within its range.
 
@@ -96,20 +108,32 @@ def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
             range, or contradicts another.
     """
     changed = replace(settings, **checked_values(type(settings), values))
-    # `pretrain` may leave both 0: then --minutes says how long the run is.
-    if isinstance(changed, Settings) and changed.steps == 0 and changed.epochs == 0:
-        raise _bad_value("epochs", 0, "more than 0, or give --steps")
-    if isinstance(changed, Settings) and changed.lora and changed.shard == "on":
-        raise _bad_value("shard", "on", "auto or off with --lora: each rank holds the whole base")
+    if isinstance(changed, Settings):
+        _refuse_contradictions(changed)
     return changed
 
 
-def checked_values(kind: type[DataclassInstance], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as the fields of a record want them: a path becomes its text, one text a tuple.
+def _refuse_contradictions(settings: Settings) -> None:
+    """Raises `option` where settings of `train` cannot hold together."""
+    # `pretrain` may leave both 0: then --minutes says how long the run is.
+    if settings.steps == 0 and settings.epochs == 0:
+        raise _bad_value("epochs", 0, "more than 0, or give --steps")
+    if settings.lora and settings.shard == "on":
+        raise _bad_value("shard", "on", "auto or off with --lora: each rank holds the whole base")
+    if settings.lora and settings.top_layers:
+        wanted = "0 with --top-layers, which trains the layers themselves"
+        raise _bad_value("lora", settings.lora, wanted)
+    if settings.top_layers and settings.shard == "on":
+        raise _bad_value("shard", "on", "auto or off with --top-layers")
+    if settings.base_bits not in (0, 4):
+        raise _bad_value("base_bits", settings.base_bits, "4, or left out")
+    if settings.base_bits and not settings.lora:
+        wanted = "given with --lora RANK: such weights are not trained"
+        raise _bad_value("base_bits", settings.base_bits, wanted)
 
-    Raises:
-        BiddableError: `option`.
-    """
+
+def checked_values(kind: type[DataclassInstance], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as the fields of a record want them: a path becomes its text, one text a tuple."""
     known = {f.name: f for f in fields(kind)}
     for name in values:
         if name not in known:
@@ -153,6 +177,27 @@ def read_config(path: str, kind: type[DataclassInstance] = Settings) -> dict[str
         raise _bad_config(path, f"it is not TOML: {error}") from error
     except BiddableError as error:
         raise _bad_config(path, f"{error.finding.message}; {error.finding.fix}") from error
+
+
+def refuse_other_rate(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+    """Refuses to take the learning rate of a run of all weights for an adapter, or the reverse.
+
+    An adapter learns almost nothing at the rate of all weights, and its rate breaks them.
+
+    Args:
+        config: the settings of a file; chosen: those beside it.
+
+    Raises:
+        BiddableError: `option`.
+    """
+    if "lr" in chosen or not ("lr" in config and "lora" in config and "lora" in chosen):
+        return
+    if bool(config["lora"]) != bool(chosen["lora"]):
+        default = LORA_LR if chosen["lora"] else Settings().lr
+        kinds = ("all weights", "an adapter") if chosen["lora"] else ("an adapter", "all weights")
+        what = f"the --config has --lr {config['lr']:g} for {kinds[0]}, and this is {kinds[1]}"
+        fix = f"give --lr too: {default:g} is the default for {kinds[1]}"
+        raise BiddableError("option", what, fix)
 
 
 def write_config(settings: FitSettings, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from os import fspath
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,22 @@ from rich.console import Console
 from rich.table import Table
 
 from biddable.commands.run_parts import Shared
+from biddable.dataset.early import refuse_early
 from biddable.dataset.prepare import prepare
 from biddable.errors import BiddableError
 from biddable.judging.verdict import INTERRUPTED
-from biddable.options import with_values
 from biddable.settings import Settings
-from biddable.storage import refuse_existing_run
 from biddable.terminal import console, line
 from biddable.training.ranks import Ranks, first_before_others, joined_ranks
-from biddable.training.resume import AUTO, new_folder
+from biddable.training.resume import (
+    AUTO,
+    as_begun,
+    data_record,
+    day_of,
+    new_folder,
+    new_settings,
+    refuse_changes,
+)
 from biddable.training.run_folder import RunFolder, run_stem
 
 # Trains on the options of one run, with what the runs before left; returns the exit code.
@@ -53,7 +60,7 @@ class Adapters:
 
     def as_json(self) -> dict[str, Any]:
         """The object that `train --each --json` prints."""
-        cards, unjudged = self.cards(), {"verdict": INTERRUPTED.as_json()}
+        cards, unjudged = self.cards(), {"verdict": asdict(INTERRUPTED)}
         runs = [{"run": str(run), **cards.get(run.name, unjudged)} for run in self.runs]
         return {"adapters": runs}
 
@@ -66,15 +73,16 @@ def train_files(
     Raises:
         BiddableError: an option, a file or the base cannot be used; files have equal stems.
     """
-    settings = with_values(Settings(), {**options, "data": data})
+    settings = new_settings({**options, "data": data})
     stems = _stems(settings, resume)
     with joined_ranks() as ranks:
         out = console()
         out.quiet = not ranks.first
         if resume != AUTO:
-            refuse_existing_run(settings.out)
-        for name in settings.data:
-            _refuse_faults(replace(settings, data=(name,)), ranks)
+            refuse_early(settings)
+        for name, stem in zip(settings.data, stems, strict=True):
+            folder = RunFolder(Path(settings.out) / stem) if settings.out else None
+            _refuse_faults(replace(settings, data=(name,)), folder, ranks)
         root = Path(settings.out) if settings.out else _new_root(settings, ranks)
         shared, exit_code = Shared(), 0
         runs = [root / stem for stem in stems]
@@ -93,11 +101,7 @@ def train_files(
 
 
 def _stems(settings: Settings, resume: str) -> list[str]:
-    """The name of each file's run.
-
-    Raises:
-        BiddableError: `option`.
-    """
+    """The name of each file's run."""
     if resume not in ("", AUTO) or (resume and not settings.out):
         what = "--each goes on with what --out names, by --resume auto"
         raise BiddableError("option", what, "give --out DIR --resume auto, or --resume RUN alone")
@@ -108,19 +112,29 @@ def _stems(settings: Settings, resume: str) -> list[str]:
         what = "--each needs files, whose names become those of the adapters"
         raise BiddableError("option", what, "biddable train a.jsonl b.jsonl --each --lora 16")
     names: dict[str, str] = {}
+    stems: list[str] = []
     for name in settings.data:
         stem = run_stem((fspath(Path(name)),))
-        if stem in names:
-            what = f"{names[stem]} and {name} would both be written to the folder {stem}"
-            raise BiddableError("option", what, "rename one of them")
-        names[stem] = name
-    return list(names)
+        # Not every file system tells large letters from small ones.
+        if stem.casefold() in names:
+            what = f"{names[stem.casefold()]} and {name} would both be written to the folder {stem}"
+            raise BiddableError("option", what, "rename one of them, or give it once")
+        names[stem.casefold()] = name
+        stems.append(stem)
+    return stems
 
 
-def _refuse_faults(settings: Settings, ranks: Ranks) -> None:
-    """Raises the first error in a file, so that none shows when others have been trained."""
-    prepared = first_before_others(ranks, lambda: prepare(settings))
+def _refuse_faults(settings: Settings, folder: RunFolder | None, ranks: Ranks) -> None:
+    """Raises the first error in a file, so that none shows when others have been trained.
+
+    A run that is finished is none of these files and settings once they have changed.
+    """
+    today = day_of(folder, ranks)
+    prepared = first_before_others(ranks, lambda: prepare(settings, None, today))
     prepared.refuse_errors()
+    if folder and folder.finished:
+        record = data_record(prepared, as_begun(settings, folder), today)
+        refuse_changes(folder.read_json("data.json"), record, folder)
 
 
 def _new_root(settings: Settings, ranks: Ranks) -> Path:

@@ -75,7 +75,7 @@ def export(run: str | PathLike[str], **options: Any) -> Exported:
     if settings.to in GGUF:
         settings = replace(settings, type=settings.type or DEFAULT_TYPE)
     folder = _folder(settings)
-    refuse_existing_run(str(folder))
+    refuse_existing_run(str(folder), resumes=False)
     line(console(), "loading", settings.run)
     tuned, exam = _load(settings)
     record: dict[str, Any] = {

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from biddable.data.content_parts import Notes, answer_parts, text_of, without_results
 from biddable.data.conversation import Message
-from biddable.data.rows import Fields, check_value, is_nothing, kind, shown, suggestion
+from biddable.data.rows import Fields, check_value, is_nothing, kind, shown
 from biddable.data.tool_calls import take_calls, written_calls
-from biddable.errors import BiddableError
+from biddable.errors import BiddableError, suggestion
 
 WRITTEN_ROLES = {
     "system": ("system", "developer"),
@@ -26,7 +26,7 @@ WRITTEN_ROLES = {
 CALL_ROLES = ("function_call", "tool_call")
 ROLES = {name: role for role, names in WRITTEN_ROLES.items() for name in names}
 ROLES.update(dict.fromkeys(CALL_ROLES, "assistant"))
-ALIASES = {"from": "role", "value": "content"}
+ALIASES = {"from": "role", "value": "content", "parts": "content"}
 # Whether a turn or a row is trained: of ms-swift, and of axolotl in its documentation.
 FLAGS = ("loss", "train")
 FLAG_VALUES = {"true": True, "false": False, "1": True, "0": False}

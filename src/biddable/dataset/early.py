@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -13,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from biddable.data.charset import check_encoding
 from biddable.data.columns import parse_map
-from biddable.data.files import missing_file, refuse_existing, refuse_missing
+from biddable.data.files import missing_file, refuse_missing
 from biddable.errors import BiddableError, did_you_mean
-from biddable.settings import PACKAGED
-from biddable.storage import refuse_existing_run
+from biddable.models.adapter_files import refuse_without_bits
+from biddable.settings import PACKAGED, FitSettings
+from biddable.storage import refuse_existing, refuse_existing_run
 from biddable.template.frames import FRAMES
 from biddable.template.rendering import attempt, literal_texts
 from biddable.template.template import ANSWER, QUESTION, Template, read, render_dicts
@@ -24,6 +27,8 @@ from biddable.template.template import ANSWER, QUESTION, Template, read, render_
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+# Bytes of a tokenizer's settings; a larger file is none.
+LARGEST_SETTINGS = 16 << 20
 SYSTEM = {"role": "system", "content": "S."}
 
 
@@ -41,7 +46,7 @@ def refuse_early(settings: DataclassInstance) -> None:
     system, template = (getattr(settings, name, "") or "" for name in ("system", "template"))
     refuse_missing((*named["read"], system[1:] if system.startswith("@") else ""))
     for name in named["make"]:
-        refuse_existing_run(name)
+        refuse_existing_run(name, resumes=isinstance(settings, FitSettings))
     for path, count in Counter(named["write"]).items():
         refuse_existing(path)
         if count > 1:
@@ -58,7 +63,7 @@ def refuse_early(settings: DataclassInstance) -> None:
         parse_map(map_text)
     if encoding := getattr(settings, "encoding", ""):
         check_encoding(encoding)
-    refuse_device(getattr(settings, "device", ""))
+    refuse_machine(settings)
     refuse_template(template, named["model"])
 
 
@@ -83,17 +88,35 @@ def refuse_template(template: str, models: Sequence[str]) -> None:
     Raises:
         BiddableError: the file cannot be read, is no Jinja, or takes too much.
     """
-    owned = [Path(model).expanduser() / "chat_template.jinja" for model in models]
-    files = [Path(template)] if template else [file for file in owned if file.is_file()]
-    for file in files if template not in FRAMES else ():
-        tried = Template(read(str(file)))
+    texts = [read(template)] if template not in ("", *FRAMES) else []
+    for text in texts if template else _own_templates(models):
+        tried = Template(text)
         literal_texts(tried.text)
         for chat in ([QUESTION], [QUESTION, ANSWER], [SYSTEM, QUESTION, ANSWER, QUESTION]):
             attempt(partial(render_dicts, tried, chat, chat[-1] is QUESTION))
 
 
-def refuse_device(device: str) -> None:
-    """Raises an error where it is certain without torch that the device is not there."""
+def _own_templates(models: Sequence[str]) -> Iterator[str]:
+    """The chat templates in the folders of models and runs, in either of their two places."""
+    for model in models:
+        path = Path(model).expanduser()
+        for folder in (path, path / "model", path / "adapter"):
+            config = folder / "tokenizer_config.json"
+            if (folder / "chat_template.jinja").is_file():
+                yield read(str(folder / "chat_template.jinja"))
+            elif config.is_file() and config.stat().st_size <= LARGEST_SETTINGS:
+                # What is wrong with the file otherwise is said by who loads it.
+                with suppress(OSError, ValueError, RecursionError):
+                    value = json.loads(config.read_text(encoding="utf-8"))
+                    own = value.get("chat_template") if isinstance(value, dict) else None
+                    yield from [own] if isinstance(own, str) else []
+
+
+def refuse_machine(settings: DataclassInstance) -> None:
+    """Raises an error where it is certain without torch that device or package are not there."""
+    device = getattr(settings, "device", "")
+    if getattr(settings, "base_bits", 0):
+        refuse_without_bits()
     try:
         without_cuda = version("torch").endswith("+cpu")
     except PackageNotFoundError:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from biddable.data.rows import number_of
 from biddable.data.texts import PlainText, read_texts
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of
 from biddable.engine.plan import plan_step
@@ -22,7 +23,7 @@ from biddable.from_scratch.new_model import new_config
 from biddable.from_scratch.pretrained import Pretrained, Pretraining, samples_of, save_pretrained
 from biddable.from_scratch.tokenizer import open_tokenizer, train_tokenizer
 from biddable.models.model_files import model_files, own_template
-from biddable.options import read_config, with_values, write_config
+from biddable.options import read_config, refuse_two_lengths, with_values, write_config
 from biddable.settings import PretrainSettings
 from biddable.storage import refuse_existing_run
 from biddable.terminal import console, line
@@ -83,16 +84,15 @@ def _start(
 ) -> tuple[PretrainSettings, RunFolder | None]:
     """The settings, and the run to go on with; None for a new one."""
     if bool(resume) == bool(data) or (resume and options):
-        raise BiddableError(
-            "option",
-            "give either texts and options, or --resume alone",
-            "biddable pretrain TEXT... --out DIR, or biddable pretrain --resume DIR",
-        )
+        what = "give either texts and options, or --resume alone"
+        fix = "biddable pretrain TEXT... --out DIR, or biddable pretrain --resume DIR"
+        raise BiddableError("option", what, fix)
     if resume:
         folder = open_run_folder(resume)
         folder.refuse_finished()
         config = read_config(str(folder.config), PretrainSettings)
         return with_values(PretrainSettings(), config), folder
+    refuse_two_lengths(options)
     settings = with_values(PretrainSettings(), {"data": data, **options})
     refuse_existing_run(settings.out)
     return settings, None
@@ -143,9 +143,9 @@ def _show(
 ) -> None:
     size = sum(len(t.content) for t in texts)
     rows, held_out = len(corpus.train), sum(len(e.input_ids) - 1 for e in corpus.held_out)
-    line(out, "text", f"{len(texts)} texts of {size:,} characters")
+    line(out, "text", f"{number_of(len(texts), 'text')} of {size:,} characters")
     line(out, "tokens", f"{rows:,} rows of {settings.context} to train on, {held_out:,} held out")
-    shape = f"{settings.shape} of {settings.layers} layers"
+    shape = f"{settings.shape} of {number_of(settings.layers, 'layer')}"
     line(out, "model", f"{shape}, {_parameters(weights):,} parameters")
 
 

@@ -39,8 +39,8 @@ class Scorecard:
     verdict: Verdict
 
     def as_json(self) -> dict[str, dict[str, Any]]:
-        """Per metric base, tuned, n, low and high, and what else it has."""
-        always = ("base", "tuned", "n", "low", "high")
+        """Per metric base, tuned, n, low, high and baseline, and what else it has."""
+        always = ("base", "tuned", "n", "low", "high", "baseline")
         return {
             name: {
                 field: value
@@ -52,7 +52,7 @@ class Scorecard:
 
     def record(self) -> dict[str, dict[str, Any]]:
         """What scorecard.json and `compare --json` hold: the metrics, and `verdict` beside them."""
-        return {**self.as_json(), "verdict": self.verdict.as_json()}
+        return {**self.as_json(), "verdict": asdict(self.verdict)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from biddable.errors import BiddableError
+from biddable.errors import BiddableError, first_line
 from biddable.models.vetting import (
     INDEX,
     damaged,
@@ -23,6 +23,7 @@ from biddable.models.vetting import (
     quantized_base,
     read_object,
     refuse_elsewhere,
+    unknown_setting,
 )
 
 # Dtype and shape of a tensor, by its name.
@@ -50,6 +51,7 @@ def check_values(config: Any, name: str) -> None:
     Raises:
         BiddableError: `base_damaged`.
     """
+    config = config.get_text_config()
     ropes = getattr(config, "rope_parameters", None) or {}
     records = [r for r in (ropes, *ropes.values()) if isinstance(r, dict)]
     values = [(key, getattr(config, key, None), is_sound) for key, is_sound in _SOUND.items()]
@@ -65,6 +67,7 @@ def check_sizes(config: Any, shapes: Mapping[str, tuple[int, ...]], name: str) -
     Raises:
         BiddableError: `base_damaged`.
     """
+    config = config.get_text_config()
     largest = max((n for shape in shapes.values() for n in shape), default=0)
     for key in _SIZES:
         value = getattr(config, key, None)
@@ -94,7 +97,8 @@ def prove_whole(folder: Path, name: str, config: Any) -> None:
         _, report = load_pretrained(folder, config, attention="eager", device="meta")
     except Exception as error:
         # Whatever the libraries raise at settings that they did not foresee is about these files.
-        raise damaged(name, f"its model cannot be laid out: {first_line(error)}") from error
+        why = unknown_setting(folder, name, error) or first_line(error)
+        raise damaged(name, f"its model cannot be laid out: {why}") from error
     refuse_unlike(report, name)
     _check_tie(config, files, parameters, name)
 
@@ -115,10 +119,12 @@ def load_pretrained(
         device: `meta` takes no memory.
         gguf: a file of the folder to load instead of its safetensors.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
+    auto = AutoModelForCausalLM if config.model_type in CAUSAL else AutoModelForImageTextToText
     with quiet():
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -167,19 +173,6 @@ def _wrappers(unexpected: Iterable[str], missing: Container[str]) -> Iterator[st
                 yield ".".join(parts[start:end])
 
 
-def refuse_not_finite(model: Any, name: str) -> None:
-    """Refuses a loaded model with NaN or infinity among its numbers.
-
-    Raises:
-        BiddableError: `base_damaged`, with the tensors' names.
-    """
-    numbers = [*model.named_parameters(), *model.named_buffers()]
-    filled = [(key, t.detach()) for key, t in numbers if t.is_floating_point() and t.numel()]
-    bad = {key for key, t in filled if not all(limit.isfinite() for limit in t.aminmax())}
-    if bad:
-        raise damaged(name, f"tensors hold NaN or infinity: {first_names(bad)}")
-
-
 def parameter_count(folder: Path, name: str) -> int:
     """Numbers in the files of a base, from their headers alone."""
     headers = _read_headers(_weight_files(folder, name), name)
@@ -198,13 +191,6 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
-
-
-def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says, with the next behind a colon."""
-    lines = str(error).strip().splitlines() or [""]
-    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return f"{type(error).__name__}: {' '.join(said.split())[:200]}"
 
 
 def _weight_files(folder: Path, name: str) -> list[Path]:
