@@ -137,6 +137,21 @@ def test_an_adapter_apart_answers_as_the_merged_one(
     assert "--lora adapter-adapter.gguf" in (exported.folder / "README.md").read_text()
 
 
+def test_an_adapter_of_a_base_in_four_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apart beside the dequantized base; as PEFT's, with the setting that loads it."""
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("xllamacpp")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data, base = write_jsonl(tmp_path / "rows.jsonl", rows()), base_folder(tmp_path / "base")
+    options = {"steps": 1, "answers": 1, "precision": "fp32", "lora": 4, "base_bits": 4}
+    train(data, out=tmp_path / "run", base=base, **options)
+    exported = export(tmp_path / "run", apart=True, type="f32", answers=1)
+    assert exported.record["round_trip"]["prompts"] > 5
+    exported = export(tmp_path / "run", to="peft")
+    assert exported.record["round_trip"] is None
+    assert "load_in_4bit=True" in (exported.folder / "README.md").read_text()
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "phi3"])
 def test_an_adapter_of_other_layers_is_proven_apart(name: str, tmp_path: Path) -> None:
     """Turned heads, transposed weights, fused layers; an adapter that changes every answer."""

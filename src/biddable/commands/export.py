@@ -28,7 +28,7 @@ from biddable.generation.stream import text_of
 from biddable.judging.judge import Judgement, answer_limit
 from biddable.judging.scorecard import Terms
 from biddable.models.adapter_files import adapter_folder
-from biddable.models.adapters import merge_adapter
+from biddable.models.adapters import dequantize_base, merge_adapter
 from biddable.models.base import load_tokenizer, resolve_base, trained_system_prompt
 from biddable.models.model_files import stop_ids_of
 from biddable.models.support import context_of
@@ -81,7 +81,8 @@ def export(run: str | PathLike[str], **options: Any) -> Exported:
     record: dict[str, Any] = {
         "name": tuned.name, "to": settings.to, "system": settings.system,
         "system_prompt": tuned.system, "composes": composes(tuned.tokenizer), "type": None,
-        "file": None, "adapter": None, "reader": None, "round_trip": None, "cost": None,
+        "file": None, "adapter": None, "bits": tuned.base.bits, "reader": None,
+        "round_trip": None, "cost": None,
     }  # fmt: skip
     write = write_gguf_folder if settings.to in GGUF else write_folder
     with Aside(folder, manifest=False) as aside:
@@ -135,8 +136,8 @@ def _load(settings: ExportSettings) -> tuple[Tuned, Exam | None]:
     base = resolve_base(settings.run)
     tokenizer = load_tokenizer(base)
     model = load_model(base, torch.device("cpu"))
-    if base.adapter and not settings.apart:
-        merge_adapter(model)
+    if base.adapter:
+        (dequantize_base if settings.apart else merge_adapter)(model)
     template = Template.of(tokenizer)
     stop_ids = stop_ids_of(model, tokenizer, template)
     exam = None
