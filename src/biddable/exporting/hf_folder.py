@@ -9,6 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 
@@ -89,7 +90,8 @@ def open_folder(folder: Path, base: Path | None = None) -> Folder:
     """The folder as it is read elsewhere; an adapter's by PEFT, on the base that is given."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    with quiet():
+    # What the libraries say of each other concerns no user of this.
+    with quiet(), catch_warnings(action="ignore"):
         model = AutoModelForCausalLM.from_pretrained(base or folder, dtype=torch.float32)
         if base:
             from peft import PeftModel
