@@ -128,6 +128,7 @@ def train(
     metric: str = "",
     shard: Literal["auto", "on", "off"] = "auto",
     lora: int = 0,
+    top_layers: int = 0,
     base_bits: int = 0,
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
 ) -> Trained: ...
@@ -262,14 +263,16 @@ def train_each(
     metric: str = "",
     shard: Literal["auto", "on", "off"] = "auto",
     lora: int = 0,
+    top_layers: int = 0,
     base_bits: int = 0,
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
 ) -> Adapters: ...
 def export(
     run: str | PathLike[str],
     *,
-    to: Literal["gguf"] = "gguf",
+    to: Literal["gguf", "ollama", "hf", "peft"] = "gguf",
     type: Literal["f32", "f16", "q8_0", "q4_0", ""] = "",
+    apart: bool = False,
     system: Literal["bake", "keep"] = "bake",
     answers: int = 32,
     out: str | PathLike[str] = "",

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from biddable.commands.exam import Exam, set_exam
@@ -22,7 +21,7 @@ from biddable.display.report import card_table, page, versions
 from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.errors import BiddableError, did_you_mean
 from biddable.judging.format import given_format
-from biddable.judging.judge import Judgement, ask, judge
+from biddable.judging.judge import Judgement, ask, judge, loss_rows
 from biddable.judging.metric import title
 from biddable.judging.own_metric import load_metric
 from biddable.judging.probes import probes, with_shots
@@ -39,6 +38,7 @@ from biddable.models.base import (
 from biddable.models.support import context_of
 from biddable.options import with_values
 from biddable.settings import CompareSettings, Printing
+from biddable.storage import write_new
 from biddable.template.template import Template
 from biddable.terminal import console, line, write_json
 
@@ -173,7 +173,8 @@ def _asked(
     """A model's answers to the same prompts in other words or frames."""
     questions = ask(conversations, exam.tokenizer, template, most=len(exam.questions))
     limit = exam.max_new_tokens
-    return judge(model, exam.tokenizer, template, questions, [], max_new_tokens=limit)
+    rows = loss_rows(model, exam.tokenizer, [])
+    return judge(model, exam.tokenizer, template, questions, rows, max_new_tokens=limit)
 
 
 def _probed(exam: Exam, model: Any, card: Scorecard) -> dict[str, dict[str, float]]:
@@ -198,11 +199,7 @@ def _write_page(
     judgements: Mapping[str, Judgement],
     context: int,
 ) -> None:
-    """Writes the report.
-
-    Raises:
-        BiddableError: `output_not_writable`.
-    """
+    """Writes the report."""
     report = exam.report(
         f"{settings.base} and {settings.tuned}",
         card,
@@ -211,22 +208,11 @@ def _write_page(
         limit=context,
         facts={n: getattr(settings, n) for n in ("base", "tuned", "data")} | versions(),
     )
-    try:
-        Path(settings.html).write_text(page(report, redact=settings.redact), encoding="utf-8")
-    except OSError as error:
-        raise BiddableError(
-            "output_not_writable",
-            f"the report {settings.html} cannot be written: {error.strerror}",
-            "give a path in a folder where you may write",
-        ) from error
+    write_new(settings.html, [page(report, redact=settings.redact)])
 
 
 def _read_limit(text: str) -> tuple[str, float]:
-    """METRIC=X.
-
-    Raises:
-        BiddableError: there is no such metric, or X is no number.
-    """
+    """METRIC=X."""
     name, _, value = text.partition("=")
     try:
         limit = float(value)
@@ -254,11 +240,9 @@ def _failures(card: Scorecard, limits: Sequence[tuple[str, float]]) -> list[str]
 def _refuse_other_tokenizer(base: Any, tuned: Any, name: str) -> None:
     """Refuses models whose losses cannot be compared token by token."""
     if base.get_vocab() != tuned.get_vocab():
-        raise BiddableError(
-            "tokenizers_differ",
-            f"{name} has another tokenizer than the tuned model",
-            "compare a model with the base that it was tuned from",
-        )
+        what = f"{name} has another tokenizer than the tuned model"
+        fix = "compare a model with the base that it was tuned from"
+        raise BiddableError("tokenizers_differ", what, fix)
 
 
 def _show_other_system_prompt(tuned: Base, rows: Sequence[Conversation]) -> None:

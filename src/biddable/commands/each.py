@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from os import fspath
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Adapters:
 
     def as_json(self) -> dict[str, Any]:
         """The object that `train --each --json` prints."""
-        cards, unjudged = self.cards(), {"verdict": INTERRUPTED.as_json()}
+        cards, unjudged = self.cards(), {"verdict": asdict(INTERRUPTED)}
         runs = [{"run": str(run), **cards.get(run.name, unjudged)} for run in self.runs]
         return {"adapters": runs}
 
@@ -101,11 +101,7 @@ def train_files(
 
 
 def _stems(settings: Settings, resume: str) -> list[str]:
-    """The name of each file's run.
-
-    Raises:
-        BiddableError: `option`.
-    """
+    """The name of each file's run."""
     if resume not in ("", AUTO) or (resume and not settings.out):
         what = "--each goes on with what --out names, by --resume auto"
         raise BiddableError("option", what, "give --out DIR --resume auto, or --resume RUN alone")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from biddable.engine.proof import Proof
 from biddable.errors import BiddableError
 from biddable.generation.generate import generate
 from biddable.generation.stream import text_of
-from biddable.judging.judge import Judgement, answer_limit
+from biddable.judging.judge import Judgement, LossRows, answer_limit
 from biddable.models.adapter_files import adapter_folder
 from biddable.models.model_files import model_files, stop_ids_of
 from biddable.options import write_config
@@ -31,6 +32,7 @@ from biddable.terminal import line
 from biddable.training.checkpoint import weight_bytes
 from biddable.training.evaluate import mean_loss
 from biddable.training.fit_in_memory import open_weights, tokens_per_pass
+from biddable.training.kept_rows import FedRows, keep_rows
 from biddable.training.log import Log, silent
 from biddable.training.loop import TrainerParts, make_optimizer
 from biddable.training.ranks import Ranks, all_max, broadcast_from_first
@@ -38,7 +40,7 @@ from biddable.training.resume import settings_record, with_absolute_paths
 from biddable.training.run_folder import RunFolder
 from biddable.training.schedule import evaluation_interval
 from biddable.training.shards import Shards
-from biddable.training.weights import WeightStore
+from biddable.training.weights import Replicas, WeightStore
 
 BASE_FILE = "base.json"
 # Tokens of the answer at each evaluation: enough to watch it change.
@@ -67,6 +69,7 @@ class Run:
         record: data.json.
         shared: what the runs before have left in memory.
         proof: how rows are fed, once the base is loaded.
+        rows: what the loop feeds, once the base is loaded.
     """
 
     settings: Settings
@@ -78,14 +81,11 @@ class Run:
     out: Console
     shared: Shared
     proof: Proof | None = None
+    rows: FedRows | None = None
 
 
 def refuse_adapter(base: str) -> None:
-    """Refuses to train on top of an adapter, which would leave one that needs two others.
-
-    Raises:
-        BiddableError: `adapter_in_base`.
-    """
+    """Refuses to train on top of an adapter, which would leave one that needs two others."""
     if adapter_folder(Path(base).expanduser()):
         what = f"the base {base} is an adapter, and what is trained on top of it would need both"
         fix = "train on the adapter's own base, with the rows of both"
@@ -106,18 +106,53 @@ def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
     dtype = choose_dtype(precision, device)
     base = replace(run.prepared.base, bits=settings.base_bits)
     weights, proof = open_weights(base, settings, device, dtype, run.ranks, run.shared.loaded)
-    mine = tokens_per_pass(settings, weights, run.prepared, device, run.out)
-    budget = -all_max(run.ranks, -mine)[0]
+    rows = _fed_rows(run, weights)
+    own_budget = tokens_per_pass(settings, weights, rows, device, run.out)
+    budget = -all_max(run.ranks, -own_budget)[0]
     sharded = ", sharded" if isinstance(weights, Shards) else ""
     bits = f", base in {settings.base_bits} bits" if settings.base_bits else ""
     line(run.out, "compute", f"{precision} on {device.type}{sharded}{bits}")
     if settings.lora:
         run.shared.loaded = weights.model, proof
-        count = sum(shape.numel() for shape in weights.shapes)
-        line(run.out, "adapter", f"rank {settings.lora}, {count:,} trained parameters")
+        line(run.out, "adapter", f"rank {settings.lora}, {_trained_count(weights)}")
+    if settings.top_layers:
+        line(run.out, "top layers", f"{settings.top_layers}, {_trained_count(weights)}")
     chosen = replace(settings, device=device.type, precision=precision, batch_tokens=budget)
-    run = replace(run, settings=chosen, proof=proof)
+    run = replace(run, settings=chosen, proof=proof, rows=rows)
     return run, weights, partial(load_model, base, device, dtype)
+
+
+def _trained_count(weights: WeightStore) -> str:
+    return f"{sum(shape.numel() for shape in weights.shapes):,} trained parameters"
+
+
+def _fed_rows(run: Run, weights: WeightStore) -> FedRows:
+    """The rows as the loop feeds them."""
+    prepared, settings = run.prepared, run.settings
+    rows = FedRows(prepared.train.examples, prepared.held_out.examples, prepared.longest)
+    if not settings.top_layers:
+        return rows
+    assert isinstance(weights, Replicas)
+    others = run.exam.loss_rows(weights.whole)
+    rows = replace(rows, judged=[*others.swapped, *others.train, *others.general])
+    return keep_rows(weights, settings.top_layers, rows, settings, run.folder.path, run.out)
+
+
+def judged(run: Run, weights: WeightStore, model: Any, known: Judgement | None = None) -> Judgement:
+    """The judgement of a model that has these weights.
+
+    With kept states the losses are measured by the top layers on them.
+
+    Args:
+        known: the same model's judgement by an exam of the same key.
+    """
+    if not run.settings.top_layers or run.rows is None:
+        return run.exam.judged(model, known)
+    tokens, numbers = run.exam.loss_rows(model), iter(run.rows.judged)
+    swaps = list(islice(numbers, len(tokens.swapped)))
+    train = list(islice(numbers, len(tokens.train)))
+    kept = LossRows(weights.model, run.rows.held_out, swaps, train, list(numbers))
+    return run.exam.judged(model, known, kept)
 
 
 def folder_files(prepared: Prepared, model: Any) -> dict[str, str]:
@@ -133,7 +168,8 @@ def begin(run: Run, weights: WeightStore) -> None:
     settings, folder = run.settings, run.folder
     # Checkpoints while one more is written, the best weights and those before, the tuned model.
     checkpoints = settings.keep + 1 if settings.save_every else 1
-    need_space(folder.path, (3 * checkpoints + 3) * weight_bytes(weights))
+    frozen = sum(4 * tensor.numel() for tensor in weights.frozen.values())
+    need_space(folder.path, (3 * checkpoints + 3) * weight_bytes(weights) + frozen)
     path = run.proof.as_json() if run.proof else None
     record = {**run.record, "settings": settings_record(settings), "path": path}
     folder.write_json("data.json", record)
@@ -147,15 +183,16 @@ def trainer_parts(run: Run, weights: WeightStore, log: Log) -> TrainerParts:
 
     Shards watch none: as many passes as the answer has tokens, each with all ranks.
     """
-    settings, examples = run.settings, run.prepared.train.examples
-    held_out, budget = run.prepared.held_out.examples, settings.batch_tokens
-    watched = run.ranks.first and not isinstance(weights, Shards)
+    assert run.rows is not None
+    settings, examples = run.settings, run.rows.train
+    held_out, budget = run.rows.held_out, settings.batch_tokens
+    watched = weights.whole if run.ranks.first and isinstance(weights, Replicas) else None
     return TrainerParts(
         weights=weights,
         optimizer=make_optimizer(weights, settings),
         examples=examples,
         evaluate=lambda: mean_loss(weights, held_out, budget),
-        answer=lambda: _watched_answer(run.exam, weights.model) if watched else "",
+        answer=lambda: _watched_answer(run.exam, watched) if watched is not None else "",
         log=log if run.ranks.first else silent,
         folder=run.folder.checkpoints,
         settings=settings,
@@ -179,13 +216,13 @@ def _watched_answer(exam: Exam, model: Any) -> str:
 def base_judgement(run: Run, weights: WeightStore, fresh: Callable[[], Any]) -> Judgement:
     """The base's judgement: made before step 1, and kept for when the run is resumed."""
     if (run.folder.path / BASE_FILE).is_file():
-        return Judgement.from_json(run.folder.read_json(BASE_FILE))
+        return Judgement(**run.folder.read_json(BASE_FILE))
     line(run.out, "judging", f"the base on {len(run.exam.questions)} prompts")
     key = run.exam.key()
     known = run.shared.judgements.get(key)
-    base = run.exam.judged(weights.standalone_model(fresh, {}), known)
+    base = judged(run, weights, weights.standalone_model(fresh, {}), known)
     run.shared.judgements[key] = base
-    run.folder.write_json(BASE_FILE, base.as_json())
+    run.folder.write_json(BASE_FILE, asdict(base))
     return base
 
 

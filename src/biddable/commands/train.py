@@ -22,6 +22,7 @@ from biddable.commands.run_parts import (
     begin,
     first_event,
     folder_files,
+    judged,
     load_base,
     refuse_adapter,
     trainer_parts,
@@ -100,7 +101,7 @@ class Trained:
             "path": self.proof.as_json() if self.proof else None,
             "base": {name: m.base for name, m in metrics.items()},
             "tuned": {name: m.tuned for name, m in metrics.items()},
-            "verdict": (card.verdict if card else INTERRUPTED).as_json(),
+            "verdict": asdict(card.verdict if card else INTERRUPTED),
         }
 
 
@@ -210,9 +211,9 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
     parts.optimizer.state.clear()
     line(out, "judging", f"the tuned model on {len(run.exam.questions)} prompts")
     model = weights.standalone_model(fresh, best)
-    tuned = run.exam.judged(model)
+    tuned = judged(run, weights, model)
     card = run.exam.scored(base, tuned)
-    save_tuned(run, model, best, {**files, **card_files(run, card)})
+    save_tuned(run, model, {**weights.frozen, **best}, {**files, **card_files(run, card)})
     finish(run, card, {"base": base, "tuned": tuned})
     return Trained(folder.path, progress, card, tuned=tuned, proof=run.proof)
 

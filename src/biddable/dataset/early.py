@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from biddable.data.charset import check_encoding
 from biddable.data.columns import parse_map
-from biddable.data.files import missing_file, refuse_existing, refuse_missing
+from biddable.data.files import missing_file, refuse_missing
 from biddable.errors import BiddableError, did_you_mean
 from biddable.models.adapter_files import refuse_without_bits
-from biddable.settings import PACKAGED
-from biddable.storage import refuse_existing_run
+from biddable.settings import PACKAGED, FitSettings
+from biddable.storage import refuse_existing, refuse_existing_run
 from biddable.template.frames import FRAMES
 from biddable.template.rendering import attempt, literal_texts
 from biddable.template.template import ANSWER, QUESTION, Template, read, render_dicts
@@ -42,7 +42,7 @@ def refuse_early(settings: DataclassInstance) -> None:
     system, template = (getattr(settings, name, "") or "" for name in ("system", "template"))
     refuse_missing((*named["read"], system[1:] if system.startswith("@") else ""))
     for name in named["make"]:
-        refuse_existing_run(name)
+        refuse_existing_run(name, resumes=isinstance(settings, FitSettings))
     for path, count in Counter(named["write"]).items():
         refuse_existing(path)
         if count > 1:

@@ -29,6 +29,13 @@ def embed(module: nn.Module, input_ids: Tensor) -> Tensor:
     return embeddings
 
 
+def tokens_of(module: nn.Module, ids: Tensor) -> Tensor:
+    """The token ids that ids (T,) fed to an input embedding stand for: others than these only where
+    the model is fed with numbers of beginnings (kept_states.py)."""
+    last_tokens: Tensor | None = getattr(module, "last_tokens", None)
+    return ids if last_tokens is None else last_tokens[ids.to(last_tokens.device)].to(ids.device)
+
+
 def _is_trained_wide(weight: Tensor) -> bool:
     return (
         type(weight) is nn.Parameter

@@ -177,7 +177,7 @@ def _prefix_groups(examples: Sequence[Trainable]) -> list[tuple[int, list[int]]]
     groups: list[tuple[int, list[int]]] = []
     for run in _runs(order, heads):
         length = min(len(heads[i]) for i in run)
-        length = min([length, *(_common(heads[run[0]], heads[i]) for i in run[1:])])
+        length = min([length, *(common_length(heads[run[0]], heads[i]) for i in run[1:])])
         groups.append((length, sorted(run)))
     return sorted(groups, key=lambda group: group[1][0])
 
@@ -188,7 +188,7 @@ def _runs(order: list[int], heads: list[tuple[int, ...]]) -> list[list[int]]:
     run: list[int] = []
     length = 0
     for i in order:
-        joined = min(length, _common(heads[run[-1]], heads[i])) if run else len(heads[i])
+        joined = min(length, common_length(heads[run[-1]], heads[i])) if run else len(heads[i])
         # Taking one more row in shortens the prefix of all; worth it while the sum grows.
         if run and (joined < SHORTEST_PREFIX or joined * len(run) < length * (len(run) - 1)):
             runs.append(run)
@@ -199,7 +199,7 @@ def _runs(order: list[int], heads: list[tuple[int, ...]]) -> list[list[int]]:
     return [run for run in runs if len(run) > 1]
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the longest common prefix."""
     n = min(len(a), len(b))
     return next((i for i in range(n) if a[i] != b[i]), n)

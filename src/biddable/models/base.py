@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from biddable.errors import BiddableError, did_you_mean
+from biddable.errors import BiddableError, did_you_mean, first_line
 from biddable.models.adapter_files import adapter_folder, base_bits, base_name, refuse_other_base
 from biddable.models.gguf_header import gguf_shapes
 from biddable.models.model_files import model_files, own_template, write_files
@@ -27,12 +27,12 @@ from biddable.models.vetting import (
     damaged,
     read_object,
     refuse_elsewhere,
+    unknown_setting,
     vet_folder,
 )
 from biddable.models.whole import (
     check_sizes,
     check_values,
-    first_line,
     load_pretrained,
     prove_whole,
     quiet,
@@ -145,7 +145,8 @@ def load_config(base: Base) -> Any:
             )
     except Exception as error:
         # The libraries foresee few of the values that a file may hold.
-        raise damaged(base.name, f"config.json cannot be used: {first_line(error)}") from error
+        why = unknown_setting(base.folder, base.name, error) or first_line(error)
+        raise damaged(base.name, f"config.json cannot be used: {why}") from error
     check_values(config, base.name)
     return config
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
-from biddable.dataset.prepared import Prepared
 from biddable.engine.memory import (
     choose_batch_tokens,
     free_bytes,
@@ -21,12 +21,14 @@ from biddable.engine.plan import trained_count
 from biddable.engine.precision import load_proven
 from biddable.engine.proof import Proof
 from biddable.engine.step import plan_for
+from biddable.engine.top_layers import freeze_below
 from biddable.models.adapters import add_adapter
 from biddable.models.base import Base
 from biddable.models.four_bits import largest_dequantized
 from biddable.models.whole import parameter_count
 from biddable.settings import Settings
 from biddable.terminal import line
+from biddable.training.kept_rows import FedRows
 from biddable.training.ranks import Ranks, all_max
 from biddable.training.schedule import rows_of_step, total_steps
 from biddable.training.shards import Shards
@@ -39,14 +41,14 @@ _MOST_HELD = 0.6
 
 
 def tokens_per_pass(
-    settings: Settings, weights: WeightStore, prepared: Prepared, device: torch.device, out: Console
+    settings: Settings, weights: WeightStore, rows: FedRows, device: torch.device, out: Console
 ) -> int:
     """Tokens per micro-batch, as set or chosen; the predicted peak is shown.
 
     Raises:
         BiddableError: `out_of_memory`, the peak is more than what is free.
     """
-    examples = prepared.train.examples
+    examples = rows.train
     working = weights.working_bytes + largest_dequantized(weights.model)
     needs = needs_of(weights.model, weights.pieces, working, weights.run)
     budget = settings.batch_tokens or choose_batch_tokens(needs, device)
@@ -54,7 +56,7 @@ def tokens_per_pass(
         [examples[i] for i in rows_of_step(n, len(examples), settings.batch_size, settings.seed)]
         for n in range(1, min(total_steps(len(examples), settings), MOST_PLANNED) + 1)
     ]
-    steps.append([examples[prepared.longest]])
+    steps.append([examples[rows.longest]])
     trained = [sum(map(trained_count, rows)) for rows in steps]
     peak = peak_of(needs, [plan_for(weights.model, rows, budget) for rows in steps], trained)
     free = free_bytes(device) + needs.resident
@@ -74,8 +76,9 @@ def open_weights(
     """The base's weights as these ranks hold them, and the proof of how rows may be fed.
 
     What is trained is in fp32 whatever is computed in: all of it, or with --lora an adapter, while
-    the base is held once, in the dtype that is computed in. `--shard auto` shards where what does
-    not depend on rows would take more than most of the memory of some rank.
+    the base is held once, in the dtype that is computed in; or with --top-layers a part, while the
+    rest is also kept as it was, for the tuned model. `--shard auto` shards where what does not
+    depend on rows would take more than most of the memory of some rank.
 
     Args:
         loaded: the base and its proof, if they are in memory from an adapter before.
@@ -84,6 +87,11 @@ def open_weights(
         model, proof = loaded or load_proven(base, device, dtype)
         add_adapter(model, settings.lora, settings.seed)
         return Replicas(model, torch.float32, ranks), proof
+    if settings.top_layers:
+        model, proof = load_proven(base, device)
+        freeze_below(model, settings.top_layers, base.name)
+        frozen = _cast_frozen(model, dtype)
+        return Replicas(model, dtype, ranks, frozen), proof
     if ranks.count > 1 and settings.shard != "off":
         count = parameter_count(base.folder, base.name)
         needed = count * (8 + 8 / ranks.count + (2 if dtype != torch.float32 else 0))
@@ -95,3 +103,13 @@ def open_weights(
             return Shards(model, device, dtype, ranks), proof
     model, proof = load_proven(base, device)
     return Replicas(model, dtype, ranks), proof
+
+
+def _cast_frozen(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Casts the frozen parameters to what is computed in; returns them by name as they were."""
+    frozen: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            frozen[name] = parameter.data if dtype == parameter.dtype else parameter.data.cpu()
+            parameter.data = parameter.data.to(dtype)
+    return frozen

@@ -56,6 +56,7 @@ class Shards:
         self.names = [name for name, _ in model.named_parameters()]
         self.shapes = [p.shape for p in model.parameters()]
         self.model = model
+        self.frozen: Mapping[str, Tensor] = {}
         half = dtype if dtype != torch.float32 else None
         policy = MixedPrecisionPolicy(half, torch.float32, cast_forward_inputs=False)
         layers = decoder_layers(model)

@@ -29,6 +29,7 @@ class WeightStore(Protocol):
         shapes: of these parameters, whole.
         pieces: fp32, one a parameter: what this rank's optimizer changes.
         model: what the passes run through.
+        frozen: the fp32 parameters by name that a saved model needs beside these.
         working_bytes: of all gradients of a step, and of what is gathered for its passes.
 
     Raises:
@@ -40,6 +41,7 @@ class WeightStore(Protocol):
     shapes: list[torch.Size]
     pieces: list[nn.Parameter]
     model: Any
+    frozen: Mapping[str, Tensor]
     working_bytes: int
 
     def run(self, work: Callable[[], T]) -> T:
@@ -94,12 +96,23 @@ class Replicas:
     Args:
         model: its trained parameters, those that require a gradient, are in fp32.
         dtype: that they are cast to, in place, to be computed with.
+        frozen: parameters by name that the tuned model has as the base has them.
+
+    Attributes:
+        whole: the model, also where passes run through its top layers alone.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        model: Any,
+        dtype: torch.dtype,
+        ranks: Ranks = ALONE,
+        frozen: Mapping[str, Tensor] | None = None,
+    ) -> None:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names = list(trained)
-        self.model, self.ranks = model, ranks
+        self.model, self.whole, self.ranks = model, model, ranks
+        self.frozen = frozen or {}
         self._masters: list[nn.Parameter] = list(trained.values())
         self._computed: list[Tensor] = []
         if dtype != torch.float32:
@@ -175,7 +188,7 @@ class Replicas:
     def standalone_model(self, fresh: Callable[[], Any], tensors: Mapping[str, Tensor]) -> Any:
         if tensors:
             self.load(tensors)
-        return self.model
+        return self.whole
 
     def _part_size(self, parameter: Tensor) -> int:
         """Elements of a rank's part, rounded up: the last ranks may have fewer."""
