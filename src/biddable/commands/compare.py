@@ -13,6 +13,7 @@ from biddable.commands.exam import Exam, set_exam
 from biddable.commands.judged_rows import JudgedRows, judged_rows
 from biddable.commands.rows import with_files
 from biddable.data.conversation import Conversation
+from biddable.data.rows import number_of
 from biddable.dataset.early import refuse_early
 from biddable.dataset.encode_all import encode_all
 from biddable.dataset.prepared import SplitPart, shared_system_prompt
@@ -63,7 +64,7 @@ class Comparison:
     failures: Sequence[str]
 
     def __repr__(self) -> str:
-        return f"<{len(self.rows)} prompts: {self.verdict.sentence}>"
+        return f"<{number_of(len(self.rows), 'prompt')}: {self.verdict.sentence}>"
 
     def _repr_html_(self) -> str:
         return card_table(self.scorecard)
