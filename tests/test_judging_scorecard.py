@@ -12,7 +12,7 @@ from biddable.data.conversation import Conversation, Message
 from biddable.display.scorecard_lines import card_lines
 from biddable.encoding.encode import encode
 from biddable.judging.format import given_format
-from biddable.judging.judge import Judgement, Question, answer_limit, ask, judge, swapped
+from biddable.judging.judge import Judgement, Question, answer_limit, ask, judge, loss_rows, swapped
 from biddable.judging.scorecard import Terms, score
 from biddable.template.template import Template
 from biddable.training.evaluate import held_out_loss
@@ -175,8 +175,7 @@ def test_a_tiny_model_is_judged() -> None:
         tokenizer,
         template,
         questions,
-        examples,
-        train_examples=examples[:2],
+        loss_rows(model, tokenizer, examples, examples[:2]),
         max_new_tokens=4,
     )
     assert len(found.answers) == len(found.stopped) == len(found.tokens) == 3
@@ -201,7 +200,7 @@ def test_only_the_first_rows_are_fed_with_another_answer(monkeypatch: pytest.Mon
     found = []
     for most in (5, 3):
         monkeypatch.setattr("biddable.judging.judge.MOST_SWAPPED", most)
-        found.append(judge(model, tokenizer, template, [], examples))
+        found.append(judge(model, tokenizer, template, [], loss_rows(model, tokenizer, examples)))
     whole, some = found
     assert (len(whole.swapped_losses), len(some.swapped_losses)) == (5, 3)
     for one, other in zip(whole.losses, some.losses, strict=True):

@@ -21,7 +21,7 @@ from biddable.display.report import card_table, page, versions
 from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.errors import BiddableError, did_you_mean
 from biddable.judging.format import given_format
-from biddable.judging.judge import Judgement, ask, judge
+from biddable.judging.judge import Judgement, ask, judge, loss_rows
 from biddable.judging.metric import title
 from biddable.judging.own_metric import load_metric
 from biddable.judging.probes import probes, with_shots
@@ -173,7 +173,8 @@ def _asked(
     """A model's answers to the same prompts in other words or frames."""
     questions = ask(conversations, exam.tokenizer, template, most=len(exam.questions))
     limit = exam.max_new_tokens
-    return judge(model, exam.tokenizer, template, questions, [], max_new_tokens=limit)
+    rows = loss_rows(model, exam.tokenizer, [])
+    return judge(model, exam.tokenizer, template, questions, rows, max_new_tokens=limit)
 
 
 def _probed(exam: Exam, model: Any, card: Scorecard) -> dict[str, dict[str, float]]:

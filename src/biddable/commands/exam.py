@@ -17,7 +17,16 @@ from biddable.display.report import (
     training_answers,
     training_places,
 )
-from biddable.judging.judge import Judgement, Question, ask, judge, summed_losses
+from biddable.encoding.encode import Example
+from biddable.judging.judge import (
+    Judgement,
+    LossRows,
+    Question,
+    ask,
+    judge,
+    loss_rows,
+    summed_losses,
+)
 from biddable.judging.own_metric import try_metric
 from biddable.judging.scorecard import Scorecard, Terms, score
 from biddable.template.template import Template
@@ -44,20 +53,31 @@ class Exam:
     terms: Terms
     max_new_tokens: int = 0
 
-    def judged(self, model: Any, known: Judgement | None = None) -> Judgement:
+    def judged(
+        self, model: Any, known: Judgement | None = None, kept: LossRows | None = None
+    ) -> Judgement:
         """The model measured on all held-out rows and on some of training.
 
         Args:
             known: the same model's judgement by an exam of the same key.
+            kept: the same rows for the model's top layers alone.
         """
-        compared = min(MOST_COMPARED, max(FEWEST_COMPARED, len(self.held_out.examples)))
         if known is not None:
-            losses = summed_losses(model, self.train.examples[:compared])
-            return replace(known, train_losses=losses)
+            return replace(known, train_losses=summed_losses(model, self.compared()))
+        rows = kept or self.loss_rows(model)
         return judge(
-            model, self.tokenizer, self.template, self.questions, self.held_out.examples,
-            train_examples=self.train.examples[:compared], max_new_tokens=self.max_new_tokens,
+            model, self.tokenizer, self.template, self.questions, rows,
+            max_new_tokens=self.max_new_tokens,
         )  # fmt: skip
+
+    def loss_rows(self, model: Any) -> LossRows:
+        """What the losses of a model are measured on, where it feeds tokens."""
+        return loss_rows(model, self.tokenizer, self.held_out.examples, self.compared())
+
+    def compared(self) -> Sequence[Example]:
+        """The training examples whose loss is measured."""
+        count = min(MOST_COMPARED, max(FEWEST_COMPARED, len(self.held_out.examples)))
+        return self.train.examples[:count]
 
     def key(self) -> str:
         """The same for all exams that measure a model alike but for its training rows."""

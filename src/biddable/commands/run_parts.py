@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from biddable.engine.proof import Proof
 from biddable.errors import BiddableError
 from biddable.generation.generate import generate
 from biddable.generation.stream import text_of
-from biddable.judging.judge import Judgement, answer_limit
+from biddable.judging.judge import Judgement, LossRows, answer_limit
 from biddable.models.adapter_files import adapter_folder
 from biddable.models.base import load_config
 from biddable.models.model_files import model_files, stop_ids_of
@@ -119,11 +120,16 @@ def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
     line(run.out, "compute", f"{precision} on {device.type}{sharded}{bits}")
     if settings.lora:
         run.shared.loaded = weights.model, proof
-        count = sum(shape.numel() for shape in weights.shapes)
-        line(run.out, "adapter", f"rank {settings.lora}, {count:,} trained parameters")
+        line(run.out, "adapter", f"rank {settings.lora}, {_trained_count(weights)}")
+    if settings.top_layers:
+        line(run.out, "top layers", f"{settings.top_layers}, {_trained_count(weights)}")
     chosen = replace(settings, device=device.type, precision=precision, batch_tokens=budget)
     run = replace(run, settings=chosen, proof=proof, rows=rows)
     return run, weights, partial(load_model, base, device, dtype)
+
+
+def _trained_count(weights: WeightStore) -> str:
+    return f"{sum(shape.numel() for shape in weights.shapes):,} trained parameters"
 
 
 def _fed_rows(run: Run, weights: WeightStore) -> FedRows:
@@ -133,7 +139,26 @@ def _fed_rows(run: Run, weights: WeightStore) -> FedRows:
     if not settings.top_layers:
         return rows
     assert isinstance(weights, Replicas)
+    others = run.exam.loss_rows(weights.whole)
+    rows = replace(rows, judged=[*others.swapped, *others.train, *others.general])
     return keep_rows(weights, settings.top_layers, rows, settings, run.folder.path, run.out)
+
+
+def judged(run: Run, weights: WeightStore, model: Any, known: Judgement | None = None) -> Judgement:
+    """The judgement of a model that has these weights.
+
+    With kept states the losses are measured by the top layers on them.
+
+    Args:
+        known: the same model's judgement by an exam of the same key.
+    """
+    if not run.settings.top_layers or run.rows is None:
+        return run.exam.judged(model, known)
+    tokens, numbers = run.exam.loss_rows(model), iter(run.rows.judged)
+    swaps = list(islice(numbers, len(tokens.swapped)))
+    train = list(islice(numbers, len(tokens.train)))
+    kept = LossRows(weights.model, run.rows.held_out, swaps, train, list(numbers))
+    return run.exam.judged(model, known, kept)
 
 
 def folder_files(prepared: Prepared, model: Any) -> dict[str, str]:
@@ -202,7 +227,7 @@ def base_judgement(run: Run, weights: WeightStore, fresh: Callable[[], Any]) -> 
     line(run.out, "judging", f"the base on {len(run.exam.questions)} prompts")
     key = run.exam.key()
     known = run.shared.judgements.get(key)
-    base = run.exam.judged(weights.standalone_model(fresh, {}), known)
+    base = judged(run, weights, weights.standalone_model(fresh, {}), known)
     run.shared.judgements[key] = base
     run.folder.write_json(BASE_FILE, asdict(base))
     return base

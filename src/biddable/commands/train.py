@@ -22,6 +22,7 @@ from biddable.commands.run_parts import (
     begin,
     first_event,
     folder_files,
+    judged,
     load_base,
     refuse_adapter,
     trainer_parts,
@@ -210,7 +211,7 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
     parts.optimizer.state.clear()
     line(out, "judging", f"the tuned model on {len(run.exam.questions)} prompts")
     model = weights.standalone_model(fresh, best)
-    tuned = run.exam.judged(model)
+    tuned = judged(run, weights, model)
     card = run.exam.scored(base, tuned)
     save_tuned(run, model, {**weights.frozen, **best}, {**files, **card_files(run, card)})
     finish(run, card, {"base": base, "tuned": tuned})

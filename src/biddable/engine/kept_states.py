@@ -153,7 +153,7 @@ def numbered(examples: Mapping[int, Example]) -> tuple[dict[int, Example], list[
 
     In sorted order what a row shares with any row before it, it shares with its neighbor.
     """
-    order = sorted(examples, key=lambda i: list(examples[i].input_ids))
+    order = sorted(examples, key=lambda i: array("q", examples[i].input_ids))
     tokens = array("q")
     rows: dict[int, Example] = {}
     ids: Sequence[int] = ()
@@ -163,7 +163,7 @@ def numbered(examples: Mapping[int, Example]) -> tuple[dict[int, Example], list[
         shared = common_length(before, ids)
         fresh = range(len(tokens), len(tokens) + len(ids) - shared)
         numbers = numbers[:shared] + array("q", fresh)
-        tokens.extend(ids[shared:])
+        tokens.extend(list(ids[shared:]))
         rows[i] = replace(examples[i], input_ids=numbers)
     return rows, list(tokens)
 

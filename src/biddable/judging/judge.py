@@ -88,6 +88,33 @@ class Judgement:
         return sum(s for s, _ in self.losses) / sum(w for _, w in self.losses)
 
 
+@dataclass(frozen=True, slots=True)
+class LossRows:
+    """What losses are measured on.
+
+    Args:
+        model: what feeds these rows: the judged model, or its top layers, fed with kept states.
+        held_out: all held-out examples.
+        swapped: the first of them with another's answer.
+        train: some of those trained on, to tell learning from memorizing.
+        general: paragraphs that have nothing to do with the data.
+    """
+
+    model: Any
+    held_out: Sequence[Example]
+    swapped: Sequence[Example]
+    train: Sequence[Example]
+    general: Sequence[Example]
+
+
+def loss_rows(
+    model: Any, tokenizer: Any, held_out: Sequence[Example], train: Sequence[Example] = ()
+) -> LossRows:
+    """What the losses of a model are measured on, where it feeds tokens."""
+    swaps = swapped(held_out[:MOST_SWAPPED])
+    return LossRows(model, held_out, swaps, train, _general(model, tokenizer))
+
+
 def ask(
     conversations: Sequence[Conversation],
     tokenizer: Any,
@@ -131,23 +158,20 @@ def judge(
     tokenizer: Any,
     template: Template,
     questions: Sequence[Question],
-    examples: Sequence[Example],
+    rows: LossRows,
     *,
-    train_examples: Sequence[Example] = (),
     max_new_tokens: int = 0,
 ) -> Judgement:
     """Measures one model.
 
     Args:
         questions: made by `ask`, the same for base and tuned.
-        examples: all held-out examples.
-        train_examples: some of those trained on, to tell learning from memorizing.
+        rows: what losses are measured on.
         max_new_tokens: the limit of an answer; 0 takes a quarter more than the longest reference.
     """
-    # SplitPart by side, an example and its prompt with another answer share the prompt's pass.
-    swaps = swapped(examples[:MOST_SWAPPED])
-    pairs = [e for pair in zip(examples, swaps, strict=False) for e in pair]
-    fed = _losses(model, [*pairs, *examples[len(swaps) :]])
+    # Side by side, an example and its prompt with another answer share the prompt's pass.
+    pairs = [e for pair in zip(rows.held_out, rows.swapped, strict=False) for e in pair]
+    fed = _losses(rows.model, [*pairs, *rows.held_out[len(rows.swapped) :]])
     losses, others = fed[: len(pairs) : 2] + fed[len(pairs) :], fed[1 : len(pairs) : 2]
     answers = generate(
         model,
@@ -159,8 +183,8 @@ def judge(
     return Judgement(
         losses=[sums for sums, _ in losses],
         swapped_losses=[sums for sums, _ in others],
-        train_losses=summed_losses(model, train_examples),
-        general=summed_losses(model, _general(model, tokenizer)),
+        train_losses=summed_losses(rows.model, rows.train),
+        general=summed_losses(rows.model, rows.general),
         token_losses=[tokens for _, tokens in losses[:MOST_SHOWN]],
         answers=[text(a.ids) for a in answers],
         stopped=[a.stopped for a in answers],

@@ -32,11 +32,13 @@ class FedRows:
 
     Args:
         longest: index of the longest training row.
+        judged: more rows that base and tuned are judged on.
     """
 
     train: Sequence[Example]
     held_out: Sequence[Example]
     longest: int
+    judged: Sequence[Example] = ()
 
 
 def keep_rows(
@@ -56,8 +58,8 @@ def keep_rows(
     """
     model = weights.whole
     wanted = {i: rows.train[i] for i in _fed_indices(rows, settings)}
-    held_out = {-1 - i: example for i, example in enumerate(rows.held_out)}
-    examples, tokens = numbered({**wanted, **held_out})
+    others = [*rows.held_out, *rows.judged]
+    examples, tokens = numbered({**wanted, **{-1 - i: row for i, row in enumerate(others)}})
     shape = (len(tokens), int(model.config.get_text_config().hidden_size))
     size = shape[0] * shape[1] * model.dtype.itemsize
     mapped = size > _MOST_IN_MEMORY * free_bytes(torch.device("cpu"))
@@ -69,24 +71,31 @@ def keep_rows(
         _mapped(shape, model.dtype, folder) if mapped else torch.zeros(shape, dtype=model.dtype)
     )
     kept = KeptStates(tokens, states)
-    keep_states(bottom_of(model, count, kept), list(examples.values()))
+    # Equal rows have equal numbers, and the last number of a row tells it from all others.
+    distinct = {row.input_ids[-1]: row for row in examples.values()}
+    keep_states(bottom_of(model, count, kept), list(distinct.values()))
     weights.model = top_of(model, count, kept)
     unused = Example([], [])
+    behind = [examples[-1 - i] for i in range(len(others))]
     return FedRows(
         [examples.get(i, unused) for i in range(len(rows.train))],
-        [examples[-1 - i] for i in range(len(rows.held_out))],
+        behind[: len(rows.held_out)],
         rows.longest,
+        behind[len(rows.held_out) :],
     )
 
 
 def _fed_indices(rows: FedRows, settings: FitSettings) -> Sequence[int]:
-    """Which training rows any step of the run feeds, and the longest, which memory is measured by;
-    the same for a run that is resumed."""
+    """Which training rows any step of the run feeds, the same for a run that is resumed.
+
+    With the longest, which memory is measured by, and those of one step more, by which a run that
+    goes on at its end times a step.
+    """
     count, steps = len(rows.train), total_steps(len(rows.train), settings)
     if steps * settings.batch_size >= count:
         return range(count)
     batch = (settings.batch_size, settings.seed)
-    fed = {i for step in range(1, steps + 1) for i in rows_of_step(step, count, *batch)}
+    fed = {i for step in range(1, steps + 2) for i in rows_of_step(step, count, *batch)}
     return sorted(fed | {rows.longest})
 
 
