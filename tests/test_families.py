@@ -71,6 +71,7 @@ def write_base(kind: str, changes: dict[str, Any], folder: Path) -> None:
     mapping = whole if type(config) in whole else AutoModelForCausalLM._model_mapping
     twin_of(mapping[type(config)], config, STOCK).save_pretrained(folder)
     tokens.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"do_resize": true}\n', "utf-8")
 
 
 def naive_losses(kind: str, folder: Path, rows: list[dict[str, str]], run: Path) -> list[float]:
@@ -96,7 +97,7 @@ def naive_losses(kind: str, folder: Path, rows: list[dict[str, str]], run: Path)
         optimizer.param_groups[0]["lr"] = event["learning_rate"]
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(total))
+        losses.append(total.item())
     return losses
 
 
@@ -134,6 +135,8 @@ def test_a_tiny_model_of_each_family_goes_the_whole_way(
         assert set(before) == set(after)
         frozen = [name for name in before if "vision" in name or "projector" in name]
         assert frozen
+        assert "trained; 0 other" not in output
+        assert (run / "model" / "preprocessor_config.json").is_file()
         assert all(torch.equal(before[name], after[name]) for name in frozen)
         again = AutoModelForImageTextToText.from_pretrained(run / "model")
         assert type(again).__name__ == said.split()[-1]
