@@ -16,6 +16,7 @@ import torch
 from biddable.generation.generate import Answer
 from biddable.models.adapter_files import BASE, CONFIG, WEIGHTS
 from biddable.models.model_files import model_files, write_files
+from biddable.models.support import auto_class
 from biddable.models.whole import quiet
 
 _SAMPLING = "generation_config.json"
@@ -88,11 +89,12 @@ def texts_of(
 
 def open_folder(folder: Path, base: Path | None = None) -> Folder:
     """The folder as it is read elsewhere; an adapter's by PEFT, on the base that is given."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
     # What the libraries say of each other concerns no user of this.
     with quiet(), catch_warnings(action="ignore"):
-        model = AutoModelForCausalLM.from_pretrained(base or folder, dtype=torch.float32)
+        kind = AutoConfig.from_pretrained(base or folder).model_type
+        model = auto_class(kind).from_pretrained(base or folder, dtype=torch.float32)
         if base:
             from peft import PeftModel
 
