@@ -241,9 +241,11 @@ def training_law(device: torch.device, rank: int) -> dict[str, Any]:
 
 def laws(part: str, *, small: bool) -> tuple[Callable[..., dict[str, Any]], list[dict[str, Any]]]:
     """The law of a part, and the options of each of its cases; `small` has few of them."""
-    kinds = ["llama", "gemma3_text"] if small else sorted(CONFIGS)
-    few, halves = [{"kind": kind} for kind in kinds[:4]], [{"half": False}, {"half": True}]
+    two = ["llama", "gemma3_text"]
+    kinds, few = (two, two) if small else (sorted(CONFIGS), [*two, "gpt2", "qwen3"])
+    halves = [{"half": False}, {"half": True}]
     each = [{"kind": kind, **half} for kind in kinds for half in halves]
+    fewer = [{"kind": kind, **half} for kind in few for half in halves]
     widths = (64,) if small else (64, 96, 128, 256)
     seeds = 2 if small else 6
     parts: dict[str, tuple[Callable[..., dict[str, Any]], list[dict[str, Any]]]] = {
@@ -251,10 +253,10 @@ def laws(part: str, *, small: bool) -> tuple[Callable[..., dict[str, Any]], list
             attention_law, [{"width": w, "window": n} for w in widths for n in (None, 100)]
         ),
         "gradients": (gradient_law, [{**case, "adapter": False, "seeds": seeds} for case in each]),
-        "adapters": (gradient_law, [{**case, "adapter": True, "seeds": 2} for case in each[:8]]),
+        "adapters": (gradient_law, [{**case, "adapter": True, "seeds": 2} for case in fewer]),
         "isolation": (isolation_law, each),
         "resume": (resume_law, [{"exact": True}, {"exact": False}]),
-        "answers": (answers_law, few),
+        "answers": (answers_law, [{"kind": kind} for kind in few]),
         "proof": (proof_law, [{"shape": shape} for shape in (TINY if small else SHAPES)]),
         "train": (training_law, [{"rank": 0}, {"rank": RANK}]),
     }  # fmt: skip
