@@ -7,7 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo scratch test check bench compat zoo crash clean
+.PHONY: setup demo scratch test check bench roundtrip gpu compat zoo crash clean
 
 setup: .venv/ready
 
@@ -48,6 +48,17 @@ check: setup
 bench: setup .venv-peer/ready
 	$(BIN)/python -m benchmarks.run $(NAMES) --peer .venv-peer/bin/python \
 		--gsm8k "$(GSM8K)" --clinc150 "$(CLINC150)"
+
+# A run in all four GGUF types, proven and judged in llama.cpp: make roundtrip RUN=runs/NAME
+roundtrip: setup
+	$(BIN)/python benchmarks/roundtrip.py $(RUN)
+
+# The laws and W1 to W3 on CUDA in less than nine minutes, with the machine's own PyTorch: no .venv
+# and no package index. make gpu WHEELS=folder RESULTS=folder PARTS="attention 135M"
+WHEELS := wheels
+RESULTS := benchmarks/results
+gpu:
+	$(PYTHON) -m benchmarks.gpu --wheels "$(WHEELS)" --out "$(RESULTS)" $(PARTS)
 
 .venv-peer/ready: benchmarks/peer-requirements.txt
 	test -x .venv-peer/bin/python || $(PYTHON) -m venv .venv-peer

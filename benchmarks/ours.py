@@ -1,4 +1,4 @@
-"""Our side of a workload: `python -m benchmarks.ours WORKLOAD.json`, a JSON line per step.
+"""Our side of workloads: `python -m benchmarks.ours WORKLOAD.json... [DEVICE]`, a line a step.
 
 The package's own loop does the work; nothing is left out but the evaluations, which the peer does
 not have either.
@@ -6,20 +6,24 @@ not have either.
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from biddable.engine.attention import NAME, register
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of, peak_of
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import choose_device, choose_dtype, load_model
+from biddable.models.adapters import add_adapter
 from biddable.models.base import resolve_base
 from biddable.settings import Settings
 from biddable.training.checkpoint import Progress
@@ -40,58 +44,81 @@ class Row:
 
 def product_rate(dtype: torch.dtype, device: torch.device) -> float:
     """The machine's best rate of matrix products in FLOP/s, with the shape of a small model's."""
-    rows = 1024 if device.type == "cpu" else 8192
-    a = torch.randn(rows, 576, dtype=dtype, device=device)
-    b = torch.randn(1536, 576, dtype=dtype, device=device)
+    rows, inner, outer = (8192, 4096, 4096) if device.type == "cuda" else (1024, 576, 1536)
+    a = torch.randn(rows, inner, dtype=dtype, device=device)
+    b = torch.randn(outer, inner, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(40):
         start = time.perf_counter()
         float((a @ b.T)[0, 0])
         best = min(best, time.perf_counter() - start)
-    return 2 * rows * 576 * 1536 / best
+    return 2 * rows * inner * outer / best
 
 
 def useful_flops(model: Any, tokens: int, trained: int) -> int:
-    """6 FLOPs for each block weight and token fed, and for each head weight and trained row."""
+    """6 FLOPs for each block weight and token fed, and for each head weight and trained row; 4 for
+    frozen ones."""
     head = model.get_output_embeddings().weight
-    blocks = sum(p.numel() for n, p in model.named_parameters() if p.ndim >= 2 and "embed" not in n
-                 and "wte" not in n and "wpe" not in n and "lm_head" not in n)  # fmt: skip
-    return 6 * blocks * tokens + 6 * int(head.numel()) * trained
+    outside = ("embed", "wte", "wpe", "lm_head")
+    blocks = sum(
+        (6 if p.requires_grad else 4) * p.numel()
+        for n, p in model.named_parameters()
+        if p.ndim >= 2 and not any(part in n for part in outside)
+    )
+    return blocks * tokens + (6 if head.requires_grad else 4) * int(head.numel()) * trained
 
 
-def load(folder: str, device: torch.device) -> Any:
-    """The model with its weights, or one at random where the folder has none."""
-    if any(Path(folder).glob("*.safetensors")):
-        return load_model(resolve_base(folder), device)
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from biddable.engine.attention import NAME, register
+def random_model(config: Any, device: torch.device, dtype: torch.dtype, attention: str) -> Any:
+    """A model of a configuration with random weights, drawn on the device."""
+    from transformers import AutoModelForCausalLM
 
     register()
     torch.manual_seed(0)
-    config = AutoConfig.from_pretrained(folder)
-    return AutoModelForCausalLM.from_config(config, attn_implementation=NAME).to(device).eval()
+    with device:
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
+    return model.eval()
 
 
-def main() -> None:
-    work = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    keep_freed_memory()
+def load(work: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Replicas:
+    """The model of a workload, with an adapter where it has one; at random where its folder has no
+    weights."""
+    from transformers import AutoConfig
+
+    held = dtype if work.get("lora") else torch.float32
+    if any(Path(work["base"]).glob("*.safetensors")):
+        model = load_model(resolve_base(work["base"]), device, held)
+    else:
+        model = random_model(AutoConfig.from_pretrained(work["base"]), device, held, NAME)
+    if not work.get("lora"):
+        return Replicas(model, dtype)
+    return Replicas(add_adapter(model, work["lora"], 0), torch.float32)
+
+
+def measure(work: dict[str, Any], device: torch.device) -> None:
+    """Trains the steps of a workload; prints a line for each, and one about the whole."""
     rows = [Row(r["input_ids"], [float(i != -100) for i in r["labels"]]) for r in work["rows"]]
-    device = choose_device("auto")
     dtype = choose_dtype("auto", device)
-    weights = Replicas(load(work["base"], device), dtype)
+    weights = load(work, device, dtype)
     needs = needs_of(weights.model, weights.pieces, weights.working_bytes)
     budget = choose_batch_tokens(needs, device)
     steps = [[rows[i] for i in step] for step in work["order"]]
     trained = [sum(sum(w > 0 for w in r.weights) for r in step) for step in steps]
     predicted = peak_of(needs, [plan_step(step, budget) for step in steps], trained)
     settings = Settings(batch_size=len(steps[0]), steps=len(steps), batch_tokens=budget)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    ends = [time.perf_counter()]
 
     def tell(event: Any) -> None:
-        if event["event"] == "step":
-            done = useful_flops(weights.model, event["tokens"], event["trained_tokens"])
-            line = {k: event[k] for k in ("step", "loss", "seconds", "tokens", "learning_rate")}
-            print(json.dumps({**line, "flops": done}), flush=True)
+        if event["event"] != "step":
+            return
+        line = {k: event[k] for k in ("step", "loss", "seconds", "tokens", "learning_rate")}
+        if device.type == "cuda":  # The update is still under way.
+            torch.cuda.synchronize()
+            ends.append(time.perf_counter())
+            line["seconds"] = ends[-1] - ends[-2]
+        line["flops"] = useful_flops(weights.model, event["tokens"], event["trained_tokens"])
+        print(json.dumps({"workload": work["name"], **line}), flush=True)
 
     with tempfile.TemporaryDirectory() as folder, Interrupt() as interrupt:
         parts = TrainerParts(
@@ -112,6 +139,7 @@ def main() -> None:
     print(
         json.dumps(
             {
+                "workload": work["name"],
                 "peak": peak,
                 "predicted_peak": predicted,
                 "setting": f"{str(dtype)[6:]}, {budget} tokens a pass",
@@ -119,9 +147,31 @@ def main() -> None:
                 "micro_batches": len(first.micro_batches),
                 "prefix_tokens": sum(map(len, first.prefixes)),
             }
-        )
+        ),
+        flush=True,
     )
 
 
+def main() -> int:
+    faults = 0
+    paths = [argument for argument in sys.argv[1:] if argument.endswith(".json")]
+    device = choose_device("auto" if sys.argv[-1] in paths else sys.argv[-1])
+    keep_freed_memory()
+    for path in paths:
+        work = json.loads(Path(path).read_text(encoding="utf-8"))
+        try:
+            measure(work, device)
+        except Exception as error:
+            # The other workloads are measured all the same.
+            traceback.print_exc()
+            faults += 1
+            fault = f"{type(error).__name__}: {error}".splitlines()[0]
+            print(json.dumps({"workload": work["name"], "fault": fault}), flush=True)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return int(faults > 0)
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

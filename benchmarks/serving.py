@@ -4,7 +4,8 @@
 
 Each client sends its prompts one after another, greedy; the answers of both ways have to be equal.
 With --peer, transformers' `generate` on the same prompts stands beside it, one by one and in a
-padded batch. Adds a line to benchmarks/results.
+padded batch; with --gguf FILE, llama.cpp with a file that `export` wrote of the same run, asked by
+the same clients. Adds a line to benchmarks/results.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,7 @@ def questions_of(path: Path, count: int) -> list[list[dict[str, str]]]:
 
 
 def measure(client: OpenAI, args: argparse.Namespace, talks: list[Any], clients: int) -> Any:
-    """(answers, tokens, wall seconds, the server's processor seconds)."""
+    """(answers, tokens, wall seconds, processor seconds of the server, which is `args.pid`)."""
 
     def ask(talk: Any) -> tuple[str, int]:
         reply = client.chat.completions.create(
@@ -84,6 +87,30 @@ def peer(run: str, talks: list[Any], most: int) -> dict[str, float]:
     return rates
 
 
+def llama_cpp(args: argparse.Namespace, talks: list[Any]) -> dict[str, Any]:
+    """Tokens per second of llama.cpp on the same prompts, one by one and from all clients."""
+    server = find_spec("biddable.exporting.llama_server")
+    assert server is not None
+    assert server.origin is not None
+    words = [str(args.gguf), str(args.context), str(torch.get_num_threads()), "usual", ""]
+    command = [sys.executable, server.origin, *words, str(args.clients)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
+    ) as child:
+        assert child.stdout is not None
+        address = next(line.strip()[1:] for line in child.stdout if line.startswith("@http"))
+        client = OpenAI(base_url=f"{address}/v1", api_key="any", timeout=3600)
+        args.pid, args.model = child.pid, "any"
+        measure(client, args, talks[:1], 1)
+        rates = {}
+        for name, clients in (("one by one", 1), ("clients", args.clients)):
+            _, tokens, seconds, processor = measure(client, args, talks, clients)
+            rates[name] = {"wall": tokens / seconds, "processor": tokens / processor}
+        child.kill()
+    return rates
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run")
@@ -92,6 +119,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--gguf", type=Path)
+    parser.add_argument("--context", type=int, default=1024, help="tokens of one row in llama.cpp")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     talks = questions_of(args.data, args.count)
@@ -117,6 +146,7 @@ def main() -> None:
             "processor": tokens_many / processor_many / (tokens / processor),
         },
         "peer_tokens_per_processor_second": peer(args.run, talks, args.tokens) if args.peer else {},
+        "llama_cpp_tokens_per_second": llama_cpp(args, talks) if args.gguf else {},
         "threads": torch.get_num_threads(), "load": os.getloadavg()[0],
         "date": f"{date.today():%Y-%m-%d}", "torch": torch.__version__,
         "command": " ".join(sys.argv),

@@ -51,6 +51,10 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["check", "a", "--lr", "1"], "train and pretrain have it"),
         (["chat", "a", "b"], "'b' is one argument too many"),
         (["train", "a", "--lr", "7"], "a number from 0 to 1"),
+        (["train", "a", "--steps", "5", "--epochs", "2"], "--steps and --epochs each say"),
+        (["pretrain", "a", "--minutes", "1", "--steps", "5"], "--steps and --minutes each say"),
+        (["lab", "--json"], "check, train"),
+        (["chat", "smollm2", "--json"], "have it"),
         ([], ""),
     ],
 )
@@ -120,6 +124,23 @@ def test_what_is_given_beside_a_config_wins_and_check_reads_that_of_train(place:
     words = ["--config", str(config), "--seed", "4"]
     options, _ = read_arguments("check", COMMANDS["check"], words)
     assert options == {"data": ("a",), "map": "user=x,assistant=y", "seed": 4}
+
+
+@pytest.mark.parametrize(
+    ("words", "lengths"),
+    [
+        ([], {"steps": 7}),
+        (["--epochs", "2"], {"epochs": 2.0}),
+        (["--steps", "3"], {"steps": 3}),
+        (["--seed", "3"], {"steps": 7}),
+    ],
+)
+def test_one_length_decides_and_a_given_one_before_that_of_a_config(
+    place: Path, words: list[str], lengths: dict[str, float]
+) -> None:
+    (place / "c.toml").write_text('data = ["a"]\nsteps = 7\nepochs = 5.0\n')
+    options, _ = read_arguments("train", COMMANDS["train"], ["--config", "c.toml", *words])
+    assert {k: v for k, v in options.items() if k in ("steps", "epochs")} == lengths
 
 
 @pytest.mark.parametrize("columns", [60, 80])

@@ -7,7 +7,6 @@ autograd; nothing of ours takes part in it.
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -19,45 +18,17 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from biddable.engine.attention import laid_out
+from biddable.engine.head import forward_to_head
 from biddable.engine.layout import Layout
-from biddable.engine.loss import head_of
+from biddable.engine.loss import head_logits
 from biddable.engine.plan import StepPlan, even_plan, plan_step
 from biddable.engine.precision import load_model
 from biddable.engine.step import backward_step, example_losses, feed
 from biddable.models.base import Base
 from biddable.training.weights import Replicas
-from tiny import ALL_FP64, CONFIGS, VOCABULARY, Row, reference_step, tiny
+from tiny import ALL_FP64, CONFIGS, VOCABULARY, Row, reference_step, rows_of, tiny, worst_difference
 
 KINDS = sorted(CONFIGS)
-
-
-def rows_of(seed: int) -> list[Row]:
-    """Ragged rows with float weights: two prefix groups, loners, gaps between trained tokens."""
-    draw = random.Random(seed)
-
-    def tokens(n: int) -> list[int]:
-        return [draw.randrange(3, VOCABULARY) for _ in range(n)]
-
-    rows = []
-    for common in (tokens(19), tokens(24), []):
-        for _ in range(draw.randrange(2, 5)):
-            context, answer = tokens(draw.randrange(2, 9)), tokens(draw.randrange(1, 9))
-            weights = [draw.choice([1.0, 0.25, 3.0, 0.0]) for _ in answer]
-            weights[-1] = 1.0
-            tail = tokens(draw.randrange(0, 3))
-            ids = common + context + answer + tail
-            rows.append(Row(ids, [0.0] * len(common + context) + weights + [0.0] * len(tail)))
-    draw.shuffle(rows)
-    return rows
-
-
-def worst_difference(model: object, grads: dict[str, torch.Tensor]) -> float:
-    """Largest difference of a gradient, relative to the largest entry of that gradient."""
-    return max(
-        ((p.grad - grads[n]).abs().max() / grads[n].abs().max().clamp_min(1e-12)).item()
-        for n, p in model.named_parameters()  # type: ignore[attr-defined]
-        if n in grads
-    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -219,7 +190,7 @@ def test_bf16_compute_is_the_model_that_is_served_in_bf16(kind: str, tmp_path: P
     places = torch.arange(100)[None]
     trained = Replicas(model, torch.bfloat16).model
     with torch.no_grad():
-        a, b = (feed(m, ids, places, Layout([100], [-1])) for m in (trained, served))
+        a, b = (feed(m, ids, places, Layout([100], [-1]))[0] for m in (trained, served))
     assert a.dtype == torch.bfloat16
     assert torch.equal(a, b)
 
@@ -280,13 +251,9 @@ def test_a_mask_is_refused() -> None:
 
 
 def test_the_head_of_each_family_gives_the_logits_of_the_model() -> None:
-    for kind in ("granite", "gemma2", "gpt_neox", "phi3"):
+    for kind in CONFIGS:
         plain = tiny(kind, ours=False)
         ids = torch.tensor([[5, 9, 11, 3]])
         logits = plain(input_ids=ids, use_cache=False).logits[0]
-        hidden = plain.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        head = head_of(plain)
-        got = torch.nn.functional.linear(hidden, head.weight, head.bias) / head.divide
-        if head.softcap is not None:
-            got = torch.tanh(got / head.softcap) * head.softcap
-        torch.testing.assert_close(got, logits)
+        hidden, head = forward_to_head(plain, {"input_ids": ids})
+        torch.testing.assert_close(head_logits(hidden[0], head), logits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -11,11 +12,18 @@ from torch.profiler import profile
 
 from biddable.engine import memory
 from biddable.engine.layout import Layout
-from biddable.engine.memory import Needs, choose_batch_tokens, needs_of, peak_of, refuse_too_much
+from biddable.engine.memory import (
+    Needs,
+    choose_batch_tokens,
+    needs_of,
+    pair_bytes,
+    peak_of,
+    refuse_too_much,
+)
 from biddable.engine.plan import plan_step
 from biddable.engine.step import feed
 from biddable.errors import BiddableError
-from tiny import CONFIGS, tiny
+from tiny import CONFIGS, Row, tiny
 
 CPU = torch.device("cpu")
 NEEDS = Needs(
@@ -51,6 +59,20 @@ def test_the_peak_grows_with_what_is_alive_together() -> None:
     assert NEEDS.peak(2000, 100, several=False) > alone
     assert NEEDS.peak(1000, 200, several=False) > alone
     assert NEEDS.peak(1000, 100, several=True) >= alone + NEEDS.gradients
+
+
+def test_keys_and_values_that_segments_copy_of_their_prefix_count() -> None:
+    """On CUDA each segment keeps those of its prefix beside its own."""
+    model = tiny("llama", ours=True, dtype=torch.float32)
+    # Three layers, two heads of eight numbers, keys and values, in fp32.
+    assert pair_bytes(model) == 3 * 2 * 8 * 2 * 4
+    needs = replace(NEEDS, pair=10**4)
+    assert needs.peak(100, 10, several=False, copied=500) > NEEDS.peak(100, 10, several=False)
+    rows = [Row([*range(40), i, 1, 2], [0.0] * 41 + [1.0, 1.0]) for i in range(4)]
+    plan = plan_step(rows, 10_000)
+    tokens = plan.tokens
+    assert sum(map(len, plan.prefixes)) == 40
+    assert peak_of(needs, [plan], [8]) == needs.peak(tokens, 8, several=False, copied=4 * 40)
 
 
 def test_the_largest_step_counts() -> None:

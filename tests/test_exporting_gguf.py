@@ -13,6 +13,7 @@ from biddable.commands.export import export
 from biddable.commands.train import train
 from biddable.data.conversation import Message
 from biddable.errors import BiddableError
+from biddable.exporting import targets
 from biddable.exporting.baked import bake, prove_baked
 from biddable.exporting.gguf_weights import family_of
 from biddable.models.base import SYSTEM_PROMPT_FILE
@@ -148,9 +149,7 @@ def test_weights_that_are_not_the_models_are_not_proven(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The proof sees one changed norm."""
-    from biddable.commands import export as command
-
-    written = command.write_gguf
+    written = targets.write_gguf
 
     def damaged(path: Path, model: Any, words: Any, kind: str) -> None:
         norm = model.model.norm.weight
@@ -160,7 +159,7 @@ def test_weights_that_are_not_the_models_are_not_proven(
         with torch.no_grad():
             norm[:4] -= 1
 
-    monkeypatch.setattr(command, "write_gguf", damaged)
+    monkeypatch.setattr(targets, "write_gguf", damaged)
     with pytest.raises(BiddableError, match="answers otherwise"):
         export(saved("llama", tmp_path / "model"), type="f32", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -169,7 +168,7 @@ def test_weights_that_are_not_the_models_are_not_proven(
 def test_without_llama_cpp_the_file_is_written_and_said_to_be_unchecked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("biddable.commands.export.installed", lambda: False)
+    monkeypatch.setattr("biddable.exporting.targets.installed", lambda: False)
     exported = export(saved("llama", tmp_path / "model"), out=tmp_path / "out")
     assert exported.record["round_trip"] is None
     assert "Not checked" in (tmp_path / "out" / "README.md").read_text()

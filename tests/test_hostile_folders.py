@@ -26,13 +26,16 @@ from biddable.errors import BiddableError
 from biddable.models.base import load_tokenizer, resolve_base
 from biddable.template.template import Template
 from folders import base_folder, rows, write_jsonl
-from hostile import CANARY, CASES, config, edit, put, tensors, words
+from hostile import CANARY, CASES, config, edit, put, set_all, tensors, words
 from tiny import CONFIGS, tiny
 
 # KiB that reading a folder of 300 kB may add to the most that the process ever held.
 MOST_MEMORY = 200_000
 # What only the weights themselves show; the rest is known before they are loaded.
-FROM_WEIGHTS = {("tensors", "NaN"), ("tensors", "infinity")}
+FROM_WEIGHTS = {
+    ("tensors", name)
+    for name in ("NaN", "infinity", "zeros", "an embedding of ones", "a head of zeros")
+}
 NAMES = [(kind, name) for kind, cases in CASES.items() for name in cases]
 
 
@@ -113,6 +116,35 @@ def test_the_command_ends_with_one_error_and_asks_nothing(
     assert "Traceback" not in done.stderr + done.stdout
     assert "panicked" not in done.stderr
     assert not (folder / CANARY).exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ({"hidden_act": "boom"}, "hidden_act of its config.json is 'boom'"),
+        (
+            {"rope_parameters": {"rope_type": "weird", "rope_theta": 1e4}},
+            "rope_parameters.rope_type of its config.json is 'weird'",
+        ),
+        ({"dtype": "float99"}, "dtype of its config.json is 'float99'"),
+    ],
+)
+def test_a_setting_that_no_library_knows_is_named(
+    settings: dict[str, Any], path: str, folder: Path
+) -> None:
+    config(**settings)(folder)
+    with pytest.raises(BiddableError) as caught:
+        use(str(folder))
+    assert path in caught.value.finding.message
+
+
+def test_a_layer_of_zeros_may_be_meant_and_is_said(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = "model.layers.1.self_attn.o_proj.weight"
+    tensors(lambda state: set_all(state, [name], 0.0))(folder)
+    use(str(folder))
+    assert f"every number is the same in {name}" in capfd.readouterr().err
 
 
 def test_a_tied_head_may_be_there_or_not(tmp_path: Path, sound: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -128,6 +128,9 @@ def test_the_few_shot_rival_gets_its_own_interval() -> None:
     assert stops.few_shot_low is not None
     assert stops.few_shot_low < 0 < (stops.few_shot_high or 0)
     assert "few-shot" in card_lines(card)[0]
+    narrow = card_lines(card, 60)
+    assert max(map(len, narrow)) <= 60
+    assert "ends with a stop token" in narrow
 
 
 def test_the_card_as_json_and_as_text() -> None:
@@ -137,8 +140,8 @@ def test_the_card_as_json_and_as_text() -> None:
     assert set(found["stops_by_itself"]) == {
         "base", "tuned", "n", "low", "high", "gained", "lost", "p"
     }  # fmt: skip
-    assert card.record() == {**card.as_json(), "verdict": card.verdict.as_json()}
-    assert set(card.verdict.as_json()) == {"outcome", "sentence", "evidence", "suggestion"}
+    assert card.record() == {**card.as_json(), "verdict": asdict(card.verdict)}
+    assert set(asdict(card.verdict)) == {"outcome", "sentence", "evidence", "suggestion"}
     text = "\n".join(card_lines(card))
     assert max(map(len, text.splitlines())) <= 80
     assert "75 %" in text
@@ -146,7 +149,7 @@ def test_the_card_as_json_and_as_text() -> None:
 
 
 def test_a_judgement_goes_through_json() -> None:
-    again = Judgement.from_json(json.loads(json.dumps(TUNED.as_json())))
+    again = Judgement(**json.loads(json.dumps(asdict(TUNED))))
     assert score(BASE, again, QUESTIONS).metrics == score(BASE, TUNED, QUESTIONS).metrics
 
 

@@ -52,7 +52,7 @@ def test_every_outcome_but_interrupted_has_a_rule() -> None:
         "learned", "partly", "format_only", "loss_only", "overfit", "worse", "no_change",
         "too_few", "leaked",
     }  # fmt: skip
-    assert INTERRUPTED.as_json()["outcome"] == "interrupted"
+    assert INTERRUPTED.outcome == "interrupted"
 
 
 def test_a_broken_model_is_worse_whatever_else_holds() -> None:

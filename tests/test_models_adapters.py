@@ -13,7 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from biddable.engine.loss import Head, loss_sum
+from biddable.engine.head import Head
+from biddable.engine.loss import loss_sum
 from biddable.engine.memory import needs_of
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import load_model
@@ -32,8 +33,7 @@ from biddable.models.base import load_tokenizer, resolve_base
 from biddable.models.model_files import model_files
 from biddable.training.weights import Replicas
 from folders import base_folder
-from test_engine_laws import rows_of
-from tiny import ALL_FP64, CONFIGS, VOCABULARY, reference_step, tiny
+from tiny import ALL_FP64, CONFIGS, VOCABULARY, reference_step, rows_of, tiny
 
 # PEFT asks transformers for a property under its former name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

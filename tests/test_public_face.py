@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 import biddable
@@ -49,6 +52,42 @@ def test_rows_in_memory_are_read_as_those_of_a_file(tmp_path: Path) -> None:
     counts = [biddable.check(g, base=Path(base)).as_json() for g in given]
     assert counts[0]["rows"] == 80
     assert all(c == counts[0] for c in counts)
+
+
+class Frame:
+    """As much of a table of pandas as is asked of it; it is no dependency."""
+
+    def __init__(self, records: list[dict[str, object]]) -> None:
+        self.records = records
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.records[0])
+
+    def iterrows(self) -> object: ...
+
+    def to_dict(self, orient: str) -> list[dict[str, object]]:
+        assert orient == "records"
+        return self.records
+
+
+class NaTType:
+    """What stands for a missing date; it has the methods of dates."""
+
+    def isoformat(self) -> str:
+        return "NaT"
+
+
+def test_tables_are_rows_and_what_is_missing_in_them_is_nothing(tmp_path: Path) -> None:
+    base = base_folder(tmp_path / "base")
+    records = [{**row, "system": float("nan"), "group": NaTType()} for row in rows()]
+    plain = [{k: row[k] for k in ("user", "assistant")} for row in rows()]
+    tables = (Frame(records), pa.Table.from_pylist(plain), plain)
+    counts = [biddable.check(t, base=base).as_json() for t in tables]
+    assert counts[0] == counts[1] == counts[2]
+    dated = [{**row, "group": date(2026, 1, 2 + i % 9)} for i, row in enumerate(rows())]
+    assert "Groups from the column 'group' of 80 rows, 9 different." in str(
+        biddable.check(Frame(dated), base=base).as_json()
+    )
 
 
 def test_rows_that_no_file_can_hold_are_named() -> None:

@@ -54,6 +54,17 @@ def test_a_checkpoint_gives_back_weights_moments_and_progress(tmp_path: Path) ->
             assert torch.equal(optimizer.state[a][key], other_optimizer.state[b][key])
 
 
+def test_what_adamw_keeps_lies_where_its_parameter_lies(tmp_path: Path) -> None:
+    """On CUDA the fused step reads it there; `meta` stands for any device but the CPU."""
+    weights, optimizer = trained_state(1)
+    save(tmp_path, Progress(step=3), weights, optimizer, 2)
+    others = Replicas(tiny("llama", ours=True, dtype=torch.float32).to("meta"), torch.float32)
+    other_optimizer = make_optimizer(others, Settings(lr=1e-2))
+    load_checkpoint(tmp_path, others, other_optimizer)
+    kept = [other_optimizer.state[piece] for piece in others.pieces]
+    assert {value.device.type for state in kept for value in state.values()} == {"meta"}
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     weights, optimizer = trained_state(1)
     for step in (3, 6, 9):

@@ -129,6 +129,7 @@ def train(
     shard: Literal["auto", "on", "off"] = "auto",
     lora: int = 0,
     top_layers: int = 0,
+    base_bits: int = 0,
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
 ) -> Trained: ...
 def compare(
@@ -263,13 +264,15 @@ def train_each(
     shard: Literal["auto", "on", "off"] = "auto",
     lora: int = 0,
     top_layers: int = 0,
+    base_bits: int = 0,
     report_to: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none",
 ) -> Adapters: ...
 def export(
     run: str | PathLike[str],
     *,
-    to: Literal["gguf"] = "gguf",
+    to: Literal["gguf", "ollama", "hf", "peft"] = "gguf",
     type: Literal["f32", "f16", "q8_0", "q4_0", ""] = "",
+    apart: bool = False,
     system: Literal["bake", "keep"] = "bake",
     answers: int = 32,
     out: str | PathLike[str] = "",

@@ -20,14 +20,16 @@ import psutil
 from biddable import __version__
 from biddable.command_table import COMMANDS, Command
 from biddable.dataset.early import refuse_early
-from biddable.errors import BiddableError, Finding, did_you_mean, refuse_no_text
+from biddable.errors import BiddableError, Finding, did_you_mean, first_line, refuse_no_text
 from biddable.options import (
     ALIASES,
     GROUPS,
+    LENGTHS,
     checked_values,
     choices_of,
     names_of,
     read_config,
+    refuse_two_lengths,
     with_values,
 )
 from biddable.terminal import console, drop_output, flush_output, guard, notices, write_json
@@ -164,11 +166,7 @@ def _add_option(group: Any, f: Field[Any]) -> None:
 
 
 def read_arguments(name: str, command: Command, words: list[str]) -> tuple[dict[str, Any], Any]:
-    """The options that were given, by name, and how to print; all checked, nothing slow loaded.
-
-    Raises:
-        BiddableError: `usage`, or whatever is wrong with the options.
-    """
+    """The options that were given, by name, and how to print; all checked, nothing slow loaded."""
     for word in words:
         refuse_no_text(word, "an argument")
     parser = make_parser(name, command)
@@ -186,7 +184,11 @@ def read_arguments(name: str, command: Command, words: list[str]) -> tuple[dict[
     printing = with_values(command.printing(), {k: v for k, v in given.items() if k in screened})
     own = {f.name for f in fields(command.options)}
     values = read_config(config, command.config) if config and command.config else {}
-    values = {k: v for k, v in values.items() if k in own}
+    refuse_two_lengths(given)
+    # A file holds all lengths of a run: of them the one counts that decided, if none is given here.
+    replaced = any(given.get(name) for name in LENGTHS)
+    first = "" if replaced else next((name for name in LENGTHS if values.get(name)), "")
+    values = {k: v for k, v in values.items() if k in own and (k not in LENGTHS or k == first)}
     values |= checked_values(command.options, {k: v for k, v in given.items() if k in own})
     if not resume:
         refuse_early(with_values(command.options(), values))
@@ -200,8 +202,11 @@ def _unknown(word: str, command: Command) -> BiddableError:
     names = names_of(command.options) | names_of(command.printing)
     hint = did_you_mean(flag, [f"--{name.replace('_', '-')}" for name in (*names, "config")])
     name = flag.strip("-").replace("-", "_")
-    if others := [verb for verb, other in COMMANDS.items() if name in names_of(other.options)]:
-        hint = f" here; {' and '.join(others)} have it"
+    having = {v: names_of(c.options) | names_of(c.printing) for v, c in COMMANDS.items()}
+    *others, last = [verb for verb, known in having.items() if name in known] or [""]
+    if last:
+        verbs = f"{', '.join(others)} and {last} have" if others else f"{last} has"
+        hint = f" here; {verbs} it"
     return BiddableError("usage", f"there is no option {word}{hint}", "--help lists the options")
 
 
@@ -214,8 +219,8 @@ def finding_of(error: BaseException) -> Finding:
         return Finding("system", "error", what, _REMEDIES.get(error.errno, _OTHER_REMEDY))
     if isinstance(error, MemoryError) or any(word in str(error) for word in _NO_MEMORY):
         fix = "free memory, or give a smaller model, --batch-tokens or --max-length"
-        return Finding("out_of_memory", "error", f"memory is full: {_first_line(error)}", fix)
-    what = f"internal error: {_first_line(error)}"
+        return Finding("out_of_memory", "error", f"memory is full: {first_line(error)}", fix)
+    what = f"internal error: {first_line(error)}"
     fix = f"this is a fault of biddable; please report it with {_report(error)}"
     return Finding("internal_error", "error", what, fix)
 
@@ -232,10 +237,6 @@ def _report(error: BaseException) -> str:
         notices().write(text)
         return "the lines above"
     return f"{path}, after a look whether it quotes private data"
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def waiting() -> dict[str, str]:

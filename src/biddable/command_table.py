@@ -5,21 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from biddable.settings import (
-    ChatSettings,
-    CheckPrinting,
-    CheckSettings,
-    CompareSettings,
-    ConvertSettings,
-    ExportSettings,
-    LabSettings,
-    MineSettings,
-    PretrainSettings,
-    Printing,
-    ServeSettings,
-    Settings,
-    TrainPrinting,
-)  # fmt: skip
+from biddable import settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,29 +14,44 @@ class Command:
 
     options: type[Any]
     help: str
-    printing: type[Any] = Printing
+    printing: type[Any] = settings.Printing
     config: type[Any] | None = None
     resume: bool = False
 
 
 COMMANDS = {
     "check": Command(
-        CheckSettings, "show what would be learned, and what is wrong with the data",
-        printing=CheckPrinting, config=Settings,
+        settings.CheckSettings, "show what would be learned, and what is wrong with the data",
+        printing=settings.CheckPrinting, config=settings.Settings,
     ),
     "train": Command(
-        Settings, "tune a base model on the data, and judge it on held-out rows",
-        printing=TrainPrinting, config=Settings, resume=True,
+        settings.Settings, "tune a base model on the data, and judge it on held-out rows",
+        printing=settings.TrainPrinting, config=settings.Settings, resume=True,
     ),
-    "chat": Command(ChatSettings, "talk to a model, asked as it was in training"),
-    "compare": Command(CompareSettings, "judge base and tuned on the same held-out rows"),
-    "serve": Command(ServeSettings, "serve models as OpenAI does, and a page to try them"),
+    "chat": Command(
+        settings.ChatSettings, "talk to a model, asked as it was in training",
+        printing=settings.NoPrinting,
+    ),
+    "compare": Command(settings.CompareSettings, "judge base and tuned on the same held-out rows"),
+    "serve": Command(
+        settings.ServeSettings, "serve models as OpenAI does, and a page to try them",
+        printing=settings.NoPrinting,
+    ),
     "pretrain": Command(
-        PretrainSettings, "train a small base model from scratch on plain text",
-        config=PretrainSettings, resume=True,
+        settings.PretrainSettings, "train a small base model from scratch on plain text",
+        config=settings.PretrainSettings, resume=True,
     ),
-    "mine": Command(MineSettings, "make rows of documents, code, commits, mail and tickets"),
-    "export": Command(ExportSettings, "write a tuned model for llama.cpp, and prove it there"),
-    "convert": Command(ConvertSettings, "make a base of a PyTorch checkpoint of a nanoGPT"),
-    "lab": Command(LabSettings, "see template, tokens and mask of an example in the browser"),
+    "mine": Command(
+        settings.MineSettings, "make rows of documents, code, commits, mail and tickets"
+    ),
+    "export": Command(
+        settings.ExportSettings, "write a tuned model for other programs, and prove it there"
+    ),
+    "convert": Command(
+        settings.ConvertSettings, "make a base of a PyTorch checkpoint of a nanoGPT"
+    ),
+    "lab": Command(
+        settings.LabSettings, "see template, tokens and mask of an example in the browser",
+        printing=settings.NoPrinting,
+    ),
 }  # fmt: skip

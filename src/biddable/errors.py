@@ -108,12 +108,31 @@ class BiddableError(ValueError):
         return error
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean NAME?` where one of the known names is near, else nothing."""
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known name that was likely meant; empty where none is near."""
     # What all of them begin with makes none of them nearer.
     bare = {name.lstrip("-/"): name for name in known}
     near = difflib.get_close_matches(word.lstrip("-/"), bare, 1, 0.55)
-    return f"; did you mean {bare[near[0]]}?" if near else ""
+    return bare[near[0]] if near else ""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean NAME?` where one of the known names is near, else nothing."""
+    name = nearest(word, known)
+    return f"; did you mean {name}?" if name else ""
+
+
+def suggestion(written: str, known: Iterable[str], otherwise: str) -> str:
+    """The fix for a name that is not known: the one that was likely meant, or what else to do."""
+    name = nearest(written, known)
+    return f"Did you mean {name!r}?" if name else otherwise
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says, with the next behind a colon."""
+    lines = str(error).strip().splitlines() or [""]
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return f"{type(error).__name__}: {' '.join(said.split())[:200]}"
 
 
 def place(file: str, line: int, turn: int | None = None) -> str:
@@ -125,11 +144,7 @@ def place(file: str, line: int, turn: int | None = None) -> str:
 
 
 def refuse_no_text(text: str, name: str) -> None:
-    """Refuses a string that holds bytes of no known meaning, which no file can store.
-
-    Raises:
-        BiddableError: `not_text`.
-    """
+    """Refuses a string that holds bytes of no known meaning, which no file can store."""
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise BiddableError(
             "not_text",

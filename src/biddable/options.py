@@ -31,7 +31,7 @@ CHOICES = {
     "report_to": ("none", *TRACKERS),
     "shape": ("llama", "gpt2"),
     "activation": ("gelu", "gelu_new", "relu"),
-    "to": ("gguf",),
+    "to": ("gguf", "ollama", "hf", "peft"),
     "type": ("f32", "f16", "q8_0", "q4_0"),
 }
 # The smallest and the largest good number; any count where nothing stands here.
@@ -82,10 +82,22 @@ GROUPS = {
     "judging": ("answers", "few_shot", "probe_frame", "format", "metric", "fail_under"),
     "machine": ("device", "precision", "batch_tokens", "shard", "host", "port", "seed"),
     "output": (
-        "out", "to", "type", "save_every", "keep", "report_to", "dump", "fix",
+        "out", "to", "type", "apart", "save_every", "keep", "report_to", "dump", "fix",
         "html", "redact", "show", "line", "worst", "strict", "json",
     ),
 }  # fmt: skip
+
+
+# Each says how long to train; the first that is not 0 decides.
+LENGTHS = ("steps", "epochs", "minutes")
+
+
+def refuse_two_lengths(given: Mapping[str, Any]) -> None:
+    """Refuses options that each say how long to train; a config.toml holds them all."""
+    lengths = [f"--{name}" for name in LENGTHS if given.get(name)]
+    if len(lengths) > 1:
+        what = f"{' and '.join(lengths)} each say how long to train"
+        raise BiddableError("option", what, "give one of them")
 
 
 def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
@@ -96,26 +108,32 @@ def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
             range, or contradicts another.
     """
     changed = replace(settings, **checked_values(type(settings), values))
-    # `pretrain` may leave both 0: then --minutes says how long the run is.
-    if isinstance(changed, Settings) and changed.steps == 0 and changed.epochs == 0:
-        raise _bad_value("epochs", 0, "more than 0, or give --steps")
-    if isinstance(changed, Settings) and changed.lora and changed.shard == "on":
-        raise _bad_value("shard", "on", "auto or off with --lora: each rank holds the whole base")
-    if isinstance(changed, Settings) and changed.top_layers:
-        if changed.lora:
-            wanted = "0 with --top-layers, which trains the layers themselves"
-            raise _bad_value("lora", changed.lora, wanted)
-        if changed.shard == "on":
-            raise _bad_value("shard", "on", "auto or off with --top-layers")
+    if isinstance(changed, Settings):
+        _refuse_contradictions(changed)
     return changed
 
 
-def checked_values(kind: type[DataclassInstance], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as the fields of a record want them: a path becomes its text, one text a tuple.
+def _refuse_contradictions(settings: Settings) -> None:
+    """Raises `option` where settings of `train` cannot hold together."""
+    # `pretrain` may leave both 0: then --minutes says how long the run is.
+    if settings.steps == 0 and settings.epochs == 0:
+        raise _bad_value("epochs", 0, "more than 0, or give --steps")
+    if settings.lora and settings.shard == "on":
+        raise _bad_value("shard", "on", "auto or off with --lora: each rank holds the whole base")
+    if settings.lora and settings.top_layers:
+        wanted = "0 with --top-layers, which trains the layers themselves"
+        raise _bad_value("lora", settings.lora, wanted)
+    if settings.top_layers and settings.shard == "on":
+        raise _bad_value("shard", "on", "auto or off with --top-layers")
+    if settings.base_bits not in (0, 4):
+        raise _bad_value("base_bits", settings.base_bits, "4, or left out")
+    if settings.base_bits and not settings.lora:
+        wanted = "given with --lora RANK: such weights are not trained"
+        raise _bad_value("base_bits", settings.base_bits, wanted)
 
-    Raises:
-        BiddableError: `option`.
-    """
+
+def checked_values(kind: type[DataclassInstance], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as the fields of a record want them: a path becomes its text, one text a tuple."""
     known = {f.name: f for f in fields(kind)}
     for name in values:
         if name not in known:

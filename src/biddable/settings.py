@@ -95,6 +95,9 @@ class Settings(ReadSettings, FitSettings):
     top_layers: int = _option(
         0, "train the top N layers; what is below is run once", "all layers", within=(0, 1000)
     )
+    base_bits: int = _option(
+        0, "4: hold the frozen base in four bits; needs --lora", "as it is", within=(0, 32)
+    )
     report_to: str = _option("none", "also send every step and evaluation to this tracker")
 
 
@@ -175,7 +178,7 @@ class CompareSettings:
     fail_under: tuple[str, ...] = _option((), "METRIC=X: exit 1 where TUNED is worse, repeatable")
     device: str = _option("auto", "where to compute")
     precision: str = _option("fp32", "compute precision")
-    html: str = _option("", "write the report as a page")
+    html: str = _option("", "write the report as a page", file="write")
     redact: bool = _option(False, "leave every text out of the page")
 
 
@@ -184,8 +187,9 @@ class ExportSettings:
     """The options of `export`."""
 
     run: str = _option("", "run or model folder, or smollm2", file="model", nargs="1")
-    to: str = _option("gguf", "what for: llama.cpp")
+    to: str = _option("gguf", "what for: llama.cpp, Ollama, transformers and vLLM, or PEFT")
     type: str = _option("", "of the weights in a GGUF file", "q8_0")
+    apart: bool = _option(False, "an adapter in a GGUF file beside its base's, not merged")
     system: str = _option(
         "bake", "trained system prompt: in the template, or kept out", choices=("bake", "keep")
     )
@@ -246,6 +250,11 @@ class ServeSettings:
     host: str = _option("127.0.0.1", "address to serve on; any but this machine's needs a key")
     port: int = _option(8000, "port to serve on; 0 takes a free one")
     device: str = _option("auto", "where to compute")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoPrinting:
+    """Of a command whose result is no value that could be printed as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -196,14 +197,41 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def refuse_existing_run(out: str) -> None:
-    """Raises `output_exists` where a new run would have to overwrite something."""
+def refuse_existing(path: str) -> None:
+    """Raises an error where a file would have to be overwritten, or its folder is not there."""
+    folder = Path(path).parent
+    if os.path.lexists(path):
+        fix = "Name a new file; nothing is ever overwritten."
+        raise BiddableError("output_exists", "The file exists already.", fix, file=path)
+    if not folder.is_dir():
+        what = "The file cannot be written: its folder is not there."
+        fix = f"Make it: mkdir -p {shlex.quote(str(folder))}"
+        raise BiddableError("output_not_writable", what, fix, file=path)
+
+
+def write_new(path: str, lines: Iterable[str]) -> None:
+    """Writes a file that a user named, whole or not at all; nothing is overwritten."""
+    refuse_existing(path)
+    target = Path(path)
+    aside = target.with_name(f".{target.name}.part")
+    try:
+        with aside.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(lines)
+        flush(aside)
+        aside.rename(target)
+    except OSError as error:
+        what = f"The file cannot be written: {error.strerror}."
+        fix = "Check that you may write there, and that there is room."
+        raise BiddableError("output_not_writable", what, fix, file=path) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def refuse_existing_run(out: str, *, resumes: bool = True) -> None:
+    """Raises `output_exists` where something would be overwritten; what `resumes` may go on."""
     if out and os.path.lexists(out):
-        raise BiddableError(
-            "output_exists",
-            f"the output folder {out!r} exists already",
-            "give another --out, or go on with --resume",
-        )
+        fix = "give another --out" + (", or go on with --resume" if resumes else "")
+        raise BiddableError("output_exists", f"the output folder {out!r} exists already", fix)
 
 
 def need_space(folder: Path, needed: int) -> None:
@@ -212,9 +240,6 @@ def need_space(folder: Path, needed: int) -> None:
     Args:
         folder: it, or the nearest of its parents that is there, is looked at.
         needed: bytes.
-
-    Raises:
-        BiddableError: `no_space`, with the bytes needed and free.
     """
     if shutil.disk_usage(_existing(folder)).free < needed:
         raise no_space(folder, needed)

@@ -114,9 +114,6 @@ def read_line(prompt: str) -> str | None:
     """A line that is typed behind a prompt; None at the end of the input.
 
     On a terminal it is edited, and earlier lines come back, where the system has readline.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         notices().write(prompt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 CANARY = "ran.txt"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+EMBEDDING = "model.embed_tokens.weight"
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 
 
@@ -171,6 +172,12 @@ def added(state: dict[str, Tensor], name: str, tensor: Tensor) -> None:
     state[name] = tensor
 
 
+def set_all(state: dict[str, Tensor], names: Iterable[str], value: float) -> None:
+    """Writes one number all over some tensors."""
+    for name in names:
+        state[name] = torch.full_like(state[name], value)
+
+
 def set_number(state: dict[str, Tensor], value: float) -> None:
     state[Q_PROJ][3, 4] = value
 
@@ -311,6 +318,7 @@ CASES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {
         "an angle of 0": (
             config(rope_parameters={"rope_type": "default", "rope_theta": 0}), DAMAGED,
         ),
+        "a rope of another kind": (config(rope_parameters={"rope_type": "weird"}), DAMAGED),
         "a rope of text": (config(rope_parameters="long"), DAMAGED),
         "a negative epsilon": (config(rms_norm_eps=-1.0), DAMAGED),
         "one layer more": (config(num_hidden_layers=3), DAMAGED),
@@ -340,6 +348,9 @@ CASES: dict[str, dict[str, tuple[Callable[[Path], None], str]]] = {
         ),
         "NaN": (tensors(lambda s: set_number(s, float("nan"))), DAMAGED),
         "infinity": (tensors(lambda s: set_number(s, float("-inf"))), DAMAGED),
+        "zeros": (tensors(lambda s: set_all(s, list(s), 0.0)), DAMAGED),
+        "an embedding of ones": (tensors(lambda s: set_all(s, [EMBEDDING], 1.0)), DAMAGED),
+        "a head of zeros": (tensors(lambda s: set_all(s, ["lm_head.weight"], 0.0)), DAMAGED),
         "another head than the embedding it is tied to": (
             config(tie_word_embeddings=True), DAMAGED,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,11 +84,41 @@ def reference_step(model: Any, rows: list[Row]) -> tuple[float, float, dict[str,
     model.zero_grad()
     loss, weight = 0.0, 0.0
     for row in rows:
-        logits = model(input_ids=torch.tensor([row.input_ids]), use_cache=False).logits[0, :-1]
-        w = torch.tensor(row.weights[1:], dtype=logits.dtype)
-        targets = torch.tensor(row.input_ids[1:])
+        ids = torch.tensor([row.input_ids], device=model.device)
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+        w = torch.tensor(row.weights[1:], dtype=logits.dtype, device=model.device)
+        targets = ids[0, 1:]
         part = (torch.nn.functional.cross_entropy(logits, targets, reduction="none") * w).sum()
         part.backward()
         loss, weight = loss + part.item(), weight + sum(row.weights[1:])
     grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     return loss, weight, grads
+
+
+def rows_of(seed: int) -> list[Row]:
+    """Ragged rows with float weights: two prefix groups, loners, gaps between trained tokens."""
+    draw = random.Random(seed)
+
+    def tokens(n: int) -> list[int]:
+        return [draw.randrange(3, VOCABULARY) for _ in range(n)]
+
+    rows = []
+    for common in (tokens(19), tokens(24), []):
+        for _ in range(draw.randrange(2, 5)):
+            context, answer = tokens(draw.randrange(2, 9)), tokens(draw.randrange(1, 9))
+            weights = [draw.choice([1.0, 0.25, 3.0, 0.0]) for _ in answer]
+            weights[-1] = 1.0
+            tail = tokens(draw.randrange(0, 3))
+            ids = common + context + answer + tail
+            rows.append(Row(ids, [0.0] * len(common + context) + weights + [0.0] * len(tail)))
+    draw.shuffle(rows)
+    return rows
+
+
+def worst_difference(model: Any, grads: dict[str, torch.Tensor]) -> float:
+    """Largest difference of a gradient, relative to the largest entry of that gradient."""
+    return max(
+        ((p.grad - grads[n]).abs().max() / grads[n].abs().max().clamp_min(1e-12)).item()
+        for n, p in model.named_parameters()
+        if n in grads
+    )

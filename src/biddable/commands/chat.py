@@ -7,18 +7,16 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from biddable.data.conversation import Conversation, Message
-from biddable.data.files import refuse_existing
 from biddable.data.fix import as_row
 from biddable.dataset.early import refuse_early
 from biddable.errors import BiddableError, did_you_mean, refuse_no_text
 from biddable.generation.speaker import Reply, Speaker, checked_sampling, load
 from biddable.options import with_values
-from biddable.settings import ChatSettings, Printing, Sampling
-from biddable.storage import write_whole
+from biddable.settings import ChatSettings, NoPrinting, Sampling
+from biddable.storage import write_new
 from biddable.terminal import Writer, answers, console, line, notices, read_line
 
 # In a talk an answer needs room: this part of the context, or its longest length if that is less.
@@ -146,21 +144,11 @@ def _retry(talk: Talk, reply: Reply) -> None:
 
 
 def _save(talk: Talk, name: str) -> None:
-    """Writes the conversation as a row that `check` and `train` read.
-
-    Raises:
-        BiddableError: there is nothing to write, or no place for it.
-    """
+    """Writes the conversation as a row that `check` and `train` read."""
     if not name or not talk.messages:
         what = "there is no conversation yet" if name else "no file is named"
         raise BiddableError("option", what, "/save FILE writes the conversation")
-    refuse_existing(name)
-    row = json.dumps(as_row(Conversation(talk.sent())), ensure_ascii=False)
-    try:
-        write_whole(Path(name), row + "\n")
-    except OSError as error:
-        what = f"the file cannot be written: {error.strerror}"
-        raise BiddableError("output_not_writable", what, "name another", file=name) from error
+    write_new(name, [json.dumps(as_row(Conversation(talk.sent())), ensure_ascii=False) + "\n"])
     talk.notices.write(f"saved in {name}\n")
 
 
@@ -244,7 +232,7 @@ def typed_lines(notices: Writer) -> Iterator[str]:
         yield text
 
 
-def run(options: dict[str, Any], _: Printing) -> int:
+def run(options: dict[str, Any], _: NoPrinting) -> int:
     """Answers one prompt, or talks until the end of input."""
     prompt = options.get("prompt")
     if prompt == "-" or (prompt is None and not sys.stdin.isatty()):

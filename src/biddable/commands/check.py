@@ -14,6 +14,7 @@ from typing import Any
 from biddable.commands.rows import with_files
 from biddable.data.conversation import Conversation
 from biddable.data.fix import write_fixed
+from biddable.data.rows import number_of
 from biddable.dataset.early import refuse_early
 from biddable.dataset.prepare import prepare
 from biddable.dataset.prepared import Prepared, summary
@@ -21,21 +22,28 @@ from biddable.display.preparation import chosen, mask_page, show_findings, show_
 from biddable.errors import SEVERITIES, BiddableError, Finding, as_record, capped
 from biddable.options import with_values
 from biddable.settings import CheckPrinting, CheckSettings, ReadSettings
+from biddable.storage import write_new
 from biddable.terminal import console, line, write_json
 from biddable.training.log import counting
 
 # Findings that --fix mends.
-MENDED = ("duplicate_exact", "ends_without_answer", "no_value", "cr_line_ends")
+MENDED = (
+    *("duplicate_exact", "ends_without_answer", "no_value_as_answer", "no_value_in_prompt"),
+    "carriage_return_in_answers",
+)
 # Settings that decide how files are read; a repaired file needs none of them.
 READING = ("data", "map", "system", "encoding", "group_by")
 # Settings that change what `check` says of a file.
 CHECKING = ("base", "template", "header", "template_arg", "max_length", "too_long", "loss_on")
 _DONE = {
-    "duplicates_removed": "# repeated row left out",
-    "rows_without_value_removed": "# row without a value left out",
-    "trailing_messages_removed": "# message behind the last answer removed",
-    "line_ends_changed": "# row with plain line ends now",
-    "rows_with_errors_left_out": "# row with errors left out",
+    "duplicates_removed": ("repeated row left out", "repeated rows left out"),
+    "rows_without_value_removed": ("row without a value left out", "rows without a value left out"),
+    "trailing_messages_removed": (
+        "message behind the last answer removed",
+        "messages behind the last answer removed",
+    ),
+    "line_ends_changed": ("row with plain line ends now", "rows with plain line ends now"),
+    "rows_with_errors_left_out": ("row with errors left out", "rows with errors left out"),
 }
 
 
@@ -104,10 +112,10 @@ def check(data: Any = (), **options: Any) -> Checked:
     line(console(), "reading", ", ".join(settings.data))
     prepared = prepare(settings, counting(console()))
     if settings.dump:
-        _write(settings.dump, _dumped(prepared))
+        write_new(settings.dump, _dumped(prepared))
     fixed = _repair(prepared, settings, settings.fix) if settings.fix else {}
     if settings.html:
-        _write(settings.html, [mask_page(prepared)])
+        write_new(settings.html, [mask_page(prepared)])
     return Checked(prepared, settings, fixed)
 
 
@@ -122,18 +130,6 @@ def _dumped(prepared: Prepared) -> Iterator[str]:
             "text": prepared.tokenizer.decode(list(example.input_ids)),
         }
         yield json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def _write(path: str, lines: Iterable[str]) -> None:
-    try:
-        with Path(path).open("x", encoding="utf-8") as file:
-            file.writelines(lines)
-    except OSError as error:
-        raise BiddableError(
-            "output_exists" if isinstance(error, FileExistsError) else "output_not_writable",
-            f"{path} cannot be written: {error.strerror}",
-            "give another file; nothing is overwritten",
-        ) from error
 
 
 def _repair(prepared: Prepared, settings: ReadSettings, path: str) -> dict[str, int]:
@@ -156,15 +152,9 @@ def _repair(prepared: Prepared, settings: ReadSettings, path: str) -> dict[str, 
 
 def _repair_sentence(counts: dict[str, int]) -> str:
     """What was done, in words."""
-    parts = [_number(counts[name], text) for name, text in _DONE.items() if counts[name]]
-    return f"{_number(counts['written'], '# row written')}; {', '.join(parts) or 'nothing changed'}"
-
-
-def _number(count: int, text: str) -> str:
-    """A text with a number for `#`, and its `row` or `message` in the plural where it has to be."""
-    if count != 1:
-        text = text.replace(" row", " rows").replace(" message", " messages")
-    return text.replace("#", f"{count:,}")
+    parts = [number_of(counts[name], *words) for name, words in _DONE.items() if counts[name]]
+    written = number_of(counts["written"], "row written", "rows written")
+    return f"{written}; {', '.join(parts) or 'nothing changed'}"
 
 
 def _next_command(settings: ReadSettings, path: str) -> str:

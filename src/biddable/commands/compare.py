@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from biddable.commands.exam import Exam, set_exam
@@ -39,6 +38,7 @@ from biddable.models.base import (
 from biddable.models.support import context_of
 from biddable.options import with_values
 from biddable.settings import CompareSettings, Printing
+from biddable.storage import write_new
 from biddable.template.template import Template
 from biddable.terminal import console, line, write_json
 
@@ -199,11 +199,7 @@ def _write_page(
     judgements: Mapping[str, Judgement],
     context: int,
 ) -> None:
-    """Writes the report.
-
-    Raises:
-        BiddableError: `output_not_writable`.
-    """
+    """Writes the report."""
     report = exam.report(
         f"{settings.base} and {settings.tuned}",
         card,
@@ -212,22 +208,11 @@ def _write_page(
         limit=context,
         facts={n: getattr(settings, n) for n in ("base", "tuned", "data")} | versions(),
     )
-    try:
-        Path(settings.html).write_text(page(report, redact=settings.redact), encoding="utf-8")
-    except OSError as error:
-        raise BiddableError(
-            "output_not_writable",
-            f"the report {settings.html} cannot be written: {error.strerror}",
-            "give a path in a folder where you may write",
-        ) from error
+    write_new(settings.html, [page(report, redact=settings.redact)])
 
 
 def _read_limit(text: str) -> tuple[str, float]:
-    """METRIC=X.
-
-    Raises:
-        BiddableError: there is no such metric, or X is no number.
-    """
+    """METRIC=X."""
     name, _, value = text.partition("=")
     try:
         limit = float(value)
@@ -255,11 +240,9 @@ def _failures(card: Scorecard, limits: Sequence[tuple[str, float]]) -> list[str]
 def _refuse_other_tokenizer(base: Any, tuned: Any, name: str) -> None:
     """Refuses models whose losses cannot be compared token by token."""
     if base.get_vocab() != tuned.get_vocab():
-        raise BiddableError(
-            "tokenizers_differ",
-            f"{name} has another tokenizer than the tuned model",
-            "compare a model with the base that it was tuned from",
-        )
+        what = f"{name} has another tokenizer than the tuned model"
+        fix = "compare a model with the base that it was tuned from"
+        raise BiddableError("tokenizers_differ", what, fix)
 
 
 def _show_other_system_prompt(tuned: Base, rows: Sequence[Conversation]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from os import fspath
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from biddable.commands.run_parts import Shared
+from biddable.dataset.early import refuse_early
 from biddable.dataset.prepare import prepare
 from biddable.errors import BiddableError
 from biddable.judging.verdict import INTERRUPTED
 from biddable.options import with_values
 from biddable.settings import Settings
-from biddable.storage import refuse_existing_run
 from biddable.terminal import console, line
 from biddable.training.ranks import Ranks, first_before_others, joined_ranks
 from biddable.training.resume import AUTO, new_folder
@@ -53,7 +53,7 @@ class Adapters:
 
     def as_json(self) -> dict[str, Any]:
         """The object that `train --each --json` prints."""
-        cards, unjudged = self.cards(), {"verdict": INTERRUPTED.as_json()}
+        cards, unjudged = self.cards(), {"verdict": asdict(INTERRUPTED)}
         runs = [{"run": str(run), **cards.get(run.name, unjudged)} for run in self.runs]
         return {"adapters": runs}
 
@@ -72,7 +72,7 @@ def train_files(
         out = console()
         out.quiet = not ranks.first
         if resume != AUTO:
-            refuse_existing_run(settings.out)
+            refuse_early(settings)
         for name in settings.data:
             _refuse_faults(replace(settings, data=(name,)), ranks)
         root = Path(settings.out) if settings.out else _new_root(settings, ranks)
@@ -93,11 +93,7 @@ def train_files(
 
 
 def _stems(settings: Settings, resume: str) -> list[str]:
-    """The name of each file's run.
-
-    Raises:
-        BiddableError: `option`.
-    """
+    """The name of each file's run."""
     if resume not in ("", AUTO) or (resume and not settings.out):
         what = "--each goes on with what --out names, by --resume auto"
         raise BiddableError("option", what, "give --out DIR --resume auto, or --resume RUN alone")

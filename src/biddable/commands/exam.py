@@ -122,11 +122,7 @@ def set_exam(
     most: int,
     terms: Terms,
 ) -> Exam:
-    """The exam on at most so many of the held-out rows.
-
-    Raises:
-        BiddableError: `metric`, the user's metric fails on a row.
-    """
+    """The exam on at most so many of the held-out rows."""
     rows = held_out.conversations
     clusters = cluster_numbers(rows)
     questions = ask(rows, tokenizer, template, most=most, clusters=clusters)

@@ -49,7 +49,8 @@ def save_tuned(
     packaged = base.name == PACKAGED
     # The packaged weights are rounded, so another program needs them and not those of the hub.
     elsewhere = None if packaged else hub_id(base)
-    text = base_text(PACKAGED if packaged else absolute(base.name), run.record["base"])
+    name = PACKAGED if packaged else absolute(base.name)
+    text = base_text(name, run.record["base"], run.settings.base_bits)
     save_adapter(model, tensors, files, (elsewhere or str(base.folder.absolute()), text), folder)
 
 

@@ -46,11 +46,9 @@ def judged_rows(settings: CompareSettings, out: Console) -> JudgedRows:
     train = _read(settings, settings.train) if settings.train else _trained(run, out) if own else []
     if not settings.data:
         if not own:
-            raise BiddableError(
-                "no_data",
-                "no held-out rows are given",
-                f"give --data FILE, or a run folder with its {EVAL_FILE}",
-            )
+            what = "no held-out rows are given"
+            fix = f"give --data FILE, or a run folder with its {EVAL_FILE}"
+            raise BiddableError("no_data", what, fix)
         held_out = _good(read([str(run.eval_rows)]))
         leaked = bool(run.read_json("data.json").get("leaked"))
         return JudgedRows(held_out, train, leaked)

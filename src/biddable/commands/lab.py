@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from biddable.commands.listening import listen, refuse_without_server
+from biddable.commands.listening import listen
+from biddable.data.parquet import extra_module
 from biddable.data.readers import ReadResult, read
 from biddable.dataset.early import refuse_early
 from biddable.engine.precision import choose_device, load_model
 from biddable.lab.api import Lab
 from biddable.models.base import load_tokenizer, resolve_base
 from biddable.options import with_values
-from biddable.settings import LabSettings, Printing
+from biddable.settings import LabSettings, NoPrinting
 from biddable.terminal import console, line
 
 ADDRESS = "127.0.0.1"
@@ -28,7 +29,8 @@ def lab(**options: Any) -> None:
     """
     settings = with_values(LabSettings(), options)
     refuse_early(settings)
-    refuse_without_server("lab")
+    extra_module("uvicorn", "serve", "Serving a page")
+    extra_module("starlette", "serve", "Serving a page")
     line(console(), "loading", f"'{settings.base}'")
     rows = read([settings.data]) if settings.data else ReadResult()
     base = resolve_base(settings.base)
@@ -43,7 +45,7 @@ def lab(**options: Any) -> None:
         serve(page, listener)
 
 
-def run(options: dict[str, Any], _: Printing) -> int:
+def run(options: dict[str, Any], _: NoPrinting) -> int:
     """Serves the page until Ctrl-C."""
     lab(**options)
     return 0

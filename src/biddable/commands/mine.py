@@ -14,21 +14,19 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
-from rich.text import Text
 
 from biddable import __version__
-from biddable.data.files import refuse_existing, text_or_file
+from biddable.data.files import text_or_file
+from biddable.data.rows import number_of
+from biddable.display.preparation import show_kinds
 from biddable.errors import BiddableError, by_kind, did_you_mean
 from biddable.mining.collect import Collector, Record, own_groups
 from biddable.options import with_values
 from biddable.settings import MINED, MineSettings, Printing
-from biddable.storage import write_whole
+from biddable.storage import refuse_existing, write_whole
 from biddable.terminal import console, line, write_json
 
 RECORD = "mined.json"
-# Places of a kind of finding that are named.
-MOST_PLACES = 3
-_STYLES = {"warning": "yellow", "note": "dim"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -115,14 +113,11 @@ def _record_path(out: Path) -> Path:
 def _finish(part: Path, out: Path, record: Record) -> Path:
     """Gives rows of one single file groups of their own, puts the rows in their place, and writes
     the record, whose path is returned.
-
-    Raises:
-        BiddableError: there are no rows.
     """
     if not record.kinds:
-        _show_findings(record, console())
+        show_kinds(by_kind(record.findings()), console())
         what = f"nothing could be mined from {record.files:,} files"
-        fix = "docs/mining.md says what is read; the findings above say what was left out"
+        fix = "docs/guide/mining.md says what is read; the findings above say what was left out"
         raise BiddableError("nothing_mined", what, fix)
     if len(record.groups) == 1:
         rows = [json.loads(text) for text in part.read_text(encoding="utf-8").splitlines()]
@@ -165,33 +160,17 @@ def _progress(out: Console) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, every: bar.update(task, completed=done, total=max(every, 1))
 
 
-def _show_findings(record: Record, out: Console) -> None:
-    """A line for each kind of finding, with the first places and what to do."""
-    for kind in by_kind(record.findings()):
-        first, total = kind[0], sum(finding.count for finding in kind)
-        style = _STYLES[first.severity]
-        text = f"{total:,} times: {first.message} " if total > 1 else f"{first.message} "
-        out.print(Text.assemble((f"{first.severity:<8}", style), text, (f"[{first.code}]", "dim")))
-        named = list(dict.fromkeys(f.place() for f in kind if f.file))[:MOST_PLACES]
-        more = total - len(named)
-        if named:
-            rest = f" and {more:,} more" if more > 0 else ""
-            out.print(Text(f"        {', '.join(named)}{rest}", style="dim"))
-        if first.fix:
-            out.print(Text(f"        {first.fix}", style="dim"))
-
-
 def run(options: dict[str, Any], printing: Printing) -> int:
     """Mines, and says what came out and what was left out."""
     result = mine(**options)
     out, record = console(), result.record
     for name, count in record.kinds.most_common():
-        line(out, name, f"{count:,} rows")
+        line(out, name, number_of(count, "row"))
     licenses = ", ".join(f"{name} {count:,}" for name, count in record.licenses.most_common(6))
     line(out, "licenses", licenses)
-    _show_findings(record, out)
+    show_kinds(by_kind(record.findings()), out)
     total, groups = record.kinds.total(), len(record.groups)
-    line(out, "rows", f"{total:,} in {groups:,} groups: {result.out}")
+    line(out, "rows", f"{total:,} in {number_of(groups, 'group')}: {result.out}")
     line(out, "record", str(result.record_file))
     line(out, "next", shlex.join(["biddable", "check", str(result.out)]))
     if printing.json:

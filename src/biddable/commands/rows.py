@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from math import isnan
 from os import PathLike
 from typing import Any
 
@@ -29,10 +30,11 @@ def with_files(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _file_of(value: Any) -> Any:
     """A file with the rows, or the names of files as they are."""
-    if isinstance(value, str | PathLike) or not isinstance(value, Iterable):
+    table = _table_rows(value)
+    if table is None and (isinstance(value, str | PathLike) or not isinstance(value, Iterable)):
         return value
-    rows = list(value)
-    if not any(isinstance(row, Mapping | Conversation) for row in rows):
+    rows = list(value) if table is None else table
+    if table is None and not any(isinstance(row, Mapping | Conversation) for row in rows):
         return rows
     text = "".join(_line(number, row) + "\n" for number, row in enumerate(rows))
     path = cache_folder("rows") / f"rows-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
@@ -48,12 +50,31 @@ def _file_of(value: Any) -> Any:
     return str(path)
 
 
+def _table_rows(value: Any) -> list[dict[str, Any]] | None:
+    """The rows of a table of pandas, polars or Arrow, of which none is imported; else None."""
+    # A data set of the package datasets has a `to_dict` of its own, and is a sequence of rows.
+    tables = {"iterrows": "to_dict", "to_dicts": "to_dicts", "to_pylist": "to_pylist"}
+    name = next((tables[mark] for mark in tables if hasattr(value, mark)), "")
+    return list(getattr(value, name)(*["records"] * (name == "to_dict"))) if name else None
+
+
+def _plain_value(value: Any) -> Any:
+    """A cell as JSON has it: no value is null, a date its text in ISO form."""
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    for method in ("tolist", "isoformat"):
+        if hasattr(value, method):
+            return getattr(value, method)()
+    raise TypeError(f"a value of type {type(value).__name__} is no JSON")
+
+
 def _line(number: int, row: Any) -> str:
     try:
         if isinstance(row, Conversation):
             return json.dumps(as_row(row))
-        return json.dumps(dict(row))
-    except (TypeError, ValueError) as error:
+        cells = {k: None if isinstance(v, float) and isnan(v) else v for k, v in row.items()}
+        return json.dumps(cells, default=_plain_value)
+    except (TypeError, ValueError, AttributeError) as error:
         what = f"row {number} of the data cannot be written as JSON: {error}"
         fix = "give file names, dicts of JSON values, or biddable.Conversation objects"
         raise BiddableError("option", what, fix) from error

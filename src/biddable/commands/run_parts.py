@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -85,11 +85,7 @@ class Run:
 
 
 def refuse_adapter(base: str) -> None:
-    """Refuses to train on top of an adapter, which would leave one that needs two others.
-
-    Raises:
-        BiddableError: `adapter_in_base`.
-    """
+    """Refuses to train on top of an adapter, which would leave one that needs two others."""
     if adapter_folder(Path(base)):
         what = f"the base {base} is an adapter, and what is trained on top of it would need both"
         fix = "train on the adapter's own base, with the rows of both"
@@ -108,13 +104,14 @@ def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
         run.ranks, lambda: "bf16" if dtype == torch.bfloat16 else "fp32"
     )
     dtype = choose_dtype(precision, device)
-    base = run.prepared.base
+    base = replace(run.prepared.base, bits=settings.base_bits)
     weights, proof = open_weights(base, settings, device, dtype, run.ranks, run.shared.loaded)
     rows = _fed_rows(run, weights)
     own_budget = tokens_per_pass(settings, weights, rows, device, run.out)
     budget = -all_max(run.ranks, -own_budget)[0]
     sharded = ", sharded" if isinstance(weights, Shards) else ""
-    line(run.out, "compute", f"{precision} on {device.type}{sharded}")
+    bits = f", base in {settings.base_bits} bits" if settings.base_bits else ""
+    line(run.out, "compute", f"{precision} on {device.type}{sharded}{bits}")
     if settings.lora:
         run.shared.loaded = weights.model, proof
         line(run.out, "adapter", f"rank {settings.lora}, {_trained_count(weights)}")
@@ -219,13 +216,13 @@ def _watched_answer(exam: Exam, model: Any) -> str:
 def base_judgement(run: Run, weights: WeightStore, fresh: Callable[[], Any]) -> Judgement:
     """The base's judgement: made before step 1, and kept for when the run is resumed."""
     if (run.folder.path / BASE_FILE).is_file():
-        return Judgement.from_json(run.folder.read_json(BASE_FILE))
+        return Judgement(**run.folder.read_json(BASE_FILE))
     line(run.out, "judging", f"the base on {len(run.exam.questions)} prompts")
     key = run.exam.key()
     known = run.shared.judgements.get(key)
     base = judged(run, weights, weights.standalone_model(fresh, {}), known)
     run.shared.judgements[key] = base
-    run.folder.write_json(BASE_FILE, base.as_json())
+    run.folder.write_json(BASE_FILE, asdict(base))
     return base
 
 

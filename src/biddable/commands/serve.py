@@ -10,12 +10,13 @@ from os import PathLike
 from types import FrameType
 from typing import Any
 
-from biddable.commands.listening import listen, refuse_without_server
+from biddable.commands.listening import listen
+from biddable.data.parquet import extra_module
 from biddable.dataset.early import refuse_early
 from biddable.engine.precision import choose_device
 from biddable.errors import BiddableError
 from biddable.options import with_values
-from biddable.settings import Printing, ServeSettings
+from biddable.settings import NoPrinting, ServeSettings
 from biddable.terminal import console, line
 
 KEY = "BIDDABLE_KEY"
@@ -36,7 +37,8 @@ def serve(runs: str | PathLike[str] | Sequence[str | PathLike[str]], **options: 
     refuse_early(settings)
     if not settings.runs:
         raise BiddableError("option", "there is no model to serve", "biddable serve RUN")
-    refuse_without_server("serve")
+    extra_module("uvicorn", "serve", "Serving a page")
+    extra_module("starlette", "serve", "Serving a page")
     key = _key_for(settings.host)
     from biddable.serving.decoder import Decoder
     from biddable.serving.endpoints import Desk, serve_desk
@@ -53,11 +55,7 @@ def serve(runs: str | PathLike[str] | Sequence[str | PathLike[str]], **options: 
 
 
 def _key_for(host: str) -> str | None:
-    """The key that a request has to bear; None where only this machine can send one.
-
-    Raises:
-        BiddableError: `option`, others can, and there is no key.
-    """
+    """The key that a request has to bear; None where only this machine can send one."""
     from biddable.serving.exchange import is_local
 
     if is_local(host):
@@ -73,7 +71,7 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def run(options: dict[str, Any], _: Printing) -> int:
+def run(options: dict[str, Any], _: NoPrinting) -> int:
     """Serves until Ctrl-C or SIGTERM, which end it in order."""
 
     def end(_number: int, _frame: FrameType | None) -> None:

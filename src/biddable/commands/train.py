@@ -101,7 +101,7 @@ class Trained:
             "path": self.proof.as_json() if self.proof else None,
             "base": {name: m.base for name, m in metrics.items()},
             "tuned": {name: m.tuned for name, m in metrics.items()},
-            "verdict": (card.verdict if card else INTERRUPTED).as_json(),
+            "verdict": asdict(card.verdict if card else INTERRUPTED),
         }
 
 

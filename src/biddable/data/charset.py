@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from biddable.data.rows import suggestion
-from biddable.errors import BiddableError, Finding
+from biddable.errors import BiddableError, Finding, suggestion
 
 # The longer marks first: that of UTF-32-LE begins with that of UTF-16-LE.
 MARKS = (
@@ -43,9 +42,6 @@ def as_utf8(
 
     Without a name only what cannot be mistaken is taken for another encoding than UTF-8: a byte
     order mark, and UTF-16 of which at least a fifth of the characters are ASCII.
-
-    Raises:
-        BiddableError: the text is not in the named encoding, at its line.
     """
     head = stream.read(4096)
     stream.seek(0)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from biddable.data.formats import Drafts, Format, message_list
-from biddable.data.rows import Fields, is_nothing, parsed, plain_text, suggestion
-from biddable.errors import BiddableError
+from biddable.data.rows import Fields, is_nothing, parsed, plain_text
+from biddable.errors import BiddableError, suggestion
 
 TEXTS = ("system", "user", "assistant")
 JSON = "json:"
@@ -31,9 +31,6 @@ def parse_map(text: str) -> dict[str, str]:
     A plain value is the name of a column. A quoted one is a text of its own, with {column}
     placeholders and `\n` for a line break. `json:` before names of columns, or before `*` for all
     that no other field names, is the JSON object of their cells.
-
-    Raises:
-        BiddableError: the text has another form, or a field is named twice.
     """
     mapping: dict[str, str] = {}
     at = 0

@@ -6,12 +6,9 @@ reader goes on with the next one wherever the format lets it.
 
 from __future__ import annotations
 
-import difflib
 import gzip
 import hashlib
 import io
-import os
-import shlex
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +21,7 @@ from biddable.data.parquet import arrow_rows, damaged, parquet_rows
 from biddable.data.rows import Row
 from biddable.data.tables import table_rows
 from biddable.data.workbook import workbook_rows
-from biddable.errors import BiddableError, Finding, refuse_no_text
+from biddable.errors import BiddableError, Finding, nearest, refuse_no_text
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
 MOST_BLANK = 1 << 16
@@ -166,29 +163,9 @@ def _head(stream: io.BufferedIOBase, size: int) -> bytes:
     return head
 
 
-def refuse_existing(path: str) -> None:
-    """Raises an error where a file stands that would have to be overwritten, or no folder for it.
-
-    Raises:
-        BiddableError: `output_exists` or `output_not_writable`.
-    """
-    folder = Path(path).parent
-    if os.path.lexists(path):
-        fix = "Name a new file; nothing is ever overwritten."
-        raise BiddableError("output_exists", "The file exists already.", fix, file=path)
-    if not folder.is_dir():
-        what = "The file cannot be written: its folder is not there."
-        fix = f"Make it: mkdir -p {shlex.quote(str(folder))}"
-        raise BiddableError("output_not_writable", what, fix, file=path)
-
-
 @contextmanager
 def open_source(name: str, hashes: dict[str, str]) -> Iterator[io.BufferedIOBase]:
-    """Opens a file, or standard input for `-`, and notes its sha256 under its name.
-
-    Raises:
-        BiddableError: there is no such file, or it cannot be read.
-    """
+    """Opens a file, or standard input for `-`, and notes its sha256 under its name."""
     with ExitStack() as stack:
         stored: io.BufferedIOBase
         try:
@@ -217,29 +194,23 @@ def refuse_missing(names: Iterable[str]) -> None:
 
 def missing_file(name: str) -> BiddableError:
     """The error for a file that is not there, with the one of its folder that was likely meant."""
-    path, fix = Path(name), f"Check the path; it is looked up from {Path.cwd()}."
+    path = Path(name)
     try:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], 1)
+        near = nearest(path.name, [p.name for p in path.parent.iterdir()])
     except OSError:
-        near = []
-    if near:
-        fix = f"Did you mean {path.with_name(near[0])}?"
+        near = ""
+    fix = f"Check the path; it is looked up from {Path.cwd()}."
+    fix = f"Did you mean {path.with_name(near)}?" if near else fix
     return BiddableError("missing_file", "There is no such file.", fix, file=name)
 
 
 def text_or_file(option: str) -> str | None:
-    """TEXT, or the content of FILE for @FILE.
-
-    Raises:
-        BiddableError: the file cannot be read.
-    """
+    """TEXT, or the content of FILE for @FILE."""
     if not option.startswith("@"):
         return option or None
     try:
         return Path(option[1:]).read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise BiddableError(
-            "option",
-            f"the system prompt {option[1:]} cannot be read: {error}",
-            "give --system TEXT, or --system @FILE with a text file in UTF-8",
-        ) from error
+        what = f"the system prompt {option[1:]} cannot be read: {error}"
+        fix = "give --system TEXT, or --system @FILE with a text file in UTF-8"
+        raise BiddableError("option", what, fix) from error

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from biddable.data.conversation import Conversation, Message
-from biddable.data.files import refuse_existing
 from biddable.data.leftovers import has_no_value, with_plain_line_ends
 from biddable.data.rows import Fields
 from biddable.data.wording import digest
-from biddable.errors import BiddableError
+from biddable.storage import write_new
 
 COUNTS = (
     "written",
@@ -34,25 +31,10 @@ def write_fixed(conversations: Iterable[Conversation], path: str) -> dict[str, i
 
     Returns:
         Counts by name; `written` is that of rows.
-
-    Raises:
-        BiddableError: the file exists, which it does where it is a source, or cannot be written.
     """
-    target = Path(path)
-    refuse_existing(path)
     counts = Counter(dict.fromkeys(COUNTS, 0))
-    part = target.with_name(f".{target.name}.part")
-    try:
-        with part.open("x", encoding="utf-8", newline="\n") as stream:
-            for row in _repaired(conversations, counts):
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.rename(target)
-    except OSError as error:
-        what = f"The file cannot be written: {error.strerror}."
-        fix = "Check that the folder exists and that you may write there."
-        raise BiddableError("output_not_writable", what, fix, file=path) from None
+    rows = _repaired(conversations, counts)
+    write_new(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return dict(counts)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from biddable.data.charset import not_utf8
 from biddable.data.messages import written_role
-from biddable.data.rows import Row
+from biddable.data.rows import Row, unique_keys
 from biddable.errors import BiddableError
 
 # No conversation for a small model has a row of this size (4 million tokens), and a parser fed
@@ -156,18 +156,8 @@ def _element(text: str, at: int) -> tuple[Any, int]:
     return _too_large(), -1
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A dict, refusing a key that comes twice: the earlier text would silently be lost."""
-    by_key = dict(pairs)
-    if len(by_key) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice[:40]!r} stands twice in one object")
-    return by_key
-
-
 COMMA = "Remove the comma"
-DECODER = json.JSONDecoder(object_pairs_hook=_object)
+DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
 def _invalid(error: Exception) -> BiddableError:

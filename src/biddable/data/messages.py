@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from biddable.data.content_parts import Notes, answer_parts, text_of, without_results
 from biddable.data.conversation import Message
-from biddable.data.rows import Fields, check_value, is_nothing, kind, shown, suggestion
+from biddable.data.rows import Fields, check_value, is_nothing, kind, shown
 from biddable.data.tool_calls import take_calls, written_calls
-from biddable.errors import BiddableError
+from biddable.errors import BiddableError, suggestion
 
 WRITTEN_ROLES = {
     "system": ("system", "developer"),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from biddable.data.rows import Row
-from biddable.errors import BiddableError
+from biddable.errors import BiddableError, first_line
 
 BATCH_ROWS = 1000
 
@@ -86,16 +86,11 @@ def damaged(error: Exception) -> BiddableError:
     return BiddableError("unreadable_file", what, fix)
 
 
-def first_line(error: Exception) -> str:
-    """What an error of a library says, on one line."""
-    return str(error).partition("\n")[0][:200]
-
-
-def extra_module(module: str, extra: str) -> Any:
+def extra_module(module: str, extra: str, purpose: str = "Reading this") -> Any:
     """A module of an extra's package; `missing_extra` where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        what = f"Reading this needs the package {module.partition('.')[0]}."
+        what = f"{purpose} needs the package {module.partition('.')[0]}."
         fix = f'Install it: pip install "biddable[{extra}]".'
         raise BiddableError("missing_extra", what, fix) from None

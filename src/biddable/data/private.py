@@ -73,9 +73,7 @@ ACCOUNT = r"\b[A-Z]{2}\d{2} ?(?:[A-Z0-9]{4} ?){2,7}[A-Z0-9]{1,4}\b"
 PRIVATE_KEY = r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\w+/=\s\\,:-]*"
 PATTERNS = {
     "secret_found": (
-        Pattern(
-            "a private key", ("-----BEGIN ",), r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\w+/=\s\\,:-]*"
-        ),
+        Pattern("a private key", ("-----BEGIN ",), PRIVATE_KEY),
         Pattern("an AWS access key", ("AKIA", "ASIA"), r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
         Pattern("a GitHub token", GITHUB, r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{60,})"),
         Pattern("a GitLab token", ("glpat-",), r"\bglpat-[\w-]{20,}"),

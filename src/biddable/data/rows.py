@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from biddable.errors import BiddableError
@@ -37,6 +35,16 @@ class Row(NamedTuple):
     value: Any
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; one with a key twice, of which a text would be lost, is refused."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:40]!r} stands twice in one object")
+    return value
+
+
 def parsed(text: str) -> Any:
     """The value of JSON text, or the text itself where it is none."""
     try:
@@ -58,12 +66,6 @@ def shown(value: object) -> str:
 def shortened(text: str) -> str:
     """A text of at most 60 characters."""
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def suggestion(written: str, known: Iterable[str], otherwise: str) -> str:
-    """The fix for a name that is not known: the one that was likely meant, or what else to do."""
-    near = difflib.get_close_matches(written, list(known), 1)
-    return f"Did you mean {near[0]!r}?" if near else otherwise
 
 
 def number_of(count: int, one: str, several: str = "") -> str:

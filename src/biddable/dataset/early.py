@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from biddable.data.charset import check_encoding
 from biddable.data.columns import parse_map
-from biddable.data.files import missing_file, refuse_existing, refuse_missing
+from biddable.data.files import missing_file, refuse_missing
 from biddable.errors import BiddableError, did_you_mean
-from biddable.settings import PACKAGED
-from biddable.storage import refuse_existing_run
+from biddable.models.adapter_files import refuse_without_bits
+from biddable.settings import PACKAGED, FitSettings
+from biddable.storage import refuse_existing, refuse_existing_run
 from biddable.template.frames import FRAMES
 from biddable.template.rendering import attempt, literal_texts
 from biddable.template.template import ANSWER, QUESTION, Template, read, render_dicts
@@ -41,7 +42,7 @@ def refuse_early(settings: DataclassInstance) -> None:
     system, template = (getattr(settings, name, "") or "" for name in ("system", "template"))
     refuse_missing((*named["read"], system[1:] if system.startswith("@") else ""))
     for name in named["make"]:
-        refuse_existing_run(name)
+        refuse_existing_run(name, resumes=isinstance(settings, FitSettings))
     for path, count in Counter(named["write"]).items():
         refuse_existing(path)
         if count > 1:
@@ -58,7 +59,7 @@ def refuse_early(settings: DataclassInstance) -> None:
         parse_map(map_text)
     if encoding := getattr(settings, "encoding", ""):
         check_encoding(encoding)
-    refuse_device(getattr(settings, "device", ""))
+    refuse_machine(settings)
     refuse_template(template, named["model"])
 
 
@@ -92,8 +93,11 @@ def refuse_template(template: str, models: Sequence[str]) -> None:
             attempt(partial(render_dicts, tried, chat, chat[-1] is QUESTION))
 
 
-def refuse_device(device: str) -> None:
-    """Raises an error where it is certain without torch that the device is not there."""
+def refuse_machine(settings: DataclassInstance) -> None:
+    """Raises an error where it is certain without torch that device or package are not there."""
+    device = getattr(settings, "device", "")
+    if getattr(settings, "base_bits", 0):
+        refuse_without_bits()
     try:
         without_cuda = version("torch").endswith("+cpu")
     except PackageNotFoundError:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from biddable.data.rows import number_of
 from biddable.display.pages import PALETTE
 from biddable.display.scorecard_lines import card_lines
 from biddable.judging.intervals import smallest_difference
@@ -29,7 +30,7 @@ def show_outcome(
 ) -> None:
     """The scorecard, three questions with the answers of each model, and the verdict."""
     out.print()
-    for text in card_lines(card):
+    for text in card_lines(card, out.width):
         out.print(Text(text))
     for i, question in enumerate(questions[:SIDE_BY_SIDE]):
         out.print()
@@ -50,7 +51,7 @@ def show_smallest_difference(questions: Sequence[Question], out: Console) -> Non
     """What the rows to judge on could show at best, said before anything is trained."""
     independent = len({i if q.cluster is None else -1 - q.cluster for i, q in enumerate(questions)})
     least = smallest_difference(independent)
-    rows = "1 held-out row" if len(questions) == 1 else f"{len(questions)} held-out rows"
+    rows = number_of(len(questions), "held-out row")
     rows += "" if independent == len(questions) else f" ({independent} independent)"
     shown = (
         f"a rate has to change by {100 * least:.0f} points to be sure"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 # Drawn in these colors, and then given those of the page.
@@ -46,9 +47,7 @@ def loss_curve(events: Sequence[Mapping[str, Any]]) -> Markup:
 
 def histogram(values: Sequence[int], bins: int) -> list[int]:
     """How many values are in each of equal bins from 0 to the largest."""
-    counts, end = [0] * bins, max(values, default=0) + 1
-    for value in values:
-        counts[min(bins - 1, bins * value // end)] += 1
+    counts: list[int] = np.histogram(values, bins, (0, max(values, default=0) + 1))[0].tolist()
     return counts
 
 
@@ -67,11 +66,12 @@ def _held_out(axes: Any, evals: Sequence[Mapping[str, Any]]) -> None:
 
 def _smoothed(values: Sequence[float]) -> list[float]:
     """Exponential mean without the bias of its start."""
-    smooth, total, weight = [], 0.0, 0.0
-    for value in values:
-        total = _SMOOTHING * total + (1 - _SMOOTHING) * value
-        weight = _SMOOTHING * weight + 1 - _SMOOTHING
-        smooth.append(total / weight)
+    from scipy.signal import lfilter
+
+    total, weight = (
+        lfilter([1 - _SMOOTHING], [1, -_SMOOTHING], row) for row in (values, np.ones(len(values)))
+    )
+    smooth: list[float] = (total / weight).tolist()
     return smooth
 
 

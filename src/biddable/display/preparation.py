@@ -75,8 +75,16 @@ def chosen(
 
 def show_findings(prepared: Prepared, out: Console, command: str = "") -> None:
     """The findings by kind, worst first, how many there are, and the command that mends some."""
-    kinds = by_kind([*prepared.findings, *prepared.dropped])
     out.print()
+    kinds = by_kind([*prepared.findings, *prepared.dropped])
+    show_kinds(kinds, out)
+    out.print(", ".join(_number(kinds, severity) for severity in ("error", "warning")))
+    if command:
+        line(out, "next", command)
+
+
+def show_kinds(kinds: Sequence[Sequence[Finding]], out: Console) -> None:
+    """A line for each kind of finding, with the first places and what to do."""
     for severity, text, code, places, fix in finding_lines(kinds):
         style = _STYLES[severity]
         out.print(Text.assemble((f"{severity:<8}", style), f"{text} ", (f"[{code}]", "dim")))
@@ -84,9 +92,6 @@ def show_findings(prepared: Prepared, out: Console, command: str = "") -> None:
             out.print(Text(f"        at {places}", "dim"))
         if fix:
             out.print(Text(f"        fix: {fix}", "dim"))
-    out.print(", ".join(_number(kinds, severity) for severity in ("error", "warning")))
-    if command:
-        line(out, "next", command)
 
 
 def mask_page(prepared: Prepared) -> str:
@@ -131,7 +136,7 @@ def _line_of(kind: Sequence[Finding]) -> FindingLine:
 def _number(kinds: Sequence[Sequence[Finding]], severity: str) -> str:
     """`1 error`, `2 warnings`; one that sums up rows and has a place of its own is one."""
     number = sum(1 if f.line else f.count for kind in kinds for f in kind if f.severity == severity)
-    return f"{number:,} {severity}{'' if number == 1 else 's'}"
+    return number_of(number, severity)
 
 
 def length_line(lengths: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""A scorecard as lines of text, at most 80 columns wide."""
+"""A scorecard as lines of text, at most 80 columns wide, or 60 with the names above the figures."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ from biddable.judging.scorecard import Scorecard
 
 LONGEST_RULE = 300
 LONGEST_NAME = 30
+# Columns of the figures, and those of the few-shot baseline among them.
+FIGURES, FEW_SHOT = 41, 9
 
 
-def card_lines(card: Scorecard) -> list[str]:
+def card_lines(card: Scorecard, columns: int = 80) -> list[str]:
     """The scorecard as lines of text; beside the models the best answer without one."""
     rival = any(m.few_shot is not None for m in card.metrics.values())
     width = min(LONGEST_NAME, max((len(title(name)) for name in card.metrics), default=0))
 
     def row(name: str, cells: list[str], change: str) -> str:
         base, few_shot, tuned, baseline = cells
-        shown = f"{name[:width]:{width}}{base:>7}" + (f"{few_shot:>9}" if rival else "")
-        return f"{shown}{tuned:>7}{baseline:>9}  {change}".rstrip()
+        shown = f"{base:>7}" + (f"{few_shot:>9}" if rival else "")
+        figures = f"{shown}{tuned:>7}{baseline:>9}  {change}".rstrip()
+        if width + FIGURES + FEW_SHOT * rival > columns:
+            return f"{name}\n{figures}" if name else figures
+        return f"{name[:width]:{width}}{figures}"
 
     lines = [row("", ["base", "few-shot", "tuned", "no model"], "change (95 % CI)")]
     for name, m in card.metrics.items():
         cells = [number(m, value) for value in (m.base, m.few_shot, m.tuned, m.baseline)]
-        lines.append(row(title(name), cells, difference(m)))
+        lines += row(title(name), cells, difference(m)).split("\n")
     if card.format:
         long = len(card.format) > LONGEST_RULE
         lines.append(f"format rule: {card.format[:LONGEST_RULE]}{'…' if long else ''}")

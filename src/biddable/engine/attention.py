@@ -25,7 +25,7 @@ from biddable.engine.flash import Flash, tiles_of
 from biddable.engine.layout import Layout
 from biddable.engine.masked import Scores, masked_attention
 from biddable.engine.row_attention import Rows, attend_rows
-from biddable.engine.varlen import Stretch, fits_varlen, varlen_attention
+from biddable.engine.varlen import Stretch, cuts_of, fits_varlen, varlen_attention
 
 NAME = "biddable"
 _LAYOUT: ContextVar[Layout | Rows | None] = ContextVar("layout of the pass", default=None)
@@ -108,20 +108,21 @@ def _attend_segments(
         kept.keys[layer] = key[:, :, start:stop].contiguous()
         kept.values[layer] = value[:, :, start:stop].contiguous()
     pairs = [(p.keys[layer], p.values[layer]) for p in layout.prefixes]
-    stretches = [Stretch(a, b, pairs[g] if g >= 0 else None) for a, b, g in spans]
-    reach = max(stretch.keys for stretch in stretches)
-    how = how.within(reach)
+    sizes = [prefix.length for prefix in layout.prefixes]
+    how = how.within(max(b - a + (sizes[g] if g >= 0 else 0) for a, b, g in spans))
     plain = how.window is None and how.softcap is None
     out: Tensor
-    if plain and query.device.type == "cpu":
+    if how.softcap is None and how.sinks is None and fits_varlen(query):
+        layout.cuts = layout.cuts or cuts_of(spans, sizes, query.device)
+        out = varlen_attention(qkv, pairs, layout.cuts, how.scale, how.window)
+    elif plain and query.device.type == "cpu":
         layout.tiles = layout.tiles or tiles_of(layout.lengths, query)
         out = Flash.apply(*qkv, how.scale, how.sinks, (layout.tiles, spans), *chain(*pairs))  # type: ignore[no-untyped-call]
-    elif how.softcap is None and how.sinks is None and fits_varlen(query):
-        out = varlen_attention(query, key, value, stretches, how.scale, how.window)
     else:
         parts = []
-        for stretch in stretches:
-            q, (k, v) = query[:, :, stretch.start : stretch.stop], stretch.seen(key, value)
+        for start, stop, g in spans:
+            stretch = Stretch(start, stop, pairs[g] if g >= 0 else None)
+            q, (k, v) = query[:, :, start:stop], stretch.seen(key, value)
             parts.append(masked_attention(q, k, v, how))
         out = torch.cat(parts, 2)
     return out.transpose(1, 2)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from biddable.engine.attention import NAME
+from biddable.engine.head import Head, forward_to_head
 
 
 def is_flat(model: Any) -> bool:
@@ -23,8 +24,8 @@ def is_flat(model: Any) -> bool:
     return bool(model.config.get_text_config()._attn_implementation == NAME)
 
 
-def feed_beside(model: Any, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(T, D) hidden states of rows that stand one after another in (1, T) ids."""
+def feed_beside(model: Any, input_ids: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Head]:
+    """(T, D) of what enters the head, of rows that stand one after another in (1, T) ids."""
     rows = pad_sequence(list(torch.split(input_ids[0], list(lengths))), batch_first=True)
-    hidden = model.base_model(input_ids=rows, use_cache=False).last_hidden_state
-    return torch.cat([row[:length] for row, length in zip(hidden, lengths, strict=True)])
+    hidden, head = forward_to_head(model, {"input_ids": rows})
+    return torch.cat([row[:length] for row, length in zip(hidden, lengths, strict=True)]), head

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from biddable.engine.flash import Tile
+from biddable.engine.varlen import Cuts
 
 
 @dataclass(slots=True)
@@ -40,7 +41,8 @@ class Layout:
         prefixes: what the segments may continue.
         keep: where given, one `Prefix` a segment to store its keys and values in.
         calls: how often the pass called attention so far.
-        tiles: what one flash call attends to, made once for all layers.
+        tiles: what one flash call attends to, worked out once for all layers; on a CPU.
+        cuts: the same for the one call on CUDA.
     """
 
     lengths: Sequence[int]
@@ -49,6 +51,7 @@ class Layout:
     keep: Sequence[Prefix] = ()
     calls: int = 0
     tiles: list[Tile] = field(default_factory=list)
+    cuts: Cuts | None = None
 
     def spans(self) -> list[tuple[int, int, int]]:
         """(start, stop, prefix index) of each segment."""

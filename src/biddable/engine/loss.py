@@ -8,37 +8,15 @@ Forming gradients in the forward is the idea of Liger's fused linear cross-entro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from biddable.engine.head import Head
 
 # Logits of a chunk: 512 rows of a vocabulary of 49,152 are 96 MiB in fp32.
 CHUNK_ELEMENTS = 512 * 49_152
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The vocabulary head: logits = softcap(h W^T + b) / divide, in the order the family has it."""
-
-    weight: Tensor
-    bias: Tensor | None
-    divide: float = 1.0
-    softcap: float | None = None
-
-
-def head_of(model: Any) -> Head:
-    """The head of a transformers causal language model of a supported architecture."""
-    layer: nn.Linear = model.get_output_embeddings()
-    config = model.config.get_text_config()
-    return Head(
-        layer.weight,
-        layer.bias,
-        # Granite divides by the one, Cohere multiplies by the other.
-        float(getattr(config, "logits_scaling", 1.0)) / float(getattr(config, "logit_scale", 1.0)),
-        getattr(config, "final_logit_softcapping", None),
-    )
 
 
 def loss_sum(hidden: Tensor, head: Head, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -135,7 +113,8 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scaled = list(ctx.saved_tensors)
-        if grad.item() != 1.0:  # a whole pass over the head's gradient, rarely needed
+        # A pass over the head's gradient, rarely needed; to look on CUDA would be to wait for it.
+        if grad.device.type == "cuda" or grad.item() != 1.0:
             scaled = [None if d is None else d.mul_(grad.to(d.dtype)) for d in scaled]
         return (*scaled, None, None, None)
 

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from biddable.engine.layout import Layout
+from biddable.engine.beside import is_flat
+from biddable.engine.layout import Layout, Prefix
 from biddable.engine.loss import CHUNK_ELEMENTS
 from biddable.engine.plan import StepPlan
 from biddable.engine.step import Run, directly, feed
@@ -48,6 +49,8 @@ class Needs:
         vocabulary: rows of the vocabulary head.
         width: columns of the vocabulary head.
         frozen_head: whether the head has no gradient.
+        pair: the keys and values of one token in all layers, where each segment of a pass keeps a
+            copy of those of its prefix, as on CUDA; else 0.
     """
 
     resident: int
@@ -57,8 +60,9 @@ class Needs:
     vocabulary: int
     width: int
     frozen_head: bool = False
+    pair: int = 0
 
-    def peak(self, tokens: int, rows: int, *, several: bool, kept: int = 0) -> int:
+    def peak(self, tokens: int, rows: int, *, several: bool, kept: int = 0, copied: int = 0) -> int:
         """The most that a step holds at once.
 
         Args:
@@ -66,12 +70,14 @@ class Needs:
             rows: trained rows of the pass.
             several: whether the step has more passes, so that gradients of one are there already.
             kept: those of `tokens` whose activations outlive the pass: of prefixes fed before it.
+            copied: prefix tokens of the pass, counted once for each segment that continues them.
         """
         chunk = min(rows * self.vocabulary, max(CHUNK_ELEMENTS, self.vocabulary))
         # Logits with the copy that their log-sum-exp makes; the head's own gradient.
         own = 0 if self.frozen_head else 4 * self.vocabulary * self.width
         head = 2 * 4 * chunk + own
-        forward = self.token * tokens + head + (self.gradients if several else 0)
+        activations = self.token * tokens + self.pair * copied
+        forward = activations + head + (self.gradients if several else 0)
         backward = self.gradients + 4 * self.width * tokens + self.token * kept
         return self.resident + round(_HOLES * (self.moments + max(forward, backward)))
 
@@ -96,7 +102,8 @@ def needs_of(
     else:
         resident = psutil.Process().memory_info().rss
     rows, width = map(int, head.shape)
-    return Needs(resident, moments, working_bytes + copied, token, rows, width, frozen)
+    pair = pair_bytes(model, run) if model.device.type == "cuda" and is_flat(model) else 0
+    return Needs(resident, moments, working_bytes + copied, token, rows, width, frozen, pair)
 
 
 def _saved_bytes(model: Any, tokens: int, run: Run) -> int:
@@ -110,13 +117,26 @@ def _saved_bytes(model: Any, tokens: int, run: Run) -> int:
         held.append(tensor)
         return tensor
 
-    ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
-    places = torch.arange(tokens, device=model.device)[None]
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        run(lambda: feed(model, ids, places, Layout([tokens], [-1])).sum())
+        run(lambda: _feed_zeros(model, Layout([tokens], [-1])).sum())
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}
     known = {p.untyped_storage().data_ptr() for p in model.parameters() if type(p) is nn.Parameter}
     return sum(size for place, size in storages.items() if place not in known)
+
+
+@torch.no_grad()
+def pair_bytes(model: Any, run: Run = directly) -> int:
+    """Bytes of the keys and values of one token in all layers."""
+    prefix = Prefix(_PROBE)
+    run(lambda: _feed_zeros(model, Layout([_PROBE], [-1], keep=[prefix])))
+    return sum(t.nbytes for t in (*prefix.keys.values(), *prefix.values.values())) // _PROBE
+
+
+def _feed_zeros(model: Any, layout: Layout) -> Tensor:
+    tokens = sum(layout.lengths)
+    ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
+    hidden, _ = feed(model, ids, torch.arange(tokens, device=model.device)[None], layout)
+    return hidden
 
 
 def peak_of(needs: Needs, plans: Iterable[StepPlan], trained: Iterable[int]) -> int:
@@ -126,7 +146,12 @@ def peak_of(needs: Needs, plans: Iterable[StepPlan], trained: Iterable[int]) -> 
         shared = sum(map(len, plan.prefixes))
         longest = max(sum(map(len, batch)) for batch in plan.micro_batches)
         several, kept = len(plan.micro_batches) > 1, 0 if plan.joined else shared
-        peaks.append(needs.peak(shared + longest, rows, several=several, kept=kept))
+        copied = max(
+            sum(len(plan.prefixes[s.group]) for s in batch if s.group >= 0)
+            for batch in plan.micro_batches
+        )
+        tokens = shared + longest
+        peaks.append(needs.peak(tokens, rows, several=several, kept=kept, copied=copied))
     return max(peaks)
 
 
@@ -145,7 +170,9 @@ def choose_batch_tokens(needs: Needs, device: torch.device) -> int:
 def free_bytes(device: torch.device) -> int:
     """Memory that the process can still take: of the device, of the machine, of its container."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What earlier work of this process let go stays with PyTorch, and is used again.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     try:

@@ -12,11 +12,13 @@ import torch
 
 from biddable.engine.attention import NAME, register
 from biddable.engine.proof import STOCK, Proof, prove
-from biddable.errors import BiddableError
-from biddable.models.adapters import load_adapter
+from biddable.errors import BiddableError, first_line
+from biddable.models.adapters import decoder_layers, load_adapter
 from biddable.models.base import Base, load_config
-from biddable.models.vetting import damaged
-from biddable.models.whole import first_line, load_pretrained, refuse_not_finite, refuse_unlike
+from biddable.models.four_bits import quantize_linears
+from biddable.models.vetting import damaged, first_names
+from biddable.models.whole import load_pretrained, refuse_unlike
+from biddable.terminal import console, line
 
 Precision = Literal["auto", "fp32", "bf16"]
 # As torch names them: of Intel's and AMD's servers. An Arm processor's bf16 is not among them, for
@@ -34,7 +36,7 @@ def load_proven(
 ) -> tuple[Any, Proof]:
     """The base's weights, in evaluation mode, and the proof of how its rows may be fed.
 
-    With its adapter, if it has one.
+    With its adapter, if it has one; in four bits, if it is to be held so.
 
     Evaluation mode is kept for training too: dropout would make the gradient depend on how rows
     fall into micro-batches, and no law of the engine could be shown.
@@ -44,18 +46,51 @@ def load_proven(
             finite; `not_proven`, its gradient would be another.
     """
     register()
+    if device.type == "cuda":
+        # NVIDIA's containers turn TF32 on, which rounds factors to 10 bits; the proof would fail.
+        torch.set_float32_matmul_precision("highest")
     config = load_config(base)
     try:
-        model, report = load_pretrained(base.folder, config, attention=STOCK, dtype=dtype)
+        stored = "auto" if base.bits else dtype
+        model, report = load_pretrained(base.folder, config, attention=STOCK, dtype=stored)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(base.name, f"its weights cannot be loaded: {first_line(error)}") from error
     refuse_unlike(report, base.name)
-    refuse_not_finite(model, base.name)
+    _refuse_unlearned(model, base.name)
+    if base.bits:
+        quantize_linears(decoder_layers(model), device, dtype)
+        for parameter in model.parameters():
+            # Not the buffers: rounded rotary angles would be those of another model.
+            parameter.data = parameter.data.to(dtype)
     model = model.to(device).eval()
     proof = prove(model, base.name)
     if base.adapter:
         load_adapter(model, base.adapter, base.name)
     return model.to(device).eval(), proof
+
+
+def _refuse_unlearned(model: Any, name: str) -> None:
+    """Refuses a model with NaN or infinity among its numbers, or with one number throughout.
+
+    A matrix of zeros is meant in some bases: layers that were put in and are still to learn. As an
+    embedding or a head, or as most matrices, it is damage.
+
+    Raises:
+        BiddableError: `base_damaged`, with the tensors' names.
+    """
+    numbers = [*model.named_parameters(), *model.named_buffers()]
+    filled = {key: t.detach() for key, t in numbers if t.is_floating_point() and t.numel()}
+    limits = {key: t.aminmax() for key, t in filled.items()}
+    if bad := {k for k, ends in limits.items() if not all(limit.isfinite() for limit in ends)}:
+        raise damaged(name, f"tensors hold NaN or infinity: {first_names(bad)}")
+    matrices = {k: p for k, p in model.named_parameters() if p.ndim > 1 and p.shape[-1] > 1}
+    flat = {key: matrices[key] for key in matrices if limits[key].min == limits[key].max}
+    ends = [part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())]
+    what = f"every number is the same in {first_names(set(flat))}"
+    if 2 * len(flat) > len(matrices) or any(p is end for p in flat.values() for end in ends):
+        raise damaged(name, what)
+    if flat:
+        line(console(), "constant", f"{name}: {what}")
 
 
 def new_model(config: Any, device: torch.device, seed: int) -> Any:

@@ -19,10 +19,12 @@ from torch import Tensor
 from biddable.engine.attention import laid_out
 from biddable.engine.beside import feed_beside, is_flat
 from biddable.engine.embedding import embed, tokens_of
+from biddable.engine.head import Head, forward_to_head
 from biddable.engine.layout import Layout, Prefix
-from biddable.engine.loss import head_of, loss_sum, row_losses
+from biddable.engine.loss import loss_sum, row_losses
 from biddable.engine.plan import Segment, StepPlan, Trainable, plan_step, trained_count
 from biddable.engine.row_attention import Rows
+from biddable.engine.varlen import sent
 
 T = TypeVar("T")
 
@@ -69,16 +71,20 @@ def backward_step(
     """
     prefixes, end = _prefixes(model, plan, run)
     leaves = prefixes if plan.joined else [p.leaves() for p in prefixes]
-    loss, weight, means = 0.0, 0.0, [0.0] * len(examples)
+    fed: list[tuple[Flat, Tensor, Tensor]] = []
     for flat, layout in _passes(model, examples, plan, leaves):
         part, losses = run(partial(_loss_of, model, flat, layout))
         part.backward()  # type: ignore[no-untyped-call]
+        fed.append((flat, part.detach(), losses))
+    if not plan.joined:
+        _backward_prefixes(prefixes, leaves, end if plan.even else None)
+    # Read last: CUDA works while the passes are called, and to read a number is to wait for it.
+    loss, weight, means = 0.0, 0.0, [0.0] * len(examples)
+    for flat, part, losses in fed:
         loss += part.item()
         weight += float(flat.weights.sum())
         for example, own, weights in _by_example(flat, examples, losses):
             means[example] = float((own * weights).sum() / weights.sum())
-    if not plan.joined:
-        _backward_prefixes(prefixes, leaves, end if plan.even else None)
     return loss, weight, means
 
 
@@ -97,15 +103,15 @@ def example_losses(
 
 
 def _loss_of(model: Any, flat: Flat, layout: Layout) -> tuple[Tensor, Tensor]:
-    hidden = feed(model, flat.input_ids, flat.position_ids, layout)[flat.rows]
+    hidden, head = feed(model, flat.input_ids, flat.position_ids, layout)
     targets = tokens_of(model.get_input_embeddings(), flat.targets)
-    return loss_sum(hidden, head_of(model), targets, flat.weights)
+    return loss_sum(hidden[flat.rows], head, targets, flat.weights)
 
 
 def _losses_of(model: Any, flat: Flat, layout: Layout) -> Tensor:
-    hidden = feed(model, flat.input_ids, flat.position_ids, layout)[flat.rows]
+    hidden, head = feed(model, flat.input_ids, flat.position_ids, layout)
     targets = tokens_of(model.get_input_embeddings(), flat.targets)
-    return row_losses(hidden, head_of(model), targets)
+    return row_losses(hidden[flat.rows], head, targets)
 
 
 def _by_example(
@@ -157,11 +163,11 @@ def flatten(
         ids += example.input_ids[s.start : s.stop]
         positions += range(s.start, s.stop)
     return Flat(
-        torch.tensor([ids or [0]], device=device),
-        torch.tensor([positions or [0]], device=device),
-        torch.tensor(rows, device=device, dtype=torch.long),
-        torch.tensor(targets, device=device, dtype=torch.long),
-        torch.tensor(weights, device=device, dtype=torch.float64).to(_float(device)),
+        sent(torch.tensor([ids or [0]]), device),
+        sent(torch.tensor([positions or [0]]), device),
+        sent(torch.tensor(rows, dtype=torch.long), device),
+        sent(torch.tensor(targets, dtype=torch.long), device),
+        sent(torch.tensor(weights, dtype=_float(device)), device),
         tuple(segments),
     )
 
@@ -171,19 +177,20 @@ def _float(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def feed(model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout | Rows) -> Tensor:
-    """(T, D) hidden states after the last norm, by the path that the model takes."""
+def feed(
+    model: Any, input_ids: Tensor, position_ids: Tensor, layout: Layout | Rows
+) -> tuple[Tensor, Head]:
+    """(T, D) of what enters the vocabulary head, by the path that the model takes; and the head."""
     if not is_flat(model):
         return feed_beside(model, input_ids, _lengths_alone(layout))
     fed: dict[str, Tensor] = {"input_ids": input_ids}
     if not getattr(model.config.get_text_config(), "hidden_size_per_layer_input", 0):
         fed = {"inputs_embeds": embed(model.get_input_embeddings(), input_ids)}
     with laid_out(layout):
-        out = model.base_model(**fed, position_ids=position_ids, use_cache=False)
+        hidden, head = forward_to_head(model, {**fed, "position_ids": position_ids})
     if not layout.calls:
         raise RuntimeError(f"{model.config.model_type}: it never called our attention")
-    hidden: Tensor = out.last_hidden_state[0]
-    return hidden
+    return hidden[0], head
 
 
 def _lengths_alone(layout: Layout | Rows) -> Sequence[int]:
@@ -227,7 +234,8 @@ def feed_prefixes(
 
 
 def _end_of(model: Any, flat: Flat, layout: Layout) -> Tensor:
-    return feed(model, flat.input_ids, flat.position_ids, layout)[-1].sum()
+    hidden, _ = feed(model, flat.input_ids, flat.position_ids, layout)
+    return hidden[-1].sum()
 
 
 def _backward_prefixes(

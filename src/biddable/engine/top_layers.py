@@ -12,9 +12,8 @@ from biddable.encoding.encode import Example
 from biddable.engine.beside import is_flat
 from biddable.engine.kept_states import KeptStates, bottom_of, keep_states, numbered, top_of
 from biddable.engine.proof import feed_flat, relative_error
-from biddable.errors import BiddableError
+from biddable.errors import BiddableError, first_line
 from biddable.models.adapters import decoder_layers
-from biddable.models.whole import first_line
 
 # Of what enters the head, relative: the same forward with other products side by side.
 _CLOSE = 1e-5
@@ -59,13 +58,13 @@ def _freeze_proven(model: Any, count: int) -> str:
     decoder_layers(model)[-count:].requires_grad_(True)
     norms = [p.requires_grad_(True) for p in _outside_vectors(model)]
     # The last token of a row is predicted, and nothing is kept of it.
-    top = feed_flat(top_of(model, count, kept), [row.input_ids[:-1] for row in rows])
+    top, _ = feed_flat(top_of(model, count, kept), [row.input_ids[:-1] for row in rows])
     # A norm below the cut has no part in the top.
     grads = torch.autograd.grad(top.sum(), norms, allow_unused=True) if norms else ()
     for norm, grad in zip(norms, grads, strict=True):
         norm.requires_grad_(grad is not None)
     with torch.no_grad():
-        error = relative_error(top, feed_flat(model, [row[:-1] for row in ids]))
+        error = relative_error(top, feed_flat(model, [row[:-1] for row in ids])[0])
     fault = f"what enters its head differs by {error:.0e} from that of the whole model"
     return "" if error <= _CLOSE else fault
 

@@ -69,7 +69,7 @@ def twin_of(kind: Any, config: Any, attention: str) -> Any:
         with torch.no_grad():
             for parameter in twin.parameters():
                 # Larger than the usual start, so that attention and norms are far from flat.
-                parameter.add_(torch.randn_like(parameter) * 0.2)
+                parameter.add_(torch.randn_like(parameter) * 0.1)
     return twin.float().eval()
 
 

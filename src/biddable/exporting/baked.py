@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from biddable.data.conversation import Message
 from biddable.errors import BiddableError
@@ -19,6 +20,26 @@ def bake(text: str, system: str) -> str:
         f"{{%- set messages = [{{'role': 'system', 'content': '{quoted}'}}] + messages -%}}"
         "{%- endif %}\n" + text
     )
+
+
+def served_template(
+    template: Template, trained: Template, system: str | None, prompts: Sequence[Sequence[Message]]
+) -> Template:
+    """The template for other programs: with the system prompt in it, if there is one.
+
+    Args:
+        template: as the other program reads it; `trained` is that of training.
+        prompts: that are rendered without a system message and with it, to prove it.
+
+    Raises:
+        BiddableError: `export_differs`.
+    """
+    if system is None:
+        return template
+    served = replace(template, text=bake(template.text, system))
+    plain = [[m for m in messages if m.role != "system"] for messages in prompts]
+    prove_baked(served, trained, system, plain)
+    return served
 
 
 def prove_baked(

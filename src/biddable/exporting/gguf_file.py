@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from biddable.exporting.gguf_weights import Value, family_of, settings_of, tensors_of
+from biddable.exporting.gguf_weights import (
+    ADAPTER,
+    Value,
+    adapter_tensors_of,
+    family_of,
+    settings_of,
+    tensors_of,
+)
+from biddable.models.adapters import SCALE
 
 TYPES = ("f32", "f16", "q8_0", "q4_0")
 # Of these, the first two lose most where they are cut short.
@@ -42,6 +50,30 @@ def write_gguf(path: Path, model: Any, words: Mapping[str, Value], kind: str) ->
         array = np.ascontiguousarray(weights.numpy())
         stored = gguf.GGMLQuantizationType[_kind_of(name, array.shape, kind).upper()]
         writer.add_tensor(name, gguf.quantize(array, stored), raw_dtype=stored)
+    _finish(writer)
+
+
+def write_adapter(path: Path, model: Any) -> None:
+    """Writes the adapter in a model, for llama.cpp's `--lora` beside the base's file, in fp32.
+
+    Raises:
+        BiddableError: `not_expressible`.
+    """
+    import gguf
+
+    family = family_of(model.config)
+    writer = gguf.GGUFWriter(path, family.name)
+    tensors = dict(adapter_tensors_of(model, family))
+    rank = next(len(weights) for name, weights in tensors.items() if name.endswith("lora_a"))
+    _add(writer, "general.type", "adapter")
+    _add(writer, "adapter.type", "lora")
+    _add(writer, "adapter.lora.alpha", float(SCALE * rank))
+    for name, weights in tensors.items():
+        writer.add_tensor(name, np.ascontiguousarray(weights.numpy()))
+    _finish(writer)
+
+
+def _finish(writer: Any) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -49,13 +81,13 @@ def write_gguf(path: Path, model: Any, words: Mapping[str, Value], kind: str) ->
 
 
 def round_weights(model: Any, kind: str) -> None:
-    """Gives a model in memory the weights that its GGUF file of this kind holds."""
+    """Gives a model in memory the weights of its GGUF file; an adapter stays as it is."""
     import gguf
     import torch
 
     names = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     for name, parameter in model.named_parameters():
-        if name.endswith("wpe.weight") or parameter.dim() == 1:
+        if name.endswith("wpe.weight") or parameter.dim() == 1 or ADAPTER in name:
             continue
         turned = model.config.model_type == "gpt2" and id(parameter) not in names
         weights = parameter.detach().T if turned else parameter.detach()

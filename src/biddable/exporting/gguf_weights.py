@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from biddable.errors import BiddableError
 
 # Any setting of a GGUF file.
 Value = str | int | float | bool | list[str] | list[int] | list[float]
+# In the names of an adapter's tensors, before A and B.
+ADAPTER = ".lora_"
 _SILU, _GELU = ("silu", "swish"), ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 _YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
 
@@ -193,23 +196,21 @@ def settings_of(config: Any, family: Family) -> dict[str, Value]:
 
 
 def tensors_of(model: Any, family: Family) -> Iterator[tuple[str, Tensor]]:
-    """(name, weights) as llama.cpp wants them, in fp32.
+    """(name, weights) as llama.cpp wants them, in fp32, without those of an adapter.
 
     Raises:
         BiddableError: `not_expressible`, it knows no such tensor.
     """
-    import gguf
-
     config, change = model.config, _change_of(model.config, family)
-    arch = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == family.name)
-    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     written = set()
     for name, parameter in model.named_parameters():
-        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if theirs is None:
-            raise not_expressible(f"it has a tensor {name}")
+        if ADAPTER in name:
+            continue
+        # Where an adapter is, the layer itself stands one level deeper.
+        own = name.replace(".frozen.", ".")
+        theirs = _their_name(own, config, family)
         written.add(theirs)
-        yield theirs, change(name, parameter.detach().float().cpu())
+        yield theirs, change(own, parameter.detach().float().cpu())
     if family.own_head and "output.weight" not in written:
         yield "output.weight", model.get_output_embeddings().weight.detach().float().cpu()
     rope, _ = _ropes(config)
@@ -218,6 +219,42 @@ def tensors_of(model: Any, family: Family) -> Iterator[tuple[str, Tensor]]:
         width = head_width(config)
         plain = rope["rope_theta"] ** (-torch.arange(0, width, 2).float() / width)
         yield "rope_freqs.weight", plain / turns
+
+
+def adapter_tensors_of(model: Any, family: Family) -> Iterator[tuple[str, Tensor]]:
+    """(name, weights) of the adapter in a model, in fp32.
+
+    Raises:
+        BiddableError: `not_expressible`, llama.cpp knows no such tensor.
+    """
+    change = _change_of(model.config, family)
+    for name, parameter in model.named_parameters():
+        layer, side, letter = name.partition(ADAPTER)
+        if side:
+            weights = parameter.detach().float().cpu()
+            theirs = _their_name(f"{layer}.weight", model.config, family)
+            # B has the outputs of the layer, in whose order they have to be.
+            yield (
+                f"{theirs}.lora_{letter.lower()}",
+                change(name, weights) if letter == "B" else weights,
+            )
+
+
+def _their_name(name: str, config: Any, family: Family) -> str:
+    theirs: str | None = _names(family.name, config.num_hidden_layers).get_name(
+        name, try_suffixes=(".weight", ".bias")
+    )
+    if theirs is None:
+        raise not_expressible(f"it has a tensor {name}")
+    return theirs
+
+
+@lru_cache
+def _names(family: str, layers: int) -> Any:
+    import gguf
+
+    arch = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == family)
+    return gguf.get_tensor_name_map(arch, layers)
 
 
 def _change_of(config: Any, family: Family) -> Callable[[str, Tensor], Tensor]:

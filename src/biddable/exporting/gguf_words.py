@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from biddable.exporting.gguf_weights import Value, not_expressible
-from biddable.template.template import adds_bos
+from biddable.template.template import Template, adds_bos
+from biddable.template.wrap import with_arguments
 
 _UNKNOWN, _NORMAL, _CONTROL, _OWN, _UNUSED, _BYTE = 2, 1, 3, 4, 5, 6
 # The kinds of end that a GGUF file has a place for.
@@ -41,6 +43,16 @@ _PROBES = (
     " x_y  McDonald XMLHttp v2.10 \n\n  \n ٣٤٥ don't//\n/ (a)!\n end  ",
     "'s\u00a0\u3000 \u0e01\u0e33\u0301e\u0301 re-read\n \n\nuser:  \t",
 )
+
+
+def with_own_tokens(template: Template, tokenizer: Any) -> Template:
+    """The template with nothing where it prints a token that the tokenizer has not; llama.cpp would
+    print one of its own choice there."""
+    names = ("bos_token", "eos_token")
+    missing = [n for n in names if not getattr(tokenizer, n) and n in template.text]
+    if not missing:
+        return template
+    return replace(template, text=with_arguments(template.text, dict.fromkeys(missing, "")))
 
 
 def vocabulary_of(

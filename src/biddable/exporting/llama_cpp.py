@@ -1,9 +1,4 @@
-"""A real llama.cpp in a process of its own, which reads a GGUF file and answers over HTTP.
-
-`python -m biddable.exporting.llama_cpp FILE CONTEXT THREADS EXACT` prints its address and serves
-until its standard input closes. It stands apart because llama.cpp ends its process where a file
-does not suit it.
-"""
+"""A real llama.cpp, in the process of llama_server.py, to hold an exported file against."""
 
 from __future__ import annotations
 
@@ -11,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -32,6 +27,7 @@ class LlamaCpp:
     """llama.cpp with a model in it, at an address."""
 
     address: str
+    name: str = "llama.cpp"
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """What the server answers to a JSON body."""
@@ -41,7 +37,7 @@ class LlamaCpp:
         with build_opener(ProxyHandler({})).open(request, timeout=_PATIENCE) as reply:
             return json.load(reply)
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
         """The text of the prompt."""
         text: str = self.post("/apply-template", {"messages": messages})["prompt"]
         return text
@@ -75,18 +71,22 @@ def installed() -> bool:
 
 
 @contextmanager
-def llama_cpp(file: Path, context: int, threads: int, *, exact: bool) -> Iterator[LlamaCpp]:
+def llama_cpp(
+    file: Path, context: int, threads: int, *, exact: bool, adapter: Path | None = None
+) -> Iterator[LlamaCpp]:
     """A server with a GGUF file.
 
     Args:
         context: tokens that it makes room for.
         exact: its keys and values are kept in fp32, not in half precision as by default.
+        adapter: the GGUF file of an adapter on it.
 
     Raises:
         BiddableError: `export_differs`, llama.cpp does not take the file.
     """
     words = [str(file), str(context), str(threads), "exact" if exact else "usual"]
-    command = [sys.executable, "-m", "biddable.exporting.llama_cpp", *words]
+    words += [str(adapter)] if adapter else []
+    command = [sys.executable, "-P", str(Path(__file__).with_name("llama_server.py")), *words]
     with tempfile.TemporaryFile() as errors:
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as child:
@@ -114,26 +114,3 @@ def _refused(log: str) -> BiddableError:
         f"llama.cpp does not take the file: {why}",
         "please report it with the model's config.json",
     )
-
-
-def _serve(file: str, context: str, threads: str, exactness: str) -> None:
-    """Serves the file until standard input closes."""
-    import xllamacpp
-
-    settings = xllamacpp.CommonParams()
-    settings.model.path = file
-    settings.n_ctx, settings.n_parallel = int(context), 1
-    for each in (settings.cpuparams, settings.cpuparams_batch):
-        each.n_threads = int(threads)
-    settings.use_jinja, settings.warmup, settings.n_gpu_layers = True, False, 0
-    if exactness == "exact":
-        settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    server = xllamacpp.Server(settings)
-    sys.stdout.write(f"\n@{server.listening_address}\n")
-    sys.stdout.flush()
-    sys.stdin.read()
-
-
-if __name__ == "__main__":
-    _serve(*sys.argv[1:])

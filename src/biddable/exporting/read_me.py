@@ -6,10 +6,27 @@ from typing import Any
 
 _RUNS = {
     "gguf": "    llama-server -m {file} --jinja --temp 0\n",
+    "apart": "    llama-server -m {file} --lora {adapter} --jinja --temp 0\n",
     "ollama": "    ollama create {name} -f Modelfile\n    ollama run {name}\n",
-    "hf": "    vllm serve .\n",
-    "peft": "    vllm serve BASE --enable-lora --lora-modules {name}=.\n",
+    "hf": "    vllm serve . --dtype float32 --served-model-name {name}\n",
+    "peft": (
+        "    vllm serve BASE --dtype float32 --enable-lora --lora-modules {name}=. \\\n"
+        "        --max-lora-rank 64 --tokenizer . --chat-template chat_template.jinja \\\n"
+        "        --generation-config .\n\n"
+        "BASE is the base's name or folder, as it stands in adapter_base.json; with PEFT:\n\n"
+        "    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(BASE), '.')\n"
+    ),
 }
+_SAMPLED = (
+    "generation_config.json says it to programs that sample: `top_k` 1 leaves the likeliest token"
+    " alone. The weights are in fp32, as they were judged; with `--dtype auto` vLLM rounds"
+    " them to half precision."
+)
+_OLLAMA = (
+    "Ollama joins messages of one role that follow each other, and drops the oldest of a chat that"
+    " is longer than `num_ctx`. Messages in an order that the trained template does not know are an"
+    " error."
+)
 _CONTROL = (
     "A program that renders the chat template to one text takes what looks like a control token in"
     " a user's message for one, as `apply_chat_template` does. `biddable chat` does not. Take such"
@@ -29,13 +46,15 @@ _COMPOSED = (
 def readme(record: dict[str, Any]) -> str:
     """The text, from what export.json holds."""
     name, to = record["name"], record["to"]
+    run = _RUNS["apart" if record["adapter"] else to]
     parts = [f"# {name}", f"Exported by `biddable export --to {to}`."]
-    parts.append(_RUNS[to].format(name=name, file=record.get("file", "")).rstrip())
+    parts.append(run.format(**record).rstrip())
     parts += [_system(record), "Sampling: greedy (temperature 0), as the model was judged."]
-    if to in ("gguf", "ollama"):
-        parts += ["## Checked", _checked(record), "## What the type costs", _cost(record)]
-        parts += ["## Know", _CONTROL, _OWN_TEMPLATES]
-        parts += [_COMPOSED] if record["composes"] else []
+    if to in ("hf", "peft"):
+        return "\n\n".join([*parts, _SAMPLED, "## Checked", _checked(record)]) + "\n"
+    parts += ["## Checked", _checked(record), "## What the type costs", _cost(record)]
+    parts += ["## Know", _CONTROL, _OLLAMA if to == "ollama" else _OWN_TEMPLATES]
+    parts += [_COMPOSED] if record["composes"] else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -50,12 +69,12 @@ def _system(record: dict[str, Any]) -> str:
 def _checked(record: dict[str, Any]) -> str:
     trip = record["round_trip"]
     if trip is None:
-        return "Not checked: llama.cpp is not installed (`pip install 'biddable[export]'`)."
+        return "Not checked: the program that reads it was not installed."
     ties = f", {trip['ties']} of them up to a tie" if trip["ties"] else ""
     return (
-        f"In llama.cpp ({record['llama_cpp']}) the weights in fp32 gave the same rendered text,"
-        f" the same ids and the same greedy answer for {trip['prompts']} prompts"
-        f" ({trip['tokens']} tokens{ties}), and stopped at each of {trip['stops']} stop tokens."
+        f"In {record['reader']} the weights in fp32 gave the same rendered text, ids and"
+        f" greedy answer for {trip['prompts']} prompts ({trip['tokens']} tokens{ties}), and"
+        f" stopped at each of {trip['stops']} stop tokens."
     )
 
 

@@ -1,17 +1,17 @@
-"""The proof of an export: a real llama.cpp asks, encodes and answers as the tuned model does."""
+"""The proof of an export: another program renders, encodes and answers as the tuned model does."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 from unicodedata import normalize
 
 from biddable.data.conversation import Message
 from biddable.encoding.encode import Example, encode_prompt
 from biddable.errors import BiddableError
-from biddable.exporting.llama_cpp import LlamaCpp
+from biddable.exporting.go_template import Frame
 from biddable.generation.generate import Answer, generate
 from biddable.models.support import context_of
 from biddable.template.template import Template
@@ -30,7 +30,7 @@ _TEXTS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Prompt:
     """A prompt as the tuned model gets it.
 
     Args:
@@ -44,6 +44,16 @@ class Asked:
     ids: list[int]
 
 
+class Reader(Protocol):
+    """A program that reads what was exported."""
+
+    @property
+    def name(self) -> str: ...
+    def render(self, messages: Sequence[Mapping[str, str]]) -> str: ...
+    def encode(self, text: str) -> list[int]: ...
+    def answer(self, prompt: Sequence[int], limit: int, bias: Sequence[Any] = ()) -> Answer: ...
+
+
 @dataclass(frozen=True, slots=True)
 class RoundTrip:
     """What was compared, and was equal.
@@ -52,7 +62,7 @@ class RoundTrip:
         prompts: rendered, encoded and answered by both.
         tokens: of those answers.
         ties: answers that part where two tokens are equally likely within the rounding of fp32.
-        stops: tokens at which llama.cpp ends an answer, each tried.
+        stops: tokens at which the reader ends an answer, each tried.
     """
 
     prompts: int
@@ -61,9 +71,9 @@ class RoundTrip:
     stops: int
 
 
-def questions_for(
+def prompts_of(
     tokenizer: Any, template: Template, system: str | None, held_out: Sequence[Sequence[Message]]
-) -> list[Asked]:
+) -> list[Prompt]:
     """The prompts of the proof: held-out ones, and texts that are easily encoded otherwise.
 
     Args:
@@ -77,7 +87,7 @@ def questions_for(
     if composes(tokenizer):
         # llama.cpp does not; the folder's README says so.
         chats = [[replace(m, content=normalize("NFC", m.content)) for m in c] for c in chats]
-    prompts: list[Asked] = []
+    prompts: list[Prompt] = []
     for chat in chats:
         plain = [m for m in chat if m.role != "system"]
         for messages in (chat, plain) if len(plain) < len(chat) else (chat,):
@@ -89,7 +99,7 @@ def questions_for(
             if chat[-1].content == chats[-1][-1].content:
                 # What looks like a control token is one to whoever is sent a text.
                 ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
-            prompts.append(Asked(messages, text, ids))
+            prompts.append(Prompt(messages, text, ids))
     return prompts
 
 
@@ -100,40 +110,48 @@ def composes(tokenizer: Any) -> bool:
 
 
 def prove(
-    server: LlamaCpp, model: Any, prompts: Sequence[Asked], stop_ids: Sequence[int], bos: str
+    reader: Reader,
+    model: Any,
+    prompts: Sequence[Prompt],
+    stop_ids: Sequence[int],
+    bos: str = "",
+    frame: Frame | None = None,
 ) -> RoundTrip:
-    """Holds the server against the model.
+    """Holds a reader against the model.
 
     Args:
-        server: with the model's weights in fp32.
-        bos: what the server itself puts before a text, and leaves out of the rendered prompt.
+        reader: of the model's weights in fp32.
+        bos: what the reader itself puts before a text, and leaves out of the rendered prompt.
+        frame: a second form of the chat template, without this BOS.
 
     Raises:
         BiddableError: `export_differs`.
     """
     for prompt in prompts:
-        rendered = server.render([{"role": m.role, "content": m.content} for m in prompt.messages])
-        if rendered not in (prompt.text, prompt.text.removeprefix(bos)):
-            raise _differs("renders a prompt otherwise", rendered, prompt.text)
-        ids = server.encode(rendered)
-        if ids != prompt.ids:
-            raise _differs("encodes a prompt otherwise", ids, prompt.ids)
+        texts = [reader.render([{"role": m.role, "content": m.content} for m in prompt.messages])]
+        texts += [frame.render(prompt.messages)] if frame else []
+        for rendered in texts:
+            if rendered not in (prompt.text, prompt.text.removeprefix(bos)):
+                raise _differs(reader, "renders a prompt otherwise", rendered, prompt.text)
+            ids = reader.encode(rendered)
+            if ids != prompt.ids:
+                raise _differs(reader, "encodes a prompt otherwise", ids, prompt.ids)
     limit = longest_answer(model, prompts)
     answers = generate(model, [p.ids for p in prompts], stop_ids=stop_ids, max_new_tokens=limit)
     ties = 0
     for prompt, want in zip(prompts, answers, strict=True):
-        answer = server.answer(prompt.ids, limit)
+        answer = reader.answer(prompt.ids, limit)
         if answer != want:
             if _gap(model, prompt.ids, answer, want, stop_ids[0]) > _TIE:
-                raise _differs("answers otherwise", answer.ids, want.ids)
+                raise _differs(reader, "answers otherwise", answer.ids, want.ids)
             ties += 1
     for stop in stop_ids:
-        if server.answer(prompts[0].ids, 2, [[stop, 1000]]) != Answer((), True):
-            raise _differs("does not stop", "at the token", stop)
+        if reader.answer(prompts[0].ids, 2, [[stop, 1000]]) != Answer((), True):
+            raise _differs(reader, "does not stop", "at the token", stop)
     return RoundTrip(len(prompts), sum(len(a.ids) for a in answers), ties, len(stop_ids))
 
 
-def longest_answer(model: Any, prompts: Sequence[Asked]) -> int:
+def longest_answer(model: Any, prompts: Sequence[Prompt]) -> int:
     """So many tokens have room after each of the prompts.
 
     Raises:
@@ -158,9 +176,9 @@ def _gap(model: Any, prompt: Sequence[int], answer: Answer, want: Answer, end: i
     return abs(first - second)
 
 
-def _differs(what: str, theirs: object, ours: object) -> BiddableError:
+def _differs(reader: Reader, what: str, theirs: object, ours: object) -> BiddableError:
     return BiddableError(
         "export_differs",
-        f"llama.cpp {what}: {str(theirs)[:200]!r}, trained with {str(ours)[:200]!r}",
-        "nothing was written; --to hf leaves tokenizer and template as they were trained",
+        f"{reader.name} {what}: {str(theirs)[:200]!r}, trained with {str(ours)[:200]!r}",
+        "nothing was written; try another --to, and report it with the model's config.json",
     )

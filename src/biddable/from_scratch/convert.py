@@ -112,9 +112,7 @@ def _heads(option: int, facts: dict[str, Any]) -> int:
             "option", f"--heads is {option}, the checkpoint says {stored}", "leave it out"
         )
     if not (option or stored):
-        raise BiddableError(
-            "option",
-            "the checkpoint does not say how many attention heads it has",
-            "give --heads N, the n_head that the model was made with",
-        )
+        what = "the checkpoint does not say how many attention heads it has"
+        fix = "give --heads N, the n_head that the model was made with"
+        raise BiddableError("option", what, fix)
     return option or stored

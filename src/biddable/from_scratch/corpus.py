@@ -92,11 +92,8 @@ def encode_corpus(texts: Sequence[str], tokenizer: Any, context: int) -> Corpus:
     ends = encode_batch(codec, [Piece(last) for _, last in parts])
     stream = [end] + [i for ids in starts for i in (*ids, end)]
     if len(stream) <= context:
-        raise BiddableError(
-            "text_too_short",
-            f"the text has {len(stream)} tokens, less than one row of {context}",
-            "give more text, or a smaller --context",
-        )
+        what = f"the text has {len(stream)} tokens, less than one row of {context}"
+        raise BiddableError("text_too_short", what, "give more text, or a smaller --context")
     # The end-of-text token before each held-out end stands for what went before it.
     held_out = [w for ids in ends for w in Windows([end, *ids], context, "held-out text")]
     size = sum(len(last.encode()) for _, last in parts)

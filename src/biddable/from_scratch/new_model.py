@@ -16,9 +16,6 @@ def new_config(settings: PretrainSettings, vocabulary: int, eos_id: int) -> Any:
 
     Apart they cost memory and nearly no time, since a lookup costs no matrix product: a model of
     as many parameters takes a fifth less time for a step than one whose embeddings are tied.
-
-    Raises:
-        BiddableError: `option`, the width does not divide into heads.
     """
     from transformers import GPT2Config, LlamaConfig
 

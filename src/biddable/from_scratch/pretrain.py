@@ -22,7 +22,7 @@ from biddable.from_scratch.new_model import new_config
 from biddable.from_scratch.pretrained import Pretrained, Pretraining, samples_of, save_pretrained
 from biddable.from_scratch.tokenizer import open_tokenizer, train_tokenizer
 from biddable.models.model_files import model_files, own_template
-from biddable.options import read_config, with_values, write_config
+from biddable.options import read_config, refuse_two_lengths, with_values, write_config
 from biddable.settings import PretrainSettings
 from biddable.storage import refuse_existing_run
 from biddable.terminal import console, line
@@ -83,16 +83,15 @@ def _start(
 ) -> tuple[PretrainSettings, RunFolder | None]:
     """The settings, and the run to go on with; None for a new one."""
     if bool(resume) == bool(data) or (resume and options):
-        raise BiddableError(
-            "option",
-            "give either texts and options, or --resume alone",
-            "biddable pretrain TEXT... --out DIR, or biddable pretrain --resume DIR",
-        )
+        what = "give either texts and options, or --resume alone"
+        fix = "biddable pretrain TEXT... --out DIR, or biddable pretrain --resume DIR"
+        raise BiddableError("option", what, fix)
     if resume:
         folder = open_run_folder(resume)
         folder.refuse_finished()
         config = read_config(str(folder.config), PretrainSettings)
         return with_values(PretrainSettings(), config), folder
+    refuse_two_lengths(options)
     settings = with_values(PretrainSettings(), {"data": data, **options})
     refuse_existing_run(settings.out)
     return settings, None

@@ -16,11 +16,7 @@ SMALLEST = 257
 
 
 def train_tokenizer(texts: Sequence[str], size: int) -> Any:
-    """A byte-level BPE tokenizer (Sennrich et al., arXiv 1508.07909) of at most `size` tokens.
-
-    Raises:
-        BiddableError: `option`, the size is below 257.
-    """
+    """A byte-level BPE tokenizer (Sennrich et al., arXiv 1508.07909) of at most `size` tokens."""
     from tokenizers import models, pre_tokenizers, trainers
 
     if size < SMALLEST:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from biddable.engine.beside import is_flat
 from biddable.engine.layout import Layout, Prefix
-from biddable.engine.loss import head_logits, head_of
+from biddable.engine.loss import head_logits
 from biddable.engine.plan import Segment, cut, plan_step
 from biddable.engine.row_attention import Rows, start_rows
 from biddable.engine.step import feed, feed_prefixes
@@ -158,17 +158,17 @@ def _feed_rows(
 ) -> tuple[Rows, list[int], Tensor]:
     """Feeds segments behind their prefixes, as `_prefill` says."""
     own: list[Prefix] = []
-    ends: list[Tensor] = []
+    logits: list[Tensor] = []
     for segments in micro_batches:
         kept = [Prefix(len(s)) for s in segments]
         layout = Layout([len(s) for s in segments], [s.group for s in segments], prefixes, kept)
-        hidden = feed(model, *_tensors(prompts, segments, model.device), layout)
+        hidden, head = feed(model, *_tensors(prompts, segments, model.device), layout)
         last = torch.tensor([len(s) for s in segments], device=model.device).cumsum(0) - 1
-        ends.append(hidden[last])
+        logits.append(head_logits(hidden[last], head))
         own += kept
     order = [s for segments in micro_batches for s in segments]
     rows = start_rows(own, [s.group for s in order], prefixes)
-    return rows, [s.example for s in order], head_logits(torch.cat(ends), head_of(model))
+    return rows, [s.example for s in order], torch.cat(logits)
 
 
 def _tensors(
@@ -185,6 +185,6 @@ def _next(model: Any, rows: Rows, tokens: Sequence[int]) -> Tensor:
     ids = torch.tensor([tokens], device=model.device)
     # A row that has left but stands there still may be past the last position of the model.
     positions = rows.positions().clamp(max=context_of(model.config) - 1)
-    hidden = feed(model, ids, positions[None, :], rows)
+    hidden, head = feed(model, ids, positions[None, :], rows)
     rows.step()
-    return head_logits(hidden, head_of(model))
+    return head_logits(hidden, head)

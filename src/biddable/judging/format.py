@@ -94,9 +94,6 @@ def given_format(text: str) -> AnswerFormat:
         text: `labels:a,b,c`; one of `KINDS` with the names of its parts, `keys:a,b` for a JSON
             object (`fenced:keys:a,b` where it stands in a Markdown fence); `schema:FILE` with a
             JSON schema; or a regular expression that the whole answer has to match.
-
-    Raises:
-        BiddableError: `format`, it cannot be read.
     """
     kind, colon, rest = text.removeprefix(FENCED).partition(":")
     try:

@@ -6,8 +6,8 @@ is judged before training starts, its judgement kept in the run folder, and tune
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
@@ -86,15 +86,6 @@ class Judgement:
     def mean_loss(self) -> float:
         """Held-out loss per trained token."""
         return sum(s for s, _ in self.losses) / sum(w for _, w in self.losses)
-
-    def as_json(self) -> dict[str, Any]:
-        """JSON values that `from_json` reads back."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Judgement:
-        """The judgement that `as_json` gave."""
-        return cls(**value)
 
 
 @dataclass(frozen=True, slots=True)

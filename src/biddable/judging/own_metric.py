@@ -57,21 +57,13 @@ def load_metric(given: str) -> UserMetric | None:
 
 
 def try_metric(metric: UserMetric | None, questions: Sequence[Question]) -> None:
-    """Calls a metric with each reference as its answer, before a model is loaded for it.
-
-    Raises:
-        BiddableError: `metric`, it failed on a row.
-    """
+    """Calls a metric with each reference as its answer, before a model is loaded for it."""
     for question in questions if metric else ():
         metric_value(metric, question, question.reference)  # type: ignore[arg-type]
 
 
 def metric_value(metric: UserMetric, question: Question, answer: str) -> float:
-    """One value of a user's metric.
-
-    Raises:
-        BiddableError: `metric`, it failed, or gave no finite number.
-    """
+    """One value of a user's metric."""
     try:
         value = float(metric(question.reference, answer))
         if not isfinite(value):

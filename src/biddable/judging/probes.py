@@ -53,18 +53,12 @@ def with_shots(
     """Each conversation with the turns of `count` training conversations before its own.
 
     The same examples for all, so that they are a prefix fed once. Empty for a count of 0.
-
-    Raises:
-        BiddableError: `few_shot`, fewer training rows are known.
     """
     if count == 0:
         return []
     if len(train) < count:
-        raise BiddableError(
-            "few_shot",
-            f"--few-shot {count} needs as many training rows, {len(train)} are known",
-            "give --train FILE, or a run folder as TUNED",
-        )
+        what = f"--few-shot {count} needs as many training rows, {len(train)} are known"
+        raise BiddableError("few_shot", what, "give --train FILE, or a run folder as TUNED")
     # Spread over the file: rows that stand together are often about one thing.
     picked = [train[i * len(train) // count] for i in range(count)]
     shots = [m for c in picked for m in without_system(c.messages)]

@@ -52,7 +52,7 @@ class Scorecard:
 
     def record(self) -> dict[str, dict[str, Any]]:
         """What scorecard.json and `compare --json` hold: the metrics, and `verdict` beside them."""
-        return {**self.as_json(), "verdict": self.verdict.as_json()}
+        return {**self.as_json(), "verdict": asdict(self.verdict)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

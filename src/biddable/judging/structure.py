@@ -17,6 +17,7 @@ from functools import partial
 from html import unescape
 from typing import Any, NamedTuple
 
+from biddable.data.rows import unique_keys
 from biddable.judging.text_measures import normalized
 
 Reader = Callable[[str], Any]
@@ -42,7 +43,7 @@ def read_json(text: str) -> Any:
     try:
         return json.loads(
             text,
-            object_pairs_hook=_object,
+            object_pairs_hook=unique_keys,
             parse_constant=_refused,
             parse_int=Decimal,
             parse_float=Decimal,
@@ -55,13 +56,6 @@ def read_json_lines(text: str) -> Any:
     """A JSON object a line, as a list."""
     values = [read_json(line) for line in text.splitlines() if line.strip()]
     return values if values and all(isinstance(v, dict) for v in values) else INVALID
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("a key stands twice")
-    return value
 
 
 def _refused(constant: str) -> Any:

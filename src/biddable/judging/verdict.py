@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from biddable.judging.case import Case, evidence
 from biddable.judging.metric import Metric
@@ -25,10 +25,6 @@ class Verdict:
     sentence: str
     evidence: str
     suggestion: str = ""
-
-    def as_json(self) -> dict[str, str]:
-        """The object that scorecard.json and `--json` hold as `verdict`."""
-        return asdict(self)
 
 
 INTERRUPTED = Verdict(

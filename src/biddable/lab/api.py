@@ -7,7 +7,7 @@ rendered, and goes back as JSON, never as HTML.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from biddable.data.conversation import Conversation, Message
@@ -68,11 +68,7 @@ def describe(lab: Lab) -> dict[str, Any]:
 
 
 def data_row(lab: Lab, number: str) -> dict[str, Any]:
-    """Row `number`, from 1, of the data: its place, messages and tools.
-
-    Raises:
-        BiddableError: there is no such row.
-    """
+    """Row `number`, from 1, of the data: its place, messages and tools."""
     if not number.isdecimal() or not 1 <= int(number) <= len(lab.rows):
         raise _refused(f"the data has rows 1 to {len(lab.rows):,}")
     row = lab.rows[int(number) - 1]
@@ -194,16 +190,7 @@ def _checks(
 
 def _example(lab: Lab, encoder: Encoder, example: Example) -> dict[str, Any]:
     tokens = tokens_of(example, lab.tokenizer, encoder)
-    shown = [
-        {
-            "text": marked(token.text),
-            "ids": list(token.ids),
-            "weight": token.weight,
-            "special": token.special,
-            "stop": token.stop,
-        }
-        for token in tokens
-    ]
+    shown = [asdict(token) | {"text": marked(token.text)} for token in tokens]
     return {"tokens": shown, "loss": _loss(lab, example, tokens)}
 
 

@@ -7,6 +7,7 @@ is loaded on no other.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from biddable.models.vetting import damaged, read_object, vet_folder
 from biddable.storage import sha256
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "adapter_base.json"
+# The one number of bits a weight, other than its own, that a base can be held in.
+BITS = 4
 
 
 def weight_sums(folder: Path) -> dict[str, str]:
@@ -25,13 +28,15 @@ def weight_sums(folder: Path) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(paths)}
 
 
-def base_text(name: str, sums: Mapping[str, str]) -> str:
+def base_text(name: str, sums: Mapping[str, str], bits: int = 0) -> str:
     """The content of the file that says which base an adapter belongs to.
 
     Args:
         name: that `--base` takes anywhere: a hub id, `smollm2`, or a whole path.
+        bits: in which its linear weights were held; 0 as they are in its files.
     """
-    return json.dumps({"base": name, "sha256": dict(sums)}, indent=2, ensure_ascii=False) + "\n"
+    record = {"base": name, "sha256": dict(sums)} | ({"bits": bits} if bits else {})
+    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
 
 
 def adapter_folder(folder: Path) -> Path | None:
@@ -50,6 +55,34 @@ def base_name(folder: Path, name: str) -> str:
     if not isinstance(base, str) or not base or not isinstance(sums, dict) or not sums:
         raise damaged(name, f"{BASE} names no base with its sums", "train the adapter anew")
     return base
+
+
+def base_bits(folder: Path, name: str) -> int:
+    """In how many bits an adapter's base was held while it was trained: 4, or 0 for as it is.
+
+    Raises:
+        BiddableError: `base_damaged`.
+    """
+    bits = read_object(folder / BASE, name).get("bits", 0)
+    if type(bits) is not int or bits not in (0, BITS):
+        raise damaged(name, f"{BASE} has bits {str(bits)[:40]}", "train the adapter anew")
+    return bits
+
+
+def refuse_without_bits() -> None:
+    """Refuses four bits before anything slow is loaded.
+
+    Raises:
+        BiddableError: `missing_extra`.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise missing_bits("which is not installed")
+
+
+def missing_bits(why: str) -> BiddableError:
+    """The error where four bits cannot be computed with."""
+    what = f"a base in {BITS} bits needs the package bitsandbytes, {why}"
+    return BiddableError("missing_extra", what, "pip install 'biddable[bits]'")
 
 
 def refuse_other_base(folder: Path, base: Path, name: str) -> None:

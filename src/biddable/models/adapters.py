@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from biddable.models.adapter_files import BASE, CONFIG, WEIGHTS
+from biddable.models.four_bits import FourBits
 from biddable.models.model_files import write_files
 from biddable.models.vetting import damaged, first_names, read_object
 from biddable.storage import Aside, write_tensors
@@ -38,11 +39,11 @@ class Lora(nn.Module):
     def __init__(self, frozen: nn.Module, rank: int, draws: torch.Generator) -> None:
         super().__init__()
         self.frozen = frozen
+        weight = frozen.packed if isinstance(frozen, FourBits) else frozen.weight
+        assert isinstance(weight, Tensor)
         outputs, inputs = _shape(frozen)
         down = torch.empty(rank, inputs)
         nn.init.kaiming_uniform_(down, a=math.sqrt(5), generator=draws)
-        weight = frozen.weight
-        assert isinstance(weight, Tensor)
         self.lora_A = nn.Parameter(down.to(weight.device))
         self.lora_B = nn.Parameter(torch.zeros(outputs, rank, device=weight.device))
 
@@ -84,13 +85,19 @@ def remove_adapter(model: Any) -> None:
 
 @torch.no_grad()
 def merge_adapter(model: Any) -> None:
-    """Adds the adapter to the weights and removes it: a plain model that computes the same."""
+    """Adds the adapter to the weights and removes it: a plain model that computes the same.
+
+    A base in four bits becomes the plain model of its dequantized weights: the sums would be lost
+    if they were quantized again.
+    """
     for _, _, layer in list(_children(model)):
         if isinstance(layer, Lora):
+            if isinstance(layer.frozen, FourBits):
+                layer.frozen = layer.frozen.dequantized()
             change = SCALE * (layer.lora_B @ layer.lora_A)
             weight = layer.frozen.weight
             assert isinstance(weight, Tensor)
-            weight += (change if isinstance(layer.frozen, nn.Linear) else change.T).to(weight.dtype)
+            weight += (change.T if _is_transposed(layer.frozen) else change).to(weight.dtype)
     remove_adapter(model)
 
 
@@ -160,7 +167,7 @@ def _config(model: Any) -> dict[str, Any]:
         "bias": "none",
         "target_modules": sorted({name for name, _ in layers}),
         # GPT-2 keeps the weights of its linear layers transposed.
-        "fan_in_fan_out": not isinstance(layers[0][1].frozen, nn.Linear),
+        "fan_in_fan_out": _is_transposed(layers[0][1].frozen),
         "inference_mode": True,
         "modules_to_save": None,
         "use_dora": False,
@@ -179,11 +186,17 @@ def _children(model: Any) -> Iterator[tuple[nn.Module, str, nn.Module]]:
 def _is_linear(layer: nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 
-    return isinstance(layer, nn.Linear | Conv1D)
+    return isinstance(layer, nn.Linear | Conv1D | FourBits)
+
+
+def _is_transposed(layer: nn.Module) -> bool:
+    return layer.transposed if isinstance(layer, FourBits) else not isinstance(layer, nn.Linear)
 
 
 def _shape(layer: nn.Module) -> tuple[int, int]:
     """(O, I) of a linear layer."""
+    if isinstance(layer, FourBits):
+        return layer.out_features, layer.in_features
     weight = layer.weight
     assert isinstance(weight, Tensor)
     first, second = map(int, weight.shape)

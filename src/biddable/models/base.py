@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from biddable.errors import BiddableError, did_you_mean
-from biddable.models.adapter_files import adapter_folder, base_name, refuse_other_base
+from biddable.errors import BiddableError, did_you_mean, first_line
+from biddable.models.adapter_files import adapter_folder, base_bits, base_name, refuse_other_base
 from biddable.models.gguf_header import gguf_shapes
 from biddable.models.model_files import model_files, own_template, write_files
 from biddable.models.own_tokens import check_ids, open_own_tokenizer, silent_stderr
@@ -27,12 +27,12 @@ from biddable.models.vetting import (
     damaged,
     read_object,
     refuse_elsewhere,
+    unknown_setting,
     vet_folder,
 )
 from biddable.models.whole import (
     check_sizes,
     check_values,
-    first_line,
     load_pretrained,
     prove_whole,
     quiet,
@@ -58,11 +58,13 @@ class Base:
 
     Args:
         adapter: the folder of an adapter on it, which has a tokenizer and template of its own.
+        bits: 4 where its linear weights are to be held in so many, 0 as they are.
     """
 
     name: str
     folder: Path
     adapter: Path | None = None
+    bits: int = 0
 
     @property
     def texts(self) -> Path:
@@ -85,7 +87,7 @@ def resolve_base(name: str) -> Base:
         return _resolve_model(name)
     base = _resolve_model(base_name(adapter, name))
     refuse_other_base(adapter, base.folder, name)
-    return replace(base, name=name, adapter=adapter)
+    return replace(base, name=name, adapter=adapter, bits=base_bits(adapter, name))
 
 
 def _resolve_model(name: str) -> Base:
@@ -143,7 +145,8 @@ def load_config(base: Base) -> Any:
             )
     except Exception as error:
         # The libraries foresee few of the values that a file may hold.
-        raise damaged(base.name, f"config.json cannot be used: {first_line(error)}") from error
+        why = unknown_setting(base.folder, base.name, error) or first_line(error)
+        raise damaged(base.name, f"config.json cannot be used: {why}") from error
     check_values(config, base.name)
     return config
 

@@ -15,8 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from biddable.encoding.encode import stop_token_ids
-from biddable.errors import BiddableError
-from biddable.models.whole import first_line
+from biddable.errors import BiddableError, first_line
 from biddable.template.template import Template
 from biddable.template.wrap import with_arguments
 

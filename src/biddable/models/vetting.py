@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from biddable.data.rows import unique_keys
 from biddable.errors import BiddableError
 
 # Bytes of a JSON file; the largest tokenizer.json in use has 35 million, the settings 5.
@@ -84,7 +85,7 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
             raise ValueError(f"it has more than {most:,} bytes")
         text = path.read_bytes().decode("utf-8")
         value = json.loads(
-            text, object_pairs_hook=_once, parse_constant=_finite, parse_float=_finite
+            text, object_pairs_hook=unique_keys, parse_constant=_finite, parse_float=_finite
         )
         if not isinstance(value, dict):
             raise ValueError("it holds no JSON object")
@@ -95,6 +96,15 @@ def read_object(path: Path, name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise damaged(name, f"{path.name} cannot be read: {str(error)[:200]}") from error
     return value
+
+
+def unknown_setting(folder: Path, name: str, error: Exception) -> str:
+    """The setting of config.json whose value a library did not know; empty where it was another."""
+    known = isinstance(error, KeyError | AttributeError)
+    for keys, value in _leaves(read_object(folder / "config.json", name)) if known else ():
+        if isinstance(value, str) and value and repr(value) in str(error):
+            return f"{'.'.join(keys)} of its config.json is {value[:40]!r}, which is unknown"
+    return ""
 
 
 def vet_folder(folder: Path, name: str, *, adapter: bool = False) -> None:
@@ -179,14 +189,6 @@ def _leaves(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
         return
     for key, inner in value.items() if isinstance(value, dict) else (("[]", v) for v in value):
         yield from _leaves(inner, (*keys, key))
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"it holds a key twice: {next(k for k in keys if keys.count(k) > 1)[:80]}")
-    return values
 
 
 def _finite(text: str) -> float:

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from biddable.errors import BiddableError
+from biddable.errors import BiddableError, first_line
 from biddable.models.vetting import (
     INDEX,
     damaged,
@@ -23,6 +23,7 @@ from biddable.models.vetting import (
     quantized_base,
     read_object,
     refuse_elsewhere,
+    unknown_setting,
 )
 
 # Dtype and shape of a tensor, by its name.
@@ -94,7 +95,8 @@ def prove_whole(folder: Path, name: str, config: Any) -> None:
         _, report = load_pretrained(folder, config, attention="eager", device="meta")
     except Exception as error:
         # Whatever the libraries raise at settings that they did not foresee is about these files.
-        raise damaged(name, f"its model cannot be laid out: {first_line(error)}") from error
+        why = unknown_setting(folder, name, error) or first_line(error)
+        raise damaged(name, f"its model cannot be laid out: {why}") from error
     refuse_unlike(report, name)
     _check_tie(config, files, parameters, name)
 
@@ -167,19 +169,6 @@ def _wrappers(unexpected: Iterable[str], missing: Container[str]) -> Iterator[st
                 yield ".".join(parts[start:end])
 
 
-def refuse_not_finite(model: Any, name: str) -> None:
-    """Refuses a loaded model with NaN or infinity among its numbers.
-
-    Raises:
-        BiddableError: `base_damaged`, with the tensors' names.
-    """
-    numbers = [*model.named_parameters(), *model.named_buffers()]
-    filled = [(key, t.detach()) for key, t in numbers if t.is_floating_point() and t.numel()]
-    bad = {key for key, t in filled if not all(limit.isfinite() for limit in t.aminmax())}
-    if bad:
-        raise damaged(name, f"tensors hold NaN or infinity: {first_names(bad)}")
-
-
 def parameter_count(folder: Path, name: str) -> int:
     """Numbers in the files of a base, from their headers alone."""
     headers = _read_headers(_weight_files(folder, name), name)
@@ -198,13 +187,6 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
-
-
-def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says, with the next behind a colon."""
-    lines = str(error).strip().splitlines() or [""]
-    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return f"{type(error).__name__}: {' '.join(said.split())[:200]}"
 
 
 def _weight_files(folder: Path, name: str) -> list[Path]:

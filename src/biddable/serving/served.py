@@ -81,21 +81,21 @@ def load_served(runs: Sequence[str], with_base: bool, device: torch.device) -> l
             what = f"two models have the name {name}: {bases[name].name} and {path}"
             raise BiddableError("option", what, "rename one of the folders, or serve one of them")
         bases.setdefault(name, base)
-    loaded: dict[Path, Any] = {}
+    loaded: dict[tuple[Path, int], Any] = {}
     weights = [_weights(base, device, loaded) for base in bases.values()]
     return [_served(*pair, model) for pair, model in zip(bases.items(), weights, strict=True)]
 
 
-def _weights(base: Base, device: torch.device, loaded: dict[Path, Any]) -> Any:
+def _weights(base: Base, device: torch.device, loaded: dict[tuple[Path, int], Any]) -> Any:
     """The model of a base; those with adapters share the tensors of one copy of their base.
 
     Args:
-        loaded: what has been loaded so far, by folder.
+        loaded: what has been loaded so far, by folder and bits.
     """
-    folder = base.folder.resolve()
-    if folder not in loaded:
-        loaded[folder] = load_model(replace(base, adapter=None), device)
-    model = loaded[folder]
+    key = base.folder.resolve(), base.bits
+    if key not in loaded:
+        loaded[key] = load_model(replace(base, adapter=None), device)
+    model = loaded[key]
     if base.adapter is None:
         return model
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}

@@ -144,7 +144,8 @@ def load_checkpoint(
         moments = load_file(path / "optimizer.safetensors")
         for i, (name, piece) in enumerate(zip(weights.names, weights.pieces, strict=True)):
             state = optimizer.state[piece]
-            state["step"] = moments[f"step/{name}"].reshape(())
+            # Fused AdamW reads it on the device of the parameter.
+            state["step"] = moments[f"step/{name}"].reshape(()).to(piece.device)
             for key in ("exp_avg", "exp_avg_sq"):
                 # A copy, so that the memory of the rest is freed.
                 part = weights.local_part(i, moments[f"{key}/{name}"])

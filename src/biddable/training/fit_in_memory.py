@@ -24,6 +24,7 @@ from biddable.engine.step import plan_for
 from biddable.engine.top_layers import freeze_below
 from biddable.models.adapters import add_adapter
 from biddable.models.base import Base
+from biddable.models.four_bits import largest_dequantized
 from biddable.models.whole import parameter_count
 from biddable.settings import Settings
 from biddable.terminal import line
@@ -48,7 +49,8 @@ def tokens_per_pass(
         BiddableError: `out_of_memory`, the peak is more than what is free.
     """
     examples = rows.train
-    needs = needs_of(weights.model, weights.pieces, weights.working_bytes, weights.run)
+    working = weights.working_bytes + largest_dequantized(weights.model)
+    needs = needs_of(weights.model, weights.pieces, working, weights.run)
     budget = settings.batch_tokens or choose_batch_tokens(needs, device)
     steps = [
         [examples[i] for i in rows_of_step(n, len(examples), settings.batch_size, settings.seed)]

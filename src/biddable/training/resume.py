@@ -18,7 +18,7 @@ from biddable.dataset.early import refuse_early
 from biddable.dataset.prepared import Prepared
 from biddable.errors import BiddableError
 from biddable.models.adapter_files import weight_sums
-from biddable.options import read_config, with_values
+from biddable.options import read_config, refuse_two_lengths, with_values
 from biddable.settings import LORA_LR, PACKAGED, Settings
 from biddable.storage import sha256
 from biddable.template.frames import FRAMES
@@ -56,6 +56,7 @@ def start(
         folder = open_run_folder(resume)
         folder.refuse_finished()
         return _settings_of(folder), folder
+    refuse_two_lengths(options)
     given = {"data": data, **options} if data else options
     if given.get("lora"):
         given = {"lr": LORA_LR, **given}
