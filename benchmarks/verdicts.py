@@ -1,10 +1,11 @@
 """The runs that the verdict's rules are calibrated on; docs/verdict.md has the table.
 
-    python benchmarks/verdicts.py OUT [--cases coin json ...] [--gsm8k FILE] [--clinc150 FILE]
+    python benchmarks/verdicts.py OUT [--base BASE] [--cases coin json ...] [--gsm8k FILE]
+        [--clinc150 FILE]
     python benchmarks/verdicts.py OUT --replay
 
 Each case has training rows, held-out rows, options and the outcomes that an expert would sign. It
-trains the default base into OUT/CASE and keeps both judgements in OUT/CASE.json, so that `--replay`
+trains the base into OUT/CASE and keeps both judgements in OUT/CASE.json, so that `--replay`
 judges all runs of OUT anew with changed rules, without training. gsm8k is JSONL with question and
 answer, clinc150 CSV with text and intent; their cases are left out without these files.
 """
@@ -27,6 +28,7 @@ from biddable.judging.judge import Judgement, Question
 from biddable.judging.scorecard import Terms, score
 from biddable.judging.verdict import Verdict
 from biddable.models.base import load_tokenizer, resolve_base
+from biddable.settings import PACKAGED
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 Row = dict[str, Any]
@@ -202,11 +204,12 @@ def write(path: Path, rows: Sequence[Row]) -> str:
     return str(path)
 
 
-def run(name: str, case: Case, out: Path) -> Verdict:
+def run(name: str, case: Case, out: Path, base: str) -> Verdict:
     """Trains a case, and keeps what it takes to judge it anew."""
     done = train(
         write(out / f"{name}-train.jsonl", case.train),
-        eval=write(out / f"{name}-held.jsonl", case.held), out=str(out / name), **case.options,
+        eval=write(out / f"{name}-held.jsonl", case.held), out=str(out / name), base=base,
+        **case.options,
     )  # fmt: skip
     if done.scorecard is None or done.tuned is None:
         raise SystemExit("interrupted")
@@ -252,6 +255,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--cases", nargs="+", default=[])
     parser.add_argument("--replay", action="store_true", help="judge what OUT has, train nothing")
+    parser.add_argument("--base", default=PACKAGED)
     parser.add_argument("--gsm8k", default="")
     parser.add_argument("--clinc150", default="")
     args = parser.parse_args()
@@ -263,7 +267,7 @@ def main() -> None:
         kept = args.out / f"{name}.json"
         if args.replay and not kept.is_file():
             continue
-        verdict = replay(kept) if args.replay else run(name, cases[name], args.out)
+        verdict = replay(kept) if args.replay else run(name, cases[name], args.out, args.base)
         mark = "ok" if verdict.outcome in cases[name].expected else "WRONG"
         print(f"| {name} | {mark} | {verdict.outcome} | {verdict.sentence} |", flush=True)
 

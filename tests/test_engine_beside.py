@@ -8,37 +8,22 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 import folders
 from biddable.commands.train import train
-from biddable.engine.attention import register
 from biddable.engine.beside import is_flat
-from biddable.engine.proof import STOCK, prove
+from biddable.engine.proof import prove
 from biddable.engine.step import backward_step, plan_for
-from biddable.engine.twin import small_settings, twin_of
 from biddable.errors import BiddableError
 from biddable.generation.generate import generate
 from biddable.generation.speaker import load
-from tiny import Row, reference_step
+from tiny import LFM2, Row, reference_step, small_model
 
 ROWS = [
     Row([5, 9, 11, 3, 40, 22, 8], [0.0, 0.0, 0.0, 0.0, 1.0, 0.5, 1.0]),
     Row([7, 9, 11], [0.0, 0.0, 2.0]),
     Row([50, 51, 52, 53, 54, 4, 4, 4, 4, 6, 90], [0.0] * 9 + [1.0, 1.0]),
 ]
-
-
-def small_model(kind: str, **changes: Any) -> Any:
-    """A random tiny model of a type, with transformers' own attention."""
-    register()
-    config = AutoConfig.for_model(kind)
-    settings = {**small_settings(config), **changes}
-    config = type(config).from_dict(settings)
-    return twin_of(AutoModelForCausalLM._model_mapping[type(config)], config, STOCK)
-
-
-LFM2 = {"num_hidden_layers": 4, "layer_types": ["conv", "conv", "full_attention", "conv"]}
 
 
 @pytest.mark.parametrize(("kind", "changes"), [("lfm2", LFM2), ("qwen3_5_text", {}), ("bloom", {})])

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import LlamaForCausalLM
 
 from biddable.engine.attention import NAME
 from biddable.engine.proof import Proof, prove
 from biddable.errors import BiddableError
-from tiny import CONFIGS, tiny
+from tiny import CONFIGS, small_model, tiny
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
@@ -25,6 +26,42 @@ def test_the_proof_holds_and_leaves_the_model_as_it_was(kind: str) -> None:
     assert model.config._attn_implementation == NAME
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert all(p.grad is None for p in model.parameters())
+
+
+# Kinds that each differ from the others: a factor before the head, a layer before it, a soft cap
+# under another name, sinks, values of another width, experts, chunks, states, no rotary angles.
+KINDS = {
+    "minicpm3": "flat", "modernbert-decoder": "flat", "recurrent_gemma": "beside",
+    "gpt_oss": "flat", "deepseek_v3": "flat", "qwen3_moe": "flat", "llama4_text": "beside",
+    "qwen3_next": "beside", "cohere2": "flat", "gemma3n_text": "flat", "bloom": "beside",
+    "falcon_h1": "beside",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_that_differ_take_the_path_of_the_table(kind: str) -> None:
+    proof = prove(small_model(kind), "x")
+    assert proof.name == KINDS[kind]
+    assert proof.error < 1e-5
+
+
+class _Odd(LlamaForCausalLM):
+    """Its logits are no line, and no soft cap, of what its head gives."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        out = super().forward(*args, **kwargs)
+        out.logits = out.logits + 0.1 * torch.sin(out.logits)
+        return out
+
+
+def test_a_head_that_cannot_be_computed_is_refused() -> None:
+    model = tiny("llama", ours=True, dtype=torch.float32)
+    odd = _Odd(model.config)
+    odd.load_state_dict(model.state_dict())
+    assert prove(model, "x").name == "flat"
+    with pytest.raises(BiddableError) as caught:
+        prove(odd.eval(), "x")
+    assert caught.value.finding.code == "not_proven"
 
 
 class _Mixing(nn.Module):

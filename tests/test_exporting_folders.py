@@ -54,8 +54,8 @@ def test_transformers_reads_the_folder_as_the_model_was_judged(name: str, tmp_pa
     assert settings.top_k == 1
     settings.validate(strict=True)
     tokenizer = AutoTokenizer.from_pretrained(exported.folder)
-    asked = [{"role": "user", "content": "Q?"}]
-    text = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    question = [{"role": "user", "content": "Q?"}]
+    text = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
     assert "Be brief." in text
     assert (exported.folder / SYSTEM_PROMPT_FILE).read_text() == "Be brief."
     assert "vllm serve . --dtype float32" in (exported.folder / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""Gradients and losses of shards on two gloo ranks against those of one process.
+"""Gradients and losses of shards, and of adapters, on two gloo ranks against those of one process.
 
 `python tests/rank_laws.py FILE` writes a JSON object for each architecture, dtype and way of
 sharing the rows out, with the largest difference of any parameter's gradient, relative to its
@@ -13,26 +13,36 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 # Before torch is loaded: a fork of a process with threads would hang.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from biddable.engine.plan import plan_step
-from biddable.engine.step import backward_step
+from biddable.engine.step import backward_step, plan_for
+from biddable.models.adapters import add_adapter, decoder_layers
+from biddable.models.four_bits import quantize_linears
 from biddable.training.evaluate import held_out_loss, mean_loss
 from biddable.training.ranks import Ranks, all_sum, joined_ranks
 from biddable.training.shards import Shards
 from biddable.training.weights import Replicas, WeightStore
 from rank_fit import examples, on_ranks
-from tiny import CONFIGS, tiny
+from tiny import CONFIGS, LFM2, small_model, tiny
 
 BUDGET = 24
 # Rows of each rank; one of them may have none.
 SHARES = {"both": [[0, 3, 5, 8, 9], [1, 2, 4, 6, 7, 10]], "first": [list(range(11)), []]}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-CASES = [*((kind, "fp32") for kind in CONFIGS), ("llama", "bf16"), ("gpt2", "bf16")]
+# The last is fed beside.
+KINDS = [*CONFIGS, "lfm2"]
+CASES = [*((kind, "fp32") for kind in KINDS), ("llama", "bf16"), ("gpt2", "bf16")]
+
+
+def model_of(kind: str) -> Any:
+    if kind == "lfm2":
+        return small_model(kind, **LFM2)
+    return tiny(kind, ours=True, dtype=torch.float32)
 
 
 def gradients(
@@ -41,7 +51,7 @@ def gradients(
     """Loss, and the gradient of each parameter, of the rows of all ranks."""
     rows = examples()
     some = [rows[i] for i in mine]
-    plan = held.match_passes(plan_step(some, BUDGET))
+    plan = held.match_passes(plan_for(held.model, some, BUDGET))
     loss, _, _ = backward_step(held.model, some, plan, held.run)
     held.reduce_gradients()
     grads = [p.grad for p in held.pieces]
@@ -55,11 +65,11 @@ def compare(out: Path) -> None:
     with joined_ranks() as ranks, out.open("a") as file:
         for kind, name in CASES:
             dtype = DTYPES[name]
-            alone = Replicas(tiny(kind, ours=True, dtype=torch.float32), dtype)
+            alone = Replicas(model_of(kind), dtype)
             loss, wanted = gradients(alone, range(11), Ranks())
             judged = held_out_loss(alone.model, examples(), BUDGET)
             for way, shares in SHARES.items():
-                model = tiny(kind, ours=True, dtype=torch.float32)
+                model = model_of(kind)
                 shards = Shards(model, torch.device("cpu"), dtype, ranks)
                 for _ in range(2):  # what the first pass left must not be in the second
                     found_loss, found = gradients(shards, shares[ranks.index], ranks)
@@ -77,5 +87,43 @@ def compare(out: Path) -> None:
                     file.write(json.dumps(told) + "\n")
 
 
+def with_adapter(kind: str, name: str) -> Any:
+    """A tiny model with an adapter that changes what it computes; the base as named."""
+    model = model_of(kind)
+    dtype = torch.bfloat16 if name == "bf16" else torch.float32
+    if name == "4 bits":
+        quantize_linears(decoder_layers(model), torch.device("cpu"), dtype)
+    add_adapter(model.to(dtype), 4, 1)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith("lora_B"):
+                parameter.copy_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def compare_adapters(out: Path) -> None:
+    """The same of adapters, of which each rank holds the whole base."""
+    cases = [*((kind, "fp32") for kind in KINDS), ("llama", "bf16"), ("llama", "4 bits")]
+    with joined_ranks() as ranks, out.open("a") as file:
+        for kind, name in cases:
+            alone = Replicas(with_adapter(kind, name), torch.float32)
+            loss, expected = gradients(alone, range(11), Ranks())
+            for way, shares in SHARES.items():
+                replicas = Replicas(with_adapter(kind, name), torch.float32, ranks)
+                own_loss, own = gradients(replicas, shares[ranks.index], ranks)
+                apart = [
+                    float((a - b.reshape(-1)).abs().max() / b.abs().max())
+                    for a, b in zip(own, expected, strict=True)
+                ]
+                law = {
+                    "kind": kind, "dtype": name, "rows": way,
+                    "gradient": max(apart), "loss": abs(own_loss / loss - 1), "adapter": True,
+                }  # fmt: skip
+                if ranks.first:
+                    file.write(json.dumps(law) + "\n")
+
+
 if __name__ == "__main__":
-    on_ranks(2, partial(compare, Path(sys.argv[1])))
+    work = compare_adapters if sys.argv[2:] == ["adapters"] else compare
+    on_ranks(2, partial(work, Path(sys.argv[1])))

@@ -10,6 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from biddable.engine.attention import NAME, register
+from biddable.engine.proof import STOCK
+from biddable.engine.twin import small_settings, twin_of
 
 VOCABULARY = 61
 COMMON: dict[str, Any] = {
@@ -50,6 +52,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "embedding_multiplier": 2.0, "residual_multiplier": 0.5,
     },
 }  # fmt: skip
+LFM2 = {"num_hidden_layers": 4, "layer_types": ["conv", "conv", "full_attention", "conv"]}
 # fp64 is exact to 1e-10 unless the architecture itself casts norms or rotary angles to fp32.
 ALL_FP64 = {"gpt2", "gpt_neox"}
 
@@ -77,6 +80,14 @@ def tiny(kind: str, *, ours: bool, dtype: torch.dtype = torch.float64, seed: int
             # Larger than the usual start, so that attention and norms are far from flat.
             parameter.add_(torch.randn_like(parameter) * 0.2)
     return model.to(dtype).eval()
+
+
+def small_model(kind: str, **changes: Any) -> Any:
+    """A random tiny model of any type, with transformers' own attention: fed beside."""
+    register()
+    config = AutoConfig.for_model(kind)
+    config = type(config).from_dict({**small_settings(config), **changes})
+    return twin_of(AutoModelForCausalLM._model_mapping[type(config)], config, STOCK)
 
 
 def reference_step(model: Any, rows: list[Row]) -> tuple[float, float, dict[str, torch.Tensor]]:

@@ -78,7 +78,7 @@ def export(run: str | PathLike[str], **options: Any) -> Exported:
     refuse_existing_run(str(folder), resumes=False)
     line(console(), "loading", settings.run)
     tuned, exam = _load(settings)
-    record = {
+    record: dict[str, Any] = {
         "name": tuned.name, "to": settings.to, "system": settings.system,
         "system_prompt": tuned.system, "composes": composes(tuned.tokenizer), "type": None,
         "file": None, "adapter": None, "reader": None, "round_trip": None, "cost": None,

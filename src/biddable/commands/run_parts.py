@@ -15,6 +15,7 @@ from rich.console import Console
 
 from biddable.commands.exam import Exam
 from biddable.data.fix import as_row
+from biddable.data.rows import number_of
 from biddable.dataset.prepared import Prepared
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import choose_device, choose_dtype, load_model
@@ -24,7 +25,9 @@ from biddable.generation.generate import generate
 from biddable.generation.stream import text_of
 from biddable.judging.judge import Judgement, LossRows, answer_limit
 from biddable.models.adapter_files import adapter_folder
+from biddable.models.base import load_config
 from biddable.models.model_files import model_files, stop_ids_of
+from biddable.models.text_part import processor_files, router_note, text_part_note
 from biddable.options import write_config
 from biddable.settings import Settings
 from biddable.storage import need_space, write_whole
@@ -86,7 +89,7 @@ class Run:
 
 def refuse_adapter(base: str) -> None:
     """Refuses to train on top of an adapter, which would leave one that needs two others."""
-    if adapter_folder(Path(base)):
+    if adapter_folder(Path(base).expanduser()):
         what = f"the base {base} is an adapter, and what is trained on top of it would need both"
         fix = "train on the adapter's own base, with the rows of both"
         raise BiddableError("adapter_in_base", what, fix)
@@ -111,6 +114,10 @@ def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
     budget = -all_max(run.ranks, -own_budget)[0]
     sharded = ", sharded" if isinstance(weights, Shards) else ""
     bits = f", base in {settings.base_bits} bits" if settings.base_bits else ""
+    if note := text_part_note(weights.model, load_config(base).model_type):
+        line(run.out, "text part", note)
+    if note := router_note(weights.model):
+        line(run.out, "experts", note)
     line(run.out, "compute", f"{precision} on {device.type}{sharded}{bits}")
     if settings.lora:
         run.shared.loaded = weights.model, proof
@@ -160,7 +167,8 @@ def folder_files(prepared: Prepared, model: Any) -> dict[str, str]:
     that cannot be saved has trained for nothing."""
     tokenizer, template = prepared.tokenizer, prepared.template
     stop_ids = stop_ids_of(model, tokenizer, template)
-    return model_files(model, tokenizer, chat_template=template.text, stop_ids=stop_ids)
+    files = model_files(model, tokenizer, chat_template=template.text, stop_ids=stop_ids)
+    return {**processor_files(prepared.base.folder, model), **files}
 
 
 def begin(run: Run, weights: WeightStore) -> None:
@@ -217,7 +225,7 @@ def base_judgement(run: Run, weights: WeightStore, fresh: Callable[[], Any]) -> 
     """The base's judgement: made before step 1, and kept for when the run is resumed."""
     if (run.folder.path / BASE_FILE).is_file():
         return Judgement(**run.folder.read_json(BASE_FILE))
-    line(run.out, "judging", f"the base on {len(run.exam.questions)} prompts")
+    line(run.out, "judging", f"the base on {number_of(len(run.exam.questions), 'prompt')}")
     key = run.exam.key()
     known = run.shared.judgements.get(key)
     base = judged(run, weights, weights.standalone_model(fresh, {}), known)

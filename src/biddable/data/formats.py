@@ -244,7 +244,7 @@ LAST_FORMATS = (
     _format(_OASST.format("trees"), _TREE_KEYS, "", tree_path, "message_tree_id"),
     *(
         _format(f"messages under {key!r}", key, "", partial(message_list, key))
-        for key in ("conversation", "dialog", "dialogue")
+        for key in ("conversation", "dialog", "dialogue", "contents")
     ),
     _format("text with ### Human and ### Assistant", "text", "", _speakers),
 )

@@ -18,7 +18,7 @@ _LAYERS, _MOST_LAYERS = 4, 8
 _SIZES: dict[int, str] = {
     VOCABULARY: "vocab_size vocab_size_per_layer_input n_vocab",
     64: "hidden_size d_model n_embd embedding_size dim emb_dim model_dim embed_dim lru_width "
-    "word_embed_proj_dim attention_hidden_size decoder_hidden_size backbone_hidden_size",
+    "word_embed_proj_dim decoder_hidden_size backbone_hidden_size embedding_dim",
     48: "intermediate_size ffn_dim n_inner d_inner d_ff decoder_ffn_dim encoder_ffn_dim "
     "ffn_hidden_size mlp_hidden_size dim_ff shared_intermediate_size "
     "shared_expert_intermediate_size block_ff_dim dff feed_forward_size dense_intermediate_size "
@@ -29,7 +29,7 @@ _SIZES: dict[int, str] = {
     "num_decoder_layers num_attention_heads n_head n_heads num_heads decoder_attention_heads "
     "encoder_attention_heads swa_num_attention_heads linear_num_value_heads num_experts "
     "num_local_experts n_routed_experts moe_num_experts ffn_num_experts num_routed_experts "
-    "mamba_dt_rank time_step_rank",
+    "mamba_dt_rank time_step_rank linear_num_heads num_blocks",
     2: "num_key_value_heads n_kv_heads num_kv_heads swa_num_key_value_heads attention_kv_heads "
     "num_global_key_value_heads num_experts_per_tok moe_topk moe_top_k moe_k num_selected_experts "
     "num_experts_per_token experts_per_token num_active_experts top_k_experts "
@@ -38,14 +38,17 @@ _SIZES: dict[int, str] = {
     "moe_num_shared_experts num_shared_experts num_nextn_predict_layers moe_layer_start_index "
     "num_expert_groups num_limited_groups mamba_n_groups mamba_ngroups n_groups num_dense_layers",
     16: "head_dim d_kv kv_channels dim_head swa_head_dim swa_v_head_dim global_head_dim "
-    "attention_head_dim q_lora_rank kv_lora_rank o_lora_rank mamba_d_state state_size "
-    "ssm_state_size mamba_state_size rotary_dim mamba_d_head mamba_head_dim index_head_dim",
+    "q_lora_rank kv_lora_rank o_lora_rank mamba_d_state state_size "
+    "ssm_state_size mamba_state_size rotary_dim mamba_d_head mamba_head_dim mamba_headdim "
+    "index_head_dim linear_head_dim qk_head_dim d_head",
     8: "qk_nope_head_dim qk_rope_head_dim v_head_dim attention_chunk_size chunk_size "
     "mamba_chunk_size linear_key_head_dim linear_value_head_dim mamba_n_heads mamba_num_heads "
+    "n_mamba_heads "
     "hidden_size_per_layer_input index_topk",
     7: "sliding_window attention_window_size sliding_window_size window_size swa_window_size",
-    128: "mamba_d_ssm max_position_embeddings n_positions n_ctx max_seq_len max_sequence_length "
-    "seq_length",
+    32: "attention_head_dim",
+    128: "mamba_d_ssm attention_hidden_size max_position_embeddings n_positions n_ctx max_seq_len "
+    "max_sequence_length seq_length",
 }
 SMALL = {name: size for size, names in _SIZES.items() for name in names.split()}
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
@@ -80,15 +83,23 @@ def small_settings(config: Any) -> dict[str, Any]:
 
 def _small(settings: Mapping[str, Any]) -> dict[str, Any]:
     layers = next((settings[n] for n in _LAYER_COUNTS if _is_count(settings.get(n))), 0)
-    lists = [v for v in settings.values() if isinstance(v, Sequence) and len(v) == layers]
-    kept = kept_layers([v for v in lists if not isinstance(v, str)], layers)
+    numbers = {k: v for k, v in settings.items() if _are_layer_numbers(k, v, layers)}
+    lists = [
+        v
+        for k, v in settings.items()
+        if isinstance(v, (list, tuple)) and len(v) == layers and k not in numbers
+    ]
+    lists += [[i in v for i in range(layers)] for v in numbers.values()]
+    kept = kept_layers(lists, layers)
     heads = next((settings[n] for n in _HEADS if _is_count(settings.get(n))), 0)
     small: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, dict) and name.startswith("rope_"):
+        if isinstance(value, Mapping) and name.startswith("rope_"):
             small[name] = _small_rope(value)
         elif isinstance(value, dict) and "model_type" in value:
             small[name] = _small(value)
+        elif name in numbers:
+            small[name] = [kept.index(i) for i in value if i in kept]
         elif isinstance(value, (list, tuple)) and len(value) == layers > 1:
             small[name] = [_small_value(name, value[i], heads) for i in kept]
         elif isinstance(value, dict) and name == "per_layer_config":
@@ -97,8 +108,26 @@ def _small(settings: Mapping[str, Any]) -> dict[str, Any]:
             small[name] = len(kept)
         else:
             small[name] = _small_value(name, value, heads)
+    return _fitted(settings, small)
+
+
+def _are_layer_numbers(name: str, value: Any, layers: int) -> bool:
+    """Whether a list names layers by their numbers."""
+    return (
+        isinstance(value, (list, tuple))
+        and ("layer" in name or "idx" in name)
+        and len(value) > 0
+        and all(type(i) is int and 0 <= i < layers for i in value)
+        and sorted(set(value)) == list(value)
+    )
+
+
+def _fitted(settings: Mapping[str, Any], small: dict[str, Any]) -> dict[str, Any]:
+    """Small settings, of which those that depend on others fit them."""
     if "qk_rope_head_dim" in small and "head_dim" in small:
-        small["head_dim"] = small["qk_rope_head_dim"]
+        # The width of what is turned, or of a query.
+        turned = settings["head_dim"] == settings["qk_rope_head_dim"]
+        small["head_dim"] = small["qk_rope_head_dim"] * (1 if turned else 2)
     if "expand" in small and "num_heads" in small:
         # Mamba 2: as many heads as are as wide as its inner width.
         small["num_heads"] = small["expand"] * small["hidden_size"] // small["head_dim"]
@@ -107,10 +136,10 @@ def _small(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _small_value(name: str, value: Any, heads: int) -> Any:
     """One setting: a size becomes small, an id a small one, and a share of dropout none."""
-    if name in _SPECIAL:
-        return _SPECIAL[name]
+    if name in _SPECIAL or (name.endswith(("_token_id", "_token_index")) and _is_count(value)):
+        return _SPECIAL.get(name, 0)
     if "drop" in name and type(value) in (int, float):
-        return 0.0
+        return type(value)(0)
     if name == "num_key_value_heads" and value is None:
         return _LAYERS
     if name not in SMALL or not _is_count(value):
@@ -121,20 +150,20 @@ def _small_value(name: str, value: Any, heads: int) -> Any:
 
 
 def kept_layers(lists: Sequence[Sequence[Any]], layers: int) -> list[int]:
-    """Which layers the twin has: one of each kind at least, in their order."""
+    """Which layers the twin has, in their order: one of each kind, and as far as they are few two,
+    for layers may share what they have."""
     if not layers:
         return []
     kinds = [str([values[i] for values in lists]) for i in range(layers)]
-    first = {kind: i for i, kind in reversed(list(enumerate(kinds)))}
-    kept = sorted(first.values())[:_MOST_LAYERS]
-    rest = [i for i in range(layers) if i not in kept]
-    return sorted(kept + rest[: max(0, _LAYERS - len(kept))])
+    order = sorted(range(layers), key=lambda i: (min(kinds[:i].count(kinds[i]), 2), i))
+    different = len(set(kinds))
+    return sorted(order[: min(max(_LAYERS, different), _MOST_LAYERS)])
 
 
 def _small_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary settings without those that belong to a head of another width."""
     if any(isinstance(value, dict) for value in rope.values()):
-        return {name: _small_rope(value) for name, value in rope.items()}
+        return {name: value and _small_rope(value) for name, value in rope.items()}
     small = {name: value for name, value in rope.items() if not isinstance(value, (list, tuple))}
     if small.get("rope_type", "default") not in _KEPT_ROPES:
         small = {"rope_type": "default", "rope_theta": rope.get("rope_theta", 10_000.0)}

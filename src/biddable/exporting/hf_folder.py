@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +83,6 @@ def texts_of(
     # transformers alone reads do_sample, and refuses to save a model that has the other without it.
     sampling = {**json.loads(texts[_SAMPLING]), "do_sample": True, "top_k": 1}
     return {**texts, _SAMPLING: json.dumps(sampling, indent=2, sort_keys=True) + "\n"}
-
-
-def has_peft() -> bool:
-    """Whether PEFT is there."""
-    return find_spec("peft") is not None
 
 
 def open_folder(folder: Path, base: Path | None = None) -> Folder:

@@ -58,7 +58,8 @@ class Lora(nn.Module):
 def decoder_layers(model: Any) -> nn.ModuleList:
     """The decoder layers of a model of a supported architecture."""
     count = model.config.get_text_config().num_hidden_layers
-    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+    decoder = model.get_decoder()
+    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
     return lists[0]
 
 

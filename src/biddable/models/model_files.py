@@ -65,7 +65,7 @@ def model_files(
     Raises:
         BiddableError: `model_not_savable`, transformers refuses or misreads the files.
     """
-    pad = _pad_id(tokenizer, stop_ids, model.config.vocab_size)
+    pad = _pad_id(tokenizer, stop_ids, model.config.get_text_config().vocab_size)
     end = _end_token(tokenizer, stop_ids)
     if chat_template and "eos_token" in chat_template and end != tokenizer.eos_token:
         # A template that prints the EOS goes on printing the one that it was trained with.
@@ -111,6 +111,9 @@ def _config(model: Any, tokenizer: Any, stop_ids: Sequence[int], pad: int | None
     }
     if config["model_type"] == "gpt2":
         kept["n_ctx"] = config["n_positions"]
+    for name, part in kept.items():
+        if isinstance(part, dict) and "model_type" in part:
+            kept[name] = part | _older_rope(part)
     return kept | _older_rope(config)
 
 

@@ -28,9 +28,12 @@ def check_kind(kind: str, where: str) -> None:
         BiddableError: `not_causal_lm` or `unsupported_architecture`.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MULTIMODAL,
+    )
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES as KINDS
 
-    if kind in CAUSAL:
+    if kind in CAUSAL or kind in MULTIMODAL:
         return
     if kind in KINDS:
         raise _not_causal(kind, where)

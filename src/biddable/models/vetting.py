@@ -25,7 +25,8 @@ INDEX = "model.safetensors.index.json"
 # What transformers reads as settings. Others (trainer_state.json) lie beside many models.
 _SETTINGS = (
     "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "preprocessor_config.json", "processor_config.json", "chat_template.json",
+    "added_tokens.json", "preprocessor_config.json", "processor_config.json",
+    "video_preprocessor_config.json", "chat_template.json",
     "adapter_config.json", "adapter_base.json",
 )  # fmt: skip
 _READ = (*_SETTINGS, "tokenizer.json", INDEX, "chat_template.jinja", "system_prompt.txt")

@@ -51,6 +51,7 @@ def check_values(config: Any, name: str) -> None:
     Raises:
         BiddableError: `base_damaged`.
     """
+    config = config.get_text_config()
     ropes = getattr(config, "rope_parameters", None) or {}
     records = [r for r in (ropes, *ropes.values()) if isinstance(r, dict)]
     values = [(key, getattr(config, key, None), is_sound) for key, is_sound in _SOUND.items()]
@@ -66,6 +67,7 @@ def check_sizes(config: Any, shapes: Mapping[str, tuple[int, ...]], name: str) -
     Raises:
         BiddableError: `base_damaged`.
     """
+    config = config.get_text_config()
     largest = max((n for shape in shapes.values() for n in shape), default=0)
     for key in _SIZES:
         value = getattr(config, key, None)
@@ -117,10 +119,12 @@ def load_pretrained(
         device: `meta` takes no memory.
         gguf: a file of the folder to load instead of its safetensors.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
+    auto = AutoModelForCausalLM if config.model_type in CAUSAL else AutoModelForImageTextToText
     with quiet():
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto.from_pretrained(
             folder,
             config=config,
             dtype=dtype,

@@ -155,7 +155,7 @@ def _plain_prompt(served: Served, body: Body) -> Sequence[int]:
     if isinstance(prompt, str):
         refuse_no_text(prompt, "the prompt")
         prompt = served.plain(prompt)
-    known = range(served.model.config.vocab_size)
+    known = range(served.model.config.get_text_config().vocab_size)
     if not isinstance(prompt, list) or not all(type(i) is int and i in known for i in prompt):
         what = "prompt has to be one text, or one list of token ids of this model"
         raise Failure(400, what, param="prompt", code="invalid_value")

@@ -25,6 +25,7 @@ from biddable.engine.top_layers import freeze_below
 from biddable.models.adapters import add_adapter
 from biddable.models.base import Base
 from biddable.models.four_bits import largest_dequantized
+from biddable.models.text_part import freeze_other_parts, refuse_shards
 from biddable.models.whole import parameter_count
 from biddable.settings import Settings
 from biddable.terminal import line
@@ -100,9 +101,11 @@ def open_weights(
         if settings.shard == "on" or tight:
             give_back_freed_memory()
             model, proof = load_proven(base, torch.device("cpu"))
+            refuse_shards(model, base.name)
             return Shards(model, device, dtype, ranks), proof
     model, proof = load_proven(base, device)
-    return Replicas(model, dtype, ranks), proof
+    freeze_other_parts(model)
+    return Replicas(model, dtype, ranks, _cast_frozen(model, dtype)), proof
 
 
 def _cast_frozen(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -1,0 +1,77 @@
+"""The text part of a multimodal checkpoint: what is trained of it, and what becomes of the rest.
+
+Some checkpoints load as the whole, and their other parts are frozen and saved as they were; of
+others transformers loads the text model alone, and what is saved is that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from biddable.errors import BiddableError
+
+# What a processor of images and sounds is set up from.
+_PROCESSORS = (
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
+)  # fmt: skip
+
+
+def is_multimodal(model: Any) -> bool:
+    """Whether text is only a part of what the model takes."""
+    return model.config.get_text_config() is not model.config
+
+
+def freeze_other_parts(model: Any) -> None:
+    """Freezes what text does not run through: towers and projectors of a multimodal model."""
+    if not is_multimodal(model):
+        return
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    text = {id(p) for part in (model.get_decoder(), *ends) for p in part.parameters()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in text)
+
+
+def refuse_shards(model: Any, name: str) -> None:
+    """Refuses to share out a model of which a part is frozen.
+
+    Raises:
+        BiddableError: `option`.
+    """
+    if is_multimodal(model):
+        what = f"--shard on cannot share out the base {name}, of which a part is frozen"
+        raise BiddableError("option", what, "use --lora 16, or --shard off")
+
+
+def router_note(model: Any) -> str:
+    """What a user has to know of a mixture of experts; nothing where there is none."""
+    config = model.config.get_text_config()
+    if not any("experts" in name and value for name, value in config.to_dict().items()):
+        return ""
+    turned_on = getattr(config, "output_router_logits", False)
+    why = "though config.json turns it on" if turned_on else "as transformers has it by default"
+    return f"trained without a loss of their router, {why}"
+
+
+def text_part_note(model: Any, kind: str) -> str:
+    """What a user has to know of the parts that are not trained; nothing where there are none.
+
+    Args:
+        kind: `model_type` of the base's config.json.
+    """
+    saved = type(model).__name__
+    if is_multimodal(model):
+        count = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+        return f"trained; {count:,} other parameters are frozen, and saved unchanged in {saved}"
+    if model.config.model_type != kind:
+        return f"trained and saved alone, as {saved}; the result can no longer be loaded as {kind}"
+    return ""
+
+
+def processor_files(folder: Path, model: Any) -> Mapping[str, str]:
+    """The settings of a multimodal base's processors, by file name, which its tuned model needs."""
+    if not is_multimodal(model):
+        return {}
+    paths = [folder / name for name in _PROCESSORS]
+    return {path.name: path.read_bytes().decode() for path in paths if path.is_file()}
