@@ -225,7 +225,7 @@ def run(name: str, case: Case, out: Path, base: str) -> Verdict:
     ]  # fmt: skip
     kept = {
         "base": json.loads((out / name / "base.json").read_text(encoding="utf-8")),
-        "tuned": done.tuned.as_json(),
+        "tuned": asdict(done.tuned),
         "questions": questions,
         "training_answers": [r["assistant"] for r in case.train],
     }
@@ -241,7 +241,7 @@ def replay(path: Path) -> Verdict:
     clusters = cluster_numbers(rows)
     at = {row.line: cluster for row, cluster in zip(rows, clusters, strict=True)}
     questions = [Question(prompt=(), cluster=at[q["line"]], **q) for q in kept["questions"]]
-    base, tuned = (Judgement.from_json(kept[side]) for side in ("base", "tuned"))
+    base, tuned = (Judgement(**kept[side]) for side in ("base", "tuned"))
     # Rows that training knows were left out; then the examples are those that were answered.
     fed = clusters if len(tuned.losses) == len(rows) else [at[q.line] for q in questions]
     if len(tuned.losses) != len(fed):
