@@ -139,8 +139,10 @@ def gradient_law(
         dtype = torch.bfloat16 if half else torch.float32
         stock = make(kind, ours=False, dtype=dtype, seed=seed).to(device)
         near.append(measure(reference_step(stock, examples)[2], exact))
+        weights = held(kind, device, half=half, adapter=adapter, seed=seed)
         for share, budget in product((True, False), (10_000, 40)):
-            weights = held(kind, device, half=half, adapter=adapter, seed=seed)
+            for piece in weights.pieces:
+                piece.grad = None
             backward_step(weights.model, examples, plan_step(examples, budget, share=share))
             pairs = zip(weights.names, weights.pieces, strict=True)
             far.append(measure({n: m.grad for n, m in pairs if m.grad is not None}, exact))
@@ -241,22 +243,23 @@ def training_law(device: torch.device, rank: int) -> dict[str, Any]:
 
 def laws(part: str, *, small: bool) -> tuple[Callable[..., dict[str, Any]], list[dict[str, Any]]]:
     """The law of a part, and the options of each of its cases; `small` has few of them."""
-    kinds = ["llama", "gemma3_text"] if small else sorted(CONFIGS)
-    few, halves = [{"kind": kind} for kind in kinds[:4]], [{"half": False}, {"half": True}]
+    few = ["gemma3_text", "llama", "gpt2", "qwen3"][: 1 if small else 4]
+    kinds, seeds = (few, 1) if small else (sorted(CONFIGS), 6)
+    halves = [{"half": False}, {"half": True}]
     each = [{"kind": kind, **half} for kind in kinds for half in halves]
+    fewer = [{"kind": kind, **half} for kind in few for half in halves]
     widths = (64,) if small else (64, 96, 128, 256)
-    seeds = 2 if small else 6
     parts: dict[str, tuple[Callable[..., dict[str, Any]], list[dict[str, Any]]]] = {
         "attention": (
             attention_law, [{"width": w, "window": n} for w in widths for n in (None, 100)]
         ),
         "gradients": (gradient_law, [{**case, "adapter": False, "seeds": seeds} for case in each]),
-        "adapters": (gradient_law, [{**case, "adapter": True, "seeds": 2} for case in each[:8]]),
+        "adapters": (gradient_law, [{**case, "adapter": True, "seeds": seeds} for case in fewer]),
         "isolation": (isolation_law, each),
         "resume": (resume_law, [{"exact": True}, {"exact": False}]),
-        "answers": (answers_law, few),
+        "answers": (answers_law, [{"kind": kind} for kind in few]),
         "proof": (proof_law, [{"shape": shape} for shape in (TINY if small else SHAPES)]),
-        "train": (training_law, [{"rank": 0}, {"rank": RANK}]),
+        "train": (training_law, [{"rank": rank} for rank in ((RANK,) if small else (0, RANK))]),
     }  # fmt: skip
     return parts[part]
 

@@ -176,7 +176,9 @@ def main() -> None:
     parser.add_argument("--clinc150", default="", help="CSV with text and intent")
     parser.add_argument("--setting", default="", help="TRL's, e.g. 'fp32 1'; else all are tried")
     parser.add_argument("--repetitions", type=int, default=0)
-    parser.add_argument("--small", action="store_true", help="W5 and W6: only try the scripts")
+    parser.add_argument(
+        "--small", action="store_true", help="only try the scripts of W5 and W6; nothing is kept"
+    )
     args = parser.parse_args()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     (HERE / "results").mkdir(exist_ok=True)
@@ -192,15 +194,16 @@ def main() -> None:
                 path = work.write(Path(folder))
                 known, times = args.setting, args.repetitions
                 result = compare(name, path, args.peer, work.counted, times, known)
-            told = {
+            line = {
                 "workload": name, **result, "date": today, "python": platform.python_version(),
                 "torch": version("torch"), "transformers": version("transformers"),
-                "peer": PEERS.get(name, "trl 1.16.0"), "small": args.small,
+                "peer": PEERS.get(name, "trl 1.16.0"),
                 "command": f"python -m benchmarks.run {name}",
             }  # fmt: skip
-            with (HERE / "results" / f"{today}.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(told) + "\n")
-            print(json.dumps(told, indent=1), flush=True)
+            print(json.dumps(line, indent=1), flush=True)
+            if not args.small:
+                with (HERE / "results" / f"{today}.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

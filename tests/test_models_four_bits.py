@@ -21,9 +21,8 @@ from biddable.models.adapters import Lora, add_adapter, decoder_layers, merge_ad
 from biddable.models.base import resolve_base
 from biddable.models.four_bits import FourBits, largest_dequantized, quantize_linears
 from folders import base_folder
-from test_engine_laws import rows_of
 from test_models_adapters import logits, trained
-from tiny import CONFIGS, tiny
+from tiny import CONFIGS, rows_of, tiny
 
 CPU = torch.device("cpu")
 RANK = 4

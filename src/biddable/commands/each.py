@@ -23,6 +23,7 @@ from biddable.training.ranks import Ranks, first_before_others, joined_ranks
 from biddable.training.resume import (
     AUTO,
     as_begun,
+    begun_with,
     data_record,
     day_of,
     new_folder,
@@ -134,7 +135,7 @@ def _refuse_faults(settings: Settings, folder: RunFolder | None, ranks: Ranks) -
     prepared.refuse_errors()
     if folder and folder.finished:
         record = data_record(prepared, as_begun(settings, folder), today)
-        refuse_changes(folder.read_json("data.json"), record, folder)
+        refuse_changes(begun_with(folder), record, folder)
 
 
 def _new_root(settings: Settings, ranks: Ranks) -> Path:

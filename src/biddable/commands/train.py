@@ -48,6 +48,7 @@ from biddable.training.log import Log, Screen, counting, each, json_log, silent
 from biddable.training.loop import best_weights, finished, fit
 from biddable.training.ranks import Ranks, broadcast_from_first, first_before_others, joined_ranks
 from biddable.training.resume import (
+    begun_with,
     data_record,
     day_of,
     new_folder,
@@ -178,7 +179,7 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
     folder, out, prepared = run.folder, run.out, run.prepared
     resumed = broadcast_from_first(run.ranks, lambda: folder.begun)
     if resumed:
-        refuse_changes(folder.read_json("data.json"), run.record, folder)
+        refuse_changes(begun_with(folder), run.record, folder)
     line(out, "loading", f"the base '{prepared.base.name}'")
     run, weights, fresh = load_base(run)
     settings = run.settings

@@ -47,8 +47,8 @@ def forward_to_head(model: Any, fed: Mapping[str, Tensor]) -> tuple[Tensor, Head
         return (inputs[0][:, :0],)
 
     def replace(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        wide = torch.float32 if output.device.type == "mps" else torch.float64
-        return torch.tensor([[[_SMALL, _LARGE]]], dtype=wide, device=output.device)
+        # Not on the model's device: reading them there would wait for all of the forward.
+        return torch.tensor([[[_SMALL, _LARGE]]], dtype=torch.float64)
 
     hooks = (layer.register_forward_pre_hook(keep), layer.register_forward_hook(replace))
     try:
@@ -59,6 +59,8 @@ def forward_to_head(model: Any, fed: Mapping[str, Tensor]) -> tuple[Tensor, Head
     if len(entered) != 1 or logits.numel() != 2:
         raise RuntimeError(f"its vocabulary head is called {len(entered)} times, or is none")
     small, large = logits.flatten().tolist()
+    if not small > 0:
+        raise RuntimeError("its logits do not grow with what its vocabulary head gives")
     divide = 1.0 if abs(small / _SMALL - 1) < _NEAR else _SMALL / small
     capped = large * divide < _LARGE / 2
     return entered[0], Head(layer.weight, layer.bias, divide, large if capped else None)

@@ -9,12 +9,14 @@ from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 
 from biddable.generation.generate import Answer
 from biddable.models.adapter_files import BASE, CONFIG, WEIGHTS
 from biddable.models.model_files import model_files, write_files
+from biddable.models.support import auto_class
 from biddable.models.whole import quiet
 
 _SAMPLING = "generation_config.json"
@@ -87,10 +89,12 @@ def texts_of(
 
 def open_folder(folder: Path, base: Path | None = None) -> Folder:
     """The folder as it is read elsewhere; an adapter's by PEFT, on the base that is given."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(base or folder, dtype=torch.float32)
+    # What the libraries say of each other concerns no user of this.
+    with quiet(), catch_warnings(action="ignore"):
+        kind = AutoConfig.from_pretrained(base or folder).model_type
+        model = auto_class(kind).from_pretrained(base or folder, dtype=torch.float32)
         if base:
             from peft import PeftModel
 

@@ -85,8 +85,10 @@ def write_folder(settings: ExportSettings, tuned: Tuned, folder: Path) -> dict[s
     line(console(), "writing", "the adapter" if adapter else "model.safetensors")
     if adapter:
         write_peft(folder, adapter, texts)
-        if not installed("peft"):
-            line(console(), "checked", "no: PEFT is not installed; pip install peft")
+        if tuned.base.bits or not installed("peft"):
+            missing = "PEFT is not installed; pip install peft"
+            why = "its base is in four bits, as others round it" if tuned.base.bits else missing
+            line(console(), "checked", f"no: {why}")
             return {}
     else:
         need_space(folder, tuned.bytes())

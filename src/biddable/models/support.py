@@ -55,6 +55,14 @@ def check_supported(config: Any, where: str) -> None:
         raise _not_causal(str(config.model_type), where)
 
 
+def auto_class(kind: str) -> Any:
+    """The class of transformers that loads a kind of model with its vocabulary head."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    return AutoModelForCausalLM if kind in CAUSAL else AutoModelForImageTextToText
+
+
 def context_of(config: Any) -> int:
     """The most tokens of a row: the model's positions, or fewer where its rotary angles change.
 

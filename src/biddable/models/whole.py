@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from biddable.errors import BiddableError, first_line
+from biddable.models.support import auto_class
 from biddable.models.vetting import (
     INDEX,
     damaged,
@@ -119,12 +120,8 @@ def load_pretrained(
         device: `meta` takes no memory.
         gguf: a file of the folder to load instead of its safetensors.
     """
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
-
-    auto = AutoModelForCausalLM if config.model_type in CAUSAL else AutoModelForImageTextToText
     with quiet():
-        model, report = auto.from_pretrained(
+        model, report = auto_class(config.model_type).from_pretrained(
             folder,
             config=config,
             dtype=dtype,

@@ -161,6 +161,13 @@ def _settings_of(folder: RunFolder) -> Settings:
     return with_values(Settings(), read_config(str(folder.config)))
 
 
+def begun_with(folder: RunFolder) -> dict[str, Any]:
+    """What a run began with; an option that is newer than the run had its default then."""
+    record = folder.read_json("data.json")
+    settings = {**settings_record(Settings()), **record.get("settings", {})}
+    return {**record, "settings": settings}
+
+
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: RunFolder) -> None:
     """Refuses to go on with a run whose inputs changed.
 
