@@ -132,6 +132,7 @@ def test_a_tiny_model_of_each_family_goes_the_whole_way(
     output = capsys.readouterr().err
     assert f"{path}, proven on this model" in output
     assert " ".join(said.split()) in " ".join(output.split())
+    assert ("without a loss of their router" in output) == (family == "gpt-oss")
     # The plain loop is not interrupted.
     losses = [event["loss"] for event in steps_of(run)]
     assert losses == pytest.approx(naive_losses(kind, base, rows, run), rel=1e-4)
