@@ -44,10 +44,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# make bench NAMES="W5 W6" SMALL=--small tries the scripts of the adapters' workloads.
 # make bench NAMES="W1 W4" GSM8K=gsm8k_train.jsonl CLINC150=clinc150_train.csv
 bench: setup .venv-peer/ready
 	$(BIN)/python -m benchmarks.run $(NAMES) --peer .venv-peer/bin/python \
-		--gsm8k "$(GSM8K)" --clinc150 "$(CLINC150)"
+		--gsm8k "$(GSM8K)" --clinc150 "$(CLINC150)" $(SMALL)
 
 # A run in all four GGUF types, proven and judged in llama.cpp: make roundtrip RUN=runs/NAME
 roundtrip: setup

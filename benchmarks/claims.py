@@ -40,6 +40,7 @@ from biddable.generation.generate import generate
 from biddable.judging.judge import answer_limit, ask
 from biddable.judging.probes import probes
 from biddable.judging.text_measures import copier, normalized, similarity, words
+from biddable.models.adapters import add_adapter
 from biddable.models.base import resolve_base
 from biddable.settings import Settings
 from biddable.template.template import Template
@@ -96,6 +97,8 @@ def train(bench: Bench, examples: Sequence[Example], lr: float = 0.0) -> Run:
     settings = replace(bench.settings, lr=lr or bench.settings.lr)
     held_out = bench.prepared.held_out.examples
     model = load_model(bench.prepared.base, choose_device("cpu"))
+    if settings.lora:
+        add_adapter(model, settings.lora, settings.seed)
     weights = Replicas(model, torch.float32)
     curve = [(0, held_out_loss(weights.model, held_out, BUDGET))]
     losses: list[float] = []

@@ -68,7 +68,8 @@ def result_of(path: Path, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """
     work = json.loads(path.read_text(encoding="utf-8"))
     steps = [line for line in lines if "step" in line]
-    last = next((line for line in lines if "step" not in line), {})
+    last = {k: v for line in lines if "step" not in line for k, v in line.items()}
+    last.pop("workload", None)
     if len(steps) < WARM + COUNTED:
         return {"fault": "it did not come to its last step", **last}
     counted = steps[-COUNTED:]

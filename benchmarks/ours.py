@@ -65,7 +65,8 @@ def useful_flops(model: Any, tokens: int, trained: int) -> int:
         for n, p in model.named_parameters()
         if p.ndim >= 2 and not any(part in n for part in outside)
     )
-    return blocks * tokens + (6 if head.requires_grad else 4) * int(head.numel()) * trained
+    outer: int = (6 if head.requires_grad else 4) * head.numel() * trained
+    return blocks * tokens + outer
 
 
 def random_model(config: Any, device: torch.device, dtype: torch.dtype, attention: str) -> Any:

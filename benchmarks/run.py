@@ -6,7 +6,7 @@ benchmarks/results/DATE.jsonl: the median ratio of step times with its spread, b
 resident memory, and our use of the machine's matrix-product rate.
 
 `first` compares whole processes, from their start to the end of step 1; `trajectory` the losses of
-30 steps.
+30 steps. W5 trains an adapter (LoRA of rank 16) against PEFT's; W6 eight of them, see adapters.py.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.adapters import eight_adapters
 from benchmarks.workloads import make
 from biddable.cli import waiting
 
@@ -34,9 +35,11 @@ SETTINGS = {
     "W1": ["fp32 1", "fp32 2", "fp32 4", "fp32 8", "fp32 8 free", "bf16 1"],
     "W2": ["fp32 1", "fp32 4"],
     "W3": ["fp32 1", "fp32 2"],
+    "W5": ["fp32 1", "fp32 2", "fp32 4", "fp32 8", "fp32 8 free", "bf16 1"],
     "trajectory": ["fp32 2"],
 }
-REPETITIONS = {"W1": 3, "W2": 2, "W3": 2, "W4": 3, "trajectory": 1}
+REPETITIONS = {"W1": 3, "W2": 2, "W3": 2, "W4": 3, "W5": 3, "trajectory": 1}
+PEERS = {"W4": "plain PyTorch", "W5": "trl 1.16.0, peft 0.21.2", "W6": "trl 1.16.0, peft 0.21.2"}
 # Others are given up when their first step takes this much longer than the best one's.
 HOPELESS = 2.0
 # Threads wait as each side's own users have it: ours as the command sets it, the peer's as PyTorch
@@ -173,6 +176,9 @@ def main() -> None:
     parser.add_argument("--clinc150", default="", help="CSV with text and intent")
     parser.add_argument("--setting", default="", help="TRL's, e.g. 'fp32 1'; else all are tried")
     parser.add_argument("--repetitions", type=int, default=0)
+    parser.add_argument(
+        "--small", action="store_true", help="only try the scripts of W5 and W6; nothing is kept"
+    )
     args = parser.parse_args()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     (HERE / "results").mkdir(exist_ok=True)
@@ -180,21 +186,24 @@ def main() -> None:
         for name in args.names:
             if name == "first":
                 result = first_step(args.peer, args.gsm8k, Path(folder))
+            elif name == "W6":
+                result = eight_adapters(args.peer, args.clinc150, Path(folder), small=args.small)
             else:
                 files = {"gsm8k": args.gsm8k, "clinc150": args.clinc150}
-                work = make(name, files, Path(folder))
+                work = make(name, files, Path(folder), small=args.small)
                 path = work.write(Path(folder))
                 known, times = args.setting, args.repetitions
                 result = compare(name, path, args.peer, work.counted, times, known)
-            told = {
+            line = {
                 "workload": name, **result, "date": today, "python": platform.python_version(),
                 "torch": version("torch"), "transformers": version("transformers"),
-                "peer": "plain PyTorch" if name == "W4" else "trl 1.16.0",
+                "peer": PEERS.get(name, "trl 1.16.0"),
                 "command": f"python -m benchmarks.run {name}",
             }  # fmt: skip
-            with (HERE / "results" / f"{today}.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(told) + "\n")
-            print(json.dumps(told, indent=1), flush=True)
+            print(json.dumps(line, indent=1), flush=True)
+            if not args.small:
+                with (HERE / "results" / f"{today}.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import csv
 import json
 import random
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Workload:
         order: the rows of each step.
         rates: the learning rate of each step.
         counted: steps that are timed; those before them warm up.
+        lora: rank of the adapter that is trained; 0 trains all weights.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Workload:
     order: list[list[int]]
     rates: list[float]
     counted: int
+    lora: int = 0
 
     def write(self, folder: Path) -> Path:
         """The file that both sides read."""
@@ -130,6 +132,7 @@ class Shape:
     batch: int
     counted: int
     warm: int = 1
+    lora: int = 0
 
 
 SHAPES = {
@@ -137,23 +140,26 @@ SHAPES = {
     "W2": Shape(batch=32, counted=2),
     "W3": Shape(batch=16, counted=2),
     "W4": Shape(batch=8, counted=10, warm=5),
+    "W5": Shape(batch=8, counted=5, lora=16),
     "trajectory": Shape(batch=4, counted=29),
 }
 
 
-NEEDED = {"W1": "gsm8k", "W2": "clinc150", "W3": "gsm8k", "trajectory": "gsm8k"}
+NEEDED = {"W5": "gsm8k", "W1": "gsm8k", "W2": "clinc150", "W3": "gsm8k", "trajectory": "gsm8k"}
 
 
-def make(name: str, files: dict[str, str], folder: Path) -> Workload:
-    """The workload of that name, from the data files given."""
+def make(name: str, files: dict[str, str], folder: Path, *, small: bool = False) -> Workload:
+    """The workload of that name, from the data files; a small one has one counted step of a row."""
     shape, needed = SHAPES[name], NEEDED.get(name, "")
+    if small:
+        shape = replace(shape, batch=1, counted=1)
     if needed and not files[needed]:
         raise SystemExit(f"{name} needs --{needed} FILE")
     base, steps = resolve_base("smollm2"), shape.counted + shape.warm
     count = shape.batch * steps
     where: Any = base.folder
     match name:
-        case "W1" | "trajectory":
+        case "W1" | "W5" | "trajectory":
             rows = encoded(gsm8k(files["gsm8k"], count), base)
         case "W2":
             rows = encoded(clinc150(files["clinc150"], count), base)
@@ -164,5 +170,6 @@ def make(name: str, files: dict[str, str], folder: Path) -> Workload:
     order = [rows_of_step(s, len(rows), shape.batch, 0) for s in range(1, steps + 1)]
     rates = [learning_rate(s, steps, RATE, WARMUP) for s in range(1, steps + 1)]
     return Workload(
-        name=name, base=str(where), rows=rows, order=order, rates=rates, counted=shape.counted
-    )
+        name=name, base=str(where), rows=rows, order=order, rates=rates, counted=shape.counted,
+        lora=shape.lora,
+    )  # fmt: skip

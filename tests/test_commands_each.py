@@ -9,7 +9,9 @@ import pytest
 
 import biddable
 from biddable.cli import main
+from biddable.engine.precision import choose_device
 from biddable.errors import BiddableError
+from biddable.serving.served import load_served
 from folders import base_folder, rows, write_jsonl
 
 ADAPTER = Path("adapter") / "adapter_model.safetensors"
@@ -77,6 +79,45 @@ def test_auto_goes_on_with_the_files_that_are_left(place: Path) -> None:
         biddable.train_each(files(place), **arguments)
 
 
+def test_a_finished_adapter_stands_only_for_the_rows_and_options_it_had(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = place / "kept.jsonl"
+    content = (place / "first.jsonl").read_text()
+    data.write_text(content)
+    args = ["train", str(data), "--each", "--out", str(place / "kept"), *options(place)]
+    assert main(args) == 0
+    capsys.readouterr()
+    assert main([*args, "--resume", "auto"]) == 0
+    assert "kept stands already" in capsys.readouterr().err
+    assert main([*args, "--resume", "auto", "--steps", "5"]) == 1
+    assert "--steps (was 4, is 5)" in capsys.readouterr().err
+    data.write_text(content + json.dumps(rows()[75]) + "\n")
+    assert main([*args, "--resume", "auto"]) == 1
+    assert "data file" in capsys.readouterr().err
+
+
+def test_the_folder_of_adapters_is_answered_with_their_names(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = place / "odd"
+    odd = ["Ümläute (neu) 1.jsonl", "-dash.jsonl", "日本.jsonl"]
+    for name in odd:
+        write_jsonl(place / name, rows()[:12])
+    args = ["train", "--each", *options(place), "--out", str(out), "--steps", "1"]
+    assert main([*args, *[str(place / name) for name in odd]]) == 0
+    names = sorted(run.name for run in out.iterdir())
+    assert names == sorted(["Ümläute-neu-1", "dash", "日本"])
+    for name in names:
+        assert main(["chat", str(out / name), "-p", "Which?", "--max-new-tokens", "2"]) == 0
+    capsys.readouterr()
+    assert main(["chat", str(out), "-p", "Which?"]) == 1
+    error = capsys.readouterr().err
+    assert all(str(out / name) in error for name in names)
+    served = load_served([str(out / name) for name in names], True, choose_device("cpu"))
+    assert [model.name for model in served] == [*names, "base"]
+
+
 def test_a_fault_in_the_last_file_shows_before_the_first_is_trained(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +134,8 @@ def test_a_fault_in_the_last_file_shows_before_the_first_is_trained(
     ("more", "said"),
     [
         (["first.jsonl", "again/first.jsonl"], "would both be written to the folder first"),
+        (["first.jsonl", "./first.jsonl"], "give it once"),
+        (["first.jsonl", "again/First.jsonl"], "would both be written to the folder First"),
         (["first.jsonl", "--lora", "0"], "no --lora is given"),
         (["first.jsonl", "--resume", "auto"], "give --out DIR"),
         ([], "--each needs files"),
@@ -107,7 +150,8 @@ def test_what_cannot_work_is_refused(
 ) -> None:
     monkeypatch.chdir(place)
     Path("again").mkdir(exist_ok=True)
-    write_jsonl(Path("again/first.jsonl"), rows())
+    for name in ("first", "First"):
+        write_jsonl(Path(f"again/{name}.jsonl"), rows())
     args = ["train", "--each", *options(place), *more]
     assert main(args) in (1, 2)
     assert said in capsys.readouterr().err

@@ -226,6 +226,19 @@ def test_a_run_whose_data_changed_is_not_resumed(
     assert "data.jsonl, which is gone" in err
 
 
+def test_a_run_begun_before_an_option_was_there_is_resumed(place: Path, run: Path) -> None:
+    older = place / "older"
+    older.mkdir()
+    config = (run / "config.toml").read_text().splitlines()
+    kept = [line for line in config if not line.startswith("top_layers")]
+    (older / "config.toml").write_text("\n".join(kept))
+    record = json.loads((run / "data.json").read_text())
+    del record["settings"]["top_layers"]
+    (older / "data.json").write_text(json.dumps(record))
+    assert main(["train", "--resume", str(older)]) == 0
+    assert steps_of(older) == steps_of(run)
+
+
 def test_a_loss_that_is_not_finite_names_the_rows(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

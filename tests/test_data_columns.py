@@ -30,6 +30,15 @@ NAME = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
 
 @settings(deadline=None)
 @given(NAME, NAME, st.text(st.characters(exclude_characters='\\"{}', exclude_categories=["Cs"])))
+def test_a_placeholder_that_is_not_closed_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"q": "a", "a": "b"}\n')
+    [error] = read([str(path)], mapping=parse_map('user="Q: {q",assistant=a')).errors()
+    assert (error.code, "'{q'" in error.message) == ("invalid_map", True)
+    result = read([str(path)], mapping=parse_map('user="Q: {q} {{x",assistant=a'))
+    assert result.conversations[0].messages[0].content == "Q: a {x"
+
+
 def test_columns_and_constants_come_back_as_written(user: str, assistant: str, text: str) -> None:
     mapping = parse_map(f'user={user},assistant={assistant},system="{text}"')
     row = {user: "u", assistant: "a"}

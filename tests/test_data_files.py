@@ -261,12 +261,22 @@ def test_files_without_rows_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "head", [b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x28\xb5\x2f\xfd", b"BZh91", b"\xfd7zXZ\x00"]
+    "head",
+    [
+        *(b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x28\xb5\x2f\xfd", b"BZh91", b"\xfd7zXZ\x00"),
+        *(b"%PDF-1.7", b"version https://git-lfs.github.com/spec/v1", b"<!DOCTYPE html><html>"),
+    ],
 )
 def test_files_of_another_kind_are_named(tmp_path: Path, head: bytes) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(head + b"rest")
     assert refused(str(path)) == "unreadable_file"
+
+
+def test_json_in_a_file_of_a_table_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text(f"{json.dumps(GOOD)}\n" * 3)
+    assert "has to end in .jsonl" in read([str(path)]).errors()[0].fix
 
 
 def test_a_gzip_file_cut_short_is_told_after_its_good_rows(tmp_path: Path) -> None:

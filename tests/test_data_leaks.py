@@ -22,6 +22,12 @@ FRAMES: list[Callable[[str], str]] = [
     "Hello there! I was wondering if you could tell me {} Thanks so much in advance!".format,
     "{}, please".format,
     "{} - thanks a lot for your help.".format,
+    "Sorry to bother you, but {}".format,
+    "I hope you are well. Could you {}?".format,
+    "Do you know if you could {}?".format,
+    "Dear team, kindly {}. Best regards, Anna".format,
+    "{}. I'd really appreciate it.".format,
+    "{}, if possible?".format,
     "  {} ".format,
     str.upper,
     lambda text: text.replace(" ", "  ") + " !!",
@@ -48,6 +54,13 @@ def sentences() -> st.SearchStrategy[list[str]]:
             f"{VERBS[k]} the {NOUNS[k]} that {NAMES[k]} left at the {PLACES[k]} gate" for k in ks
         ]
     )
+
+
+def test_the_beginning_of_a_trained_talk_is_known_and_its_continuation_is_not() -> None:
+    first, second = talk("Hi, is it open?", "It is."), talk("Until when?", "Until six.")
+    longer = Conversation([*first.messages, *second.messages], "f.jsonl", 2)
+    assert known_rows([longer], [first]) == {0: ("is the beginning of", 0)}
+    assert known_rows([first], [longer]) == {}
 
 
 @settings(max_examples=80, deadline=None)
@@ -218,7 +231,7 @@ def test_rows_that_cannot_be_split_say_why() -> None:
     assert why(different[:1]) == "there is only one usable row"
     assert why([different[0]] * 12) == "all 12 rows are equal"
     framed = [talk(frame("open the big gate"), "x") for frame in FRAMES]
-    assert why(framed) == "all 10 rows are near duplicates of one another"
+    assert why(framed) == f"all {len(FRAMES)} rows are near duplicates of one another"
     named = [talk(c.messages[0].content, c.messages[1].content, group="g") for c in different]
     assert why(named) == "all 8 rows are of one group"
 

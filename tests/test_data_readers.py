@@ -51,6 +51,11 @@ def as_sharegpt(turns: list[tuple[str, str]]) -> Any:
     return {"conversations": [{"from": names[role], "value": t} for role, t in flat(turns)]}
 
 
+def as_gemini(turns: list[tuple[str, str]]) -> Any:
+    pairs = [(r, t) for user, answer in turns for r, t in (("user", user), ("model", answer))]
+    return {"contents": [{"role": role, "parts": [{"text": text}]} for role, text in pairs]}
+
+
 def as_alpaca(turns: list[tuple[str, str]]) -> Any:
     *history, (asked, answered) = turns
     return {
@@ -75,7 +80,7 @@ def test_every_format_of_the_same_turns_reads_as_the_same_conversations(
     bom: bool,
 ) -> None:
     folder = tmp_path_factory.mktemp("formats")
-    for form in (as_openai, as_sharegpt, as_alpaca, as_prompt_completion):
+    for form in (as_openai, as_sharegpt, as_gemini, as_alpaca, as_prompt_completion):
         text = ("\n\n" + newline).join(json.dumps(form(turns)) for turns in rows) + newline
         path = folder / f"{form.__name__}.jsonl"
         path.write_bytes(("\ufeff" * bom + text).encode())
@@ -348,6 +353,12 @@ def test_the_systems_of_rows_win_over_the_runs(tmp_path: Path) -> None:
     rows = [{"user": "u", "assistant": "a"}, {"system": "own", "user": "u", "assistant": "a"}]
     result = read_rows(tmp_path, rows, system="run")
     assert [c.messages[0].content for c in result.conversations] == ["run", "own"]
+
+
+def test_the_system_instruction_of_gemini_is_the_system_prompt(tmp_path: Path) -> None:
+    row = {"systemInstruction": {"role": "system", "parts": [{"text": "own"}]}}
+    result = read_rows(tmp_path, [row | as_gemini([("u", "a")])])
+    assert [m.content for m in result.conversations[0].messages] == ["own", "u", "a"]
 
 
 def test_groups_come_from_the_row_or_the_named_column(tmp_path: Path) -> None:

@@ -595,7 +595,7 @@ def test_an_unused_column_is_named_as_it_is_written(tmp_path: Path) -> None:
     assert "'Weight (kg)'" in note.message
 
 
-@pytest.mark.parametrize("key", ["split", "is_valid", "Deleted", "fold"])
+@pytest.mark.parametrize("key", ["split", "is_valid", "Deleted", "fold", "quality", "is_correct"])
 def test_a_column_that_may_set_rows_aside_is_a_warning_where_rows_differ(
     tmp_path: Path, key: str
 ) -> None:
@@ -604,6 +604,13 @@ def test_a_column_that_may_set_rows_aside_is_a_warning_where_rows_differ(
         [one] = read_rows(tmp_path, [{**pair, key: value} for value in values]).findings
         assert (one.code, one.severity, one.count) == ("unused_columns", severity, 3)
         assert repr(key) in one.message
+
+
+def test_answers_that_kto_calls_bad_are_not_trained_without_a_word(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p {k}", "completion": "c", "label": k % 2 == 0} for k in range(4)]
+    [one] = read_rows(tmp_path, rows).findings
+    assert (one.code, one.severity, one.count) == ("unused_columns", "warning", 4)
+    assert "calls answers bad" in one.fix
 
 
 def test_a_weight_of_a_sample_is_a_warning_and_one_beyond_fp32_is_refused(tmp_path: Path) -> None:

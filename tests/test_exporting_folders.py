@@ -54,8 +54,8 @@ def test_transformers_reads_the_folder_as_the_model_was_judged(name: str, tmp_pa
     assert settings.top_k == 1
     settings.validate(strict=True)
     tokenizer = AutoTokenizer.from_pretrained(exported.folder)
-    asked = [{"role": "user", "content": "Q?"}]
-    text = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    question = [{"role": "user", "content": "Q?"}]
+    text = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
     assert "Be brief." in text
     assert (exported.folder / SYSTEM_PROMPT_FILE).read_text() == "Be brief."
     assert "vllm serve . --dtype float32" in (exported.folder / "README.md").read_text()
@@ -103,12 +103,22 @@ def test_ollama_gets_the_trained_template_system_prompt_and_stops(
         assert in_go([go], [chat]) == [[want]]
 
 
+def test_ollama_writes_the_bos_that_the_template_prints_once(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    folder = saved("llama-llama3", tmp_path / "model")
+    exported = export(folder, to="ollama", type="f32", out=tmp_path / "out")
+    assert exported.record["round_trip"]["prompts"] == 5
+    assert '"<s>' not in (exported.folder / "Modelfile").read_text()
+
+
 def test_a_template_that_ollama_cannot_have_is_refused_before_weights_are_written(
     tmp_path: Path,
 ) -> None:
     folder = saved("llama", tmp_path / "model")
     template = folder / "chat_template.jinja"
-    template.write_text(template.read_text().replace("m.content", "m.content.split('</t>')[-1]"))
+    template.write_text(
+        template.read_text().replace("m.content", "m.content.split('</think>')[-1]")
+    )
     with pytest.raises(BiddableError, match=r"changes contents|other texts") as error:
         export(folder, to="ollama", out=tmp_path / "out")
     assert "--to gguf" in error.value.finding.fix
@@ -125,6 +135,21 @@ def test_an_adapter_apart_answers_as_the_merged_one(
     assert names == ["adapter-adapter.gguf", f"base-{kind}.gguf"]
     assert exported.record["round_trip"]["prompts"] > 5
     assert "--lora adapter-adapter.gguf" in (exported.folder / "README.md").read_text()
+
+
+def test_an_adapter_of_a_base_in_four_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apart beside the dequantized base; as PEFT's, with the setting that loads it."""
+    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("xllamacpp")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data, base = write_jsonl(tmp_path / "rows.jsonl", rows()), base_folder(tmp_path / "base")
+    options = {"steps": 1, "answers": 1, "precision": "fp32", "lora": 4, "base_bits": 4}
+    train(data, out=tmp_path / "run", base=base, **options)
+    exported = export(tmp_path / "run", apart=True, type="f32", answers=1)
+    assert exported.record["round_trip"]["prompts"] > 5
+    exported = export(tmp_path / "run", to="peft")
+    assert exported.record["round_trip"] is None
+    assert "load_in_4bit=True" in (exported.folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "phi3"])
@@ -179,7 +204,7 @@ def test_a_run_in_training_and_a_folder_that_is_there_are_refused(
     monkeypatch.setattr("biddable.commands.export._load", _never)
     for to in ("gguf", "ollama", "hf"):
         run = unfinished(runs["whole"], tmp_path / to)
-        with pytest.raises(BiddableError, match="no model in it yet"):
+        with pytest.raises(BiddableError, match="has no model yet"):
             export(run, to=to)
     for to in NAMES:
         (tmp_path / "there").mkdir(exist_ok=True)

@@ -168,7 +168,7 @@ def test_weights_that_are_not_the_models_are_not_proven(
 def test_without_llama_cpp_the_file_is_written_and_said_to_be_unchecked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("biddable.exporting.targets.installed", lambda: False)
+    monkeypatch.setattr("biddable.exporting.targets.installed", lambda _: None)
     exported = export(saved("llama", tmp_path / "model"), out=tmp_path / "out")
     assert exported.record["round_trip"] is None
     assert "Not checked" in (tmp_path / "out" / "README.md").read_text()

@@ -17,7 +17,6 @@ from biddable.exporting.baked import bake
 from biddable.exporting.go_template import Frame, frame_of
 from biddable.exporting.modelfile import modelfile
 from biddable.template.frames import FRAMES
-from saved_write import CHATML, WITH_EOS
 
 RENDER = Path(__file__).parent / "helpers" / "go_render.go"
 TOKENS = (("bos_token", "<s>"), ("eos_token", "</s>"))
@@ -26,6 +25,15 @@ ROLES = {"S": "system", "U": "user", "A": "assistant"}
 PIECES = (
     *(" ", "\n", "\t", "\r", "\x0b", "\x1c", "\x85", "\xa0", "\u2003", "\u2028", "\u3000"),
     *("a", "Z9", "é", "漢字", "🙂\u200d", '"', "'", "\\", "\\n", "{{", "}}", "{% x %}", "<b>&"),
+)
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WITH_EOS = (
+    "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
 )
 STRIPS = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>\n{{ m.content | trim }}</s>\n"

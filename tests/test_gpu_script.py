@@ -75,11 +75,11 @@ def test_a_part_that_fails_is_a_line_with_the_end_of_its_traceback(tmp_path: Pat
 
 def test_a_part_that_hangs_is_ended_and_keeps_its_lines(tmp_path: Path) -> None:
     with (tmp_path / "lines").open("w+") as file:
-        work = session(file, most=3.0)
-        script = "import time; print('{\"case\": 1}', flush=True); time.sleep(60)"
-        assert work.run("train", [sys.executable, "-c", script]) == [{"case": 1}]
+        work = session(file, most=5.0)
+        script = """echo '{"case": 1}'; echo '{"unfinished'; exec sleep 600"""
+        assert work.run("train", ["sh", "-c", script]) == [{"case": 1}]
         file.seek(0)
-        assert json.loads(file.read())["fault"] == "it did not end within 3 seconds"
+        assert json.loads(file.read())["fault"] == "it did not end within 5 seconds"
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_the_card_as_json_and_as_text() -> None:
     found = json.loads(json.dumps(card.as_json()))
     assert {"base", "tuned", "n", "low", "high"} <= set(found["held_out_loss"])
     assert set(found["stops_by_itself"]) == {
-        "base", "tuned", "n", "low", "high", "gained", "lost", "p"
+        "base", "tuned", "n", "low", "high", "baseline", "gained", "lost", "p"
     }  # fmt: skip
     assert card.record() == {**card.as_json(), "verdict": asdict(card.verdict)}
     assert set(asdict(card.verdict)) == {"outcome", "sentence", "evidence", "suggestion"}

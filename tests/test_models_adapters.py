@@ -18,21 +18,25 @@ from biddable.engine.loss import loss_sum
 from biddable.engine.memory import needs_of
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import load_model
-from biddable.engine.step import backward_step
+from biddable.engine.proof import prove
+from biddable.engine.step import backward_step, plan_for
 from biddable.errors import BiddableError
 from biddable.models.adapter_files import base_text, weight_sums
 from biddable.models.adapters import (
     Lora,
     add_adapter,
+    decoder_layers,
     load_adapter,
     merge_adapter,
     remove_adapter,
     save_adapter,
 )
 from biddable.models.base import load_tokenizer, resolve_base
+from biddable.models.four_bits import quantize_linears
 from biddable.models.model_files import model_files
 from biddable.training.weights import Replicas
 from folders import base_folder
+from test_engine_beside import LFM2, ROWS, small_model
 from tiny import ALL_FP64, CONFIGS, VOCABULARY, reference_step, rows_of, tiny
 
 # PEFT asks transformers for a property under its former name.
@@ -95,6 +99,31 @@ def test_the_gradient_is_that_of_peft_in_any_split(kind: str) -> None:
                 difference = (parameter.grad - expected).abs().max() / expected.abs().max()
                 assert difference < bound, (name, share, budget)
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+
+
+@pytest.mark.parametrize("bits", [0, 4])
+@pytest.mark.parametrize(("kind", "changes"), [("lfm2", LFM2), ("qwen3_5_text", {}), ("bloom", {})])
+def test_beside_each_other_the_gradient_is_that_of_each_row_alone(
+    kind: str, changes: dict[str, Any], bits: int
+) -> None:
+    model = small_model(kind, **changes)
+    if bits:
+        quantize_linears(decoder_layers(model), torch.device("cpu"), torch.float32)
+    assert prove(model, "x").name == "beside"
+    add_adapter(model, RANK, 1)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in trained(model).values():
+            parameter.copy_(torch.randn_like(parameter) * 0.1)
+    loss, _, grads = reference_step(model, ROWS)
+    assert set(grads) == set(trained(model))
+    for budget in (8, 1000):
+        model.zero_grad()
+        own_loss, _, _ = backward_step(model, ROWS, plan_for(model, ROWS, budget))
+        assert own_loss == pytest.approx(loss, rel=1e-5)
+        for name, grad in grads.items():
+            own = model.get_parameter(name).grad
+            assert (own - grad).abs().max() <= 1e-3 * grad.abs().max() + 1e-6, name
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -118,7 +118,7 @@ def test_a_run_on_rows_in_memory_goes_from_rows_to_an_answer(tmp_path: Path) -> 
 def test_a_check_shows_itself_in_a_line(tmp_path: Path) -> None:
     checked = biddable.check([*rows(), rows()[0]], base=base_folder(tmp_path / "base"))
     assert repr(checked).startswith("<81 rows, ")
-    assert repr(checked).endswith("0 errors, 1 warnings, 0 notes>")
+    assert repr(checked).endswith("0 errors, 1 warning, 0 notes>")
     assert "duplicate_exact" in checked._repr_html_()
 
 

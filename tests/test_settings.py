@@ -107,7 +107,8 @@ def test_no_number_may_be_absurd(kind: type[FitSettings], name: str, value: floa
         with_values(kind(), {name: value})
 
 
-@pytest.mark.parametrize(("kind", "name"), NUMBERS)
+# Of --base-bits only 0 and 4 are good, so that the error can name what it takes.
+@pytest.mark.parametrize(("kind", "name"), [n for n in NUMBERS if n[1] != "base_bits"])
 def test_both_ends_of_a_range_are_good(kind: type[FitSettings], name: str) -> None:
     (f,) = (f for f in fields(kind) if f.name == name)
     steps = {"steps": 1} if kind is Settings and name != "steps" else {}

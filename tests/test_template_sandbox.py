@@ -282,8 +282,16 @@ def test_the_process_ends_with_the_one_that_it_serves(text: str, signal_name: st
         serving.wait(60)
 
 
-@pytest.mark.parametrize("name", ["endless macro", "far range", "text times number", "answers"])
-def test_a_bomb_ends_the_command_before_a_base_is_loaded(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        *[(name, "--template") for name in ("endless macro", "far range", "answers")],
+        *[(name, "--base") for name in ("text times number", "answers")],
+    ],
+)
+def test_a_bomb_ends_the_command_before_a_base_is_loaded(
+    name: str, option: str, tmp_path: Path
+) -> None:
     """What loads a base takes many seconds on a busy machine, what refuses here a fraction."""
     bombs = {
         "endless macro": DEEP["recursive macro"],
@@ -293,6 +301,9 @@ def test_a_bomb_ends_the_command_before_a_base_is_loaded(name: str, tmp_path: Pa
     }
     template, data = tmp_path / "bomb.jinja", tmp_path / "data.jsonl"
     template.write_text(bombs[name])
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "tokenizer_config.json").write_text(json.dumps({"chat_template": bombs[name]}))
     data.write_text('{"prompt": "a", "completion": "b"}\n')
     script = (
         "import atexit, os, sys\n"
@@ -300,7 +311,8 @@ def test_a_bomb_ends_the_command_before_a_base_is_loaded(name: str, tmp_path: Pa
         "atexit.register(lambda: 'transformers' in sys.modules and os._exit(9))\n"
         "run()\n"
     )
-    command = [sys.executable, "-c", script, "check", str(data), "--template", str(template)]
+    command = [sys.executable, "-c", script, "check", str(data), option]
+    command.append(str(base if option == "--base" else template))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "[template_unusable]" in done.stderr

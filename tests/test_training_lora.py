@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 import biddable
-from biddable.cli import main
+from biddable.cli import main, read_arguments
+from biddable.command_table import COMMANDS
 from biddable.errors import BiddableError
-from biddable.options import read_config, with_values
+from biddable.options import read_config, with_values, write_config
 from biddable.settings import LORA_LR, Settings
 from biddable.training.ranks import ALONE
 from biddable.training.resume import start
 from folders import base_folder, rows, write_jsonl
+from interrupted import interrupt
 
 EXACT = ["--device", "cpu", "--precision", "fp32", "--answers", "2"]
 
@@ -91,21 +91,7 @@ def test_compare_gives_the_figures_of_the_run(
 
 def test_an_interrupted_run_goes_on_to_the_very_same_adapter(place: Path) -> None:
     assert main(train_args(place, "whole", "--steps", "8")) == 0
-    code = (
-        "import os, signal, sys\n"
-        "from biddable.cli import main\n"
-        "from biddable.training import loop\n"
-        "def due(step, *_):\n"
-        "    if step == 3: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return False\n"
-        "loop._save_is_due = due\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    args = train_args(place, "cut", "--steps", "8")
-    done = subprocess.run(
-        [sys.executable, "-c", code, *args], check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 130, done.stderr
+    interrupt(train_args(place, "cut", "--steps", "8"), 3)
     assert main(["train", "--resume", str(place / "cut")]) == 0
     assert steps_of(place / "cut") == steps_of(place / "whole")
     name = Path("adapter") / "adapter_model.safetensors"
@@ -123,6 +109,31 @@ def test_the_learning_rate_has_a_default_of_its_own() -> None:
 def test_the_config_of_a_run_names_rank_and_rate(run: Path) -> None:
     settings = with_values(Settings(), read_config(str(run / "config.toml")))
     assert (settings.lora, settings.lr) == (8, 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rate"), [("", "16", None), ("4", "0", None), ("", "8", "1e-3")]
+)
+def test_the_rate_of_a_config_is_not_taken_for_the_other_kind(
+    place: Path, before: str, after: str, rate: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = place / "other.toml"
+    settings = {"data": place / "data.jsonl", "base": place / "base", "lora": int(before or 0)}
+    write_config(with_values(Settings(), settings), config)
+    args = ["--config", str(config), "--lora", after, *(["--lr", rate] if rate else [])]
+    if rate is None:
+        assert main(["train", *args, "--out", str(place / "no")]) == 2
+        assert "give --lr too" in capsys.readouterr().err
+        assert not (place / "no").exists()
+        return
+    values, _ = read_arguments("train", COMMANDS["train"], args)
+    assert (values["lora"], values["lr"]) == (int(after), float(rate))
+
+
+def test_the_rate_of_a_config_of_the_same_kind_is_taken(run: Path) -> None:
+    args = ["--config", str(run / "config.toml"), "--lora", "4", "--out", "x"]
+    values, _ = read_arguments("train", COMMANDS["train"], args)
+    assert (values["lora"], values["lr"]) == (4, 1e-2)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,6 @@ def test_shards_of_every_architecture_give_the_gradient_of_one_process(tmp_path:
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in told.read_text().splitlines()]
     assert {f["kind"] for f in found if f["dtype"] == "fp32"} == {*CONFIGS, "lfm2"}
-    assert {f["kind"] for f in found if f["dtype"] == "adapter"} == {"llama", "lfm2"}
     for law in found:
         exact = law["dtype"] != "bf16"
         assert law["gradient"] <= (1e-5 if exact else 0.05), law
@@ -80,6 +79,46 @@ def test_shards_of_every_architecture_give_the_gradient_of_one_process(tmp_path:
         assert law["held_out"] <= (1e-6 if exact else 1e-3), law
         # The first rank's micro-batches are those of one process: nothing else may differ.
         assert exact or law["rows"] == "both" or law["gradient"] <= 1e-6, law
+
+
+def test_adapters_of_every_architecture_get_the_gradient_of_one_process(tmp_path: Path) -> None:
+    written = tmp_path / "laws.jsonl"
+    command = [sys.executable, "-W", "error", str(HERE / "rank_laws.py"), str(written), "adapters"]
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=env, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    laws = [json.loads(line) for line in written.read_text().splitlines()]
+    assert {law["kind"] for law in laws if law["dtype"] == "fp32"} == {*CONFIGS, "lfm2"}
+    assert {law["dtype"] for law in laws} == {"fp32", "bf16", "4 bits"}
+    for law in laws:
+        half = law["dtype"] == "bf16"
+        assert law["gradient"] <= (0.05 if half else 1e-5), law
+        assert law["loss"] <= (1e-3 if half else 1e-6), law
+
+
+@pytest.mark.parametrize("bits", [[], ["--base-bits", "4"]])
+def test_an_adapter_of_two_ranks_is_that_of_one_process(tmp_path: Path, bits: list[str]) -> None:
+    given = [write_jsonl(tmp_path / "data.jsonl", rows()), "--base", base_folder(tmp_path / "base")]
+    given += ["--steps", "4", "--answers", "2", "--lora", "4", "--each", *bits]
+    given += ["--device", "cpu", "--precision", "fp32"]
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    for name, start in (("one", [sys.executable]), ("two", run)):
+        command = [*start, "-m", "biddable", "train", *given, "--out", str(tmp_path / name)]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, env=env, timeout=900
+        )
+        assert done.returncode == 0, done.stderr
+    file = Path("data") / "adapter" / "adapter_model.safetensors"
+    one, two = (load_file(tmp_path / name / file) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-5, atol=1e-5, msg=key)
+    cards = [json.loads((tmp_path / n / "data/scorecard.json").read_text()) for n in ("one", "two")]
+    losses = [card["held_out_loss"]["tuned"] for card in cards]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_a_sharded_run_gives_the_model_and_the_scorecard_of_one_process(tmp_path: Path) -> None:

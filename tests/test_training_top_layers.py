@@ -72,7 +72,7 @@ def test_compare_gives_the_figures_of_the_run(
     first = json.loads((run / "scorecard.json").read_text())
     for name in ("held_out_loss", "train_loss", "general_loss", "relevance"):
         for side in ("base", "tuned"):
-            assert again[name][side] == pytest.approx(first[name][side], rel=1e-4), (name, side)
+            assert again[name][side] == pytest.approx(first[name][side], rel=1e-4, abs=1e-6), name
 
 
 def test_a_checkpoint_holds_what_is_trained_alone(run: Path) -> None:

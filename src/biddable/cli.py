@@ -29,6 +29,7 @@ from biddable.options import (
     choices_of,
     names_of,
     read_config,
+    refuse_other_rate,
     refuse_two_lengths,
     with_values,
 )
@@ -189,7 +190,9 @@ def read_arguments(name: str, command: Command, words: list[str]) -> tuple[dict[
     replaced = any(given.get(name) for name in LENGTHS)
     first = "" if replaced else next((name for name in LENGTHS if values.get(name)), "")
     values = {k: v for k, v in values.items() if k in own and (k not in LENGTHS or k == first)}
-    values |= checked_values(command.options, {k: v for k, v in given.items() if k in own})
+    chosen = checked_values(command.options, {k: v for k, v in given.items() if k in own})
+    refuse_other_rate(values, chosen)
+    values |= chosen
     if not resume:
         refuse_early(with_values(command.options(), values))
     return values | ({"resume": resume} if resume else {}), printing

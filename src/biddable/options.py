@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tomli_w
 
 from biddable.errors import BiddableError, did_you_mean
-from biddable.settings import MOST, MOST_SEED, TRACKERS, FitSettings, Settings
+from biddable.settings import LORA_LR, MOST, MOST_SEED, TRACKERS, FitSettings, Settings
 from biddable.storage import write_whole
 
 if TYPE_CHECKING:
@@ -177,6 +177,27 @@ def read_config(path: str, kind: type[DataclassInstance] = Settings) -> dict[str
         raise _bad_config(path, f"it is not TOML: {error}") from error
     except BiddableError as error:
         raise _bad_config(path, f"{error.finding.message}; {error.finding.fix}") from error
+
+
+def refuse_other_rate(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
+    """Refuses to take the learning rate of a run of all weights for an adapter, or the reverse.
+
+    An adapter learns almost nothing at the rate of all weights, and its rate breaks them.
+
+    Args:
+        config: the settings of a file; chosen: those beside it.
+
+    Raises:
+        BiddableError: `option`.
+    """
+    if "lr" in chosen or not ("lr" in config and "lora" in config and "lora" in chosen):
+        return
+    if bool(config["lora"]) != bool(chosen["lora"]):
+        default = LORA_LR if chosen["lora"] else Settings().lr
+        kinds = ("all weights", "an adapter") if chosen["lora"] else ("an adapter", "all weights")
+        what = f"the --config has --lr {config['lr']:g} for {kinds[0]}, and this is {kinds[1]}"
+        fix = f"give --lr too: {default:g} is the default for {kinds[1]}"
+        raise BiddableError("option", what, fix)
 
 
 def write_config(settings: FitSettings, path: Path) -> None:

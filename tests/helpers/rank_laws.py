@@ -1,4 +1,4 @@
-"""Gradients and losses of shards on two gloo ranks against those of one process.
+"""Gradients and losses of shards, and of adapters, on two gloo ranks against those of one process.
 
 `python tests/rank_laws.py FILE` writes a JSON object for each architecture, dtype and way of
 sharing the rows out, with the largest difference of any parameter's gradient, relative to its
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 # Before torch is loaded: a fork of a process with threads would hang.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -21,7 +21,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from biddable.engine.step import backward_step, plan_for
-from biddable.models.adapters import add_adapter
+from biddable.models.adapters import add_adapter, decoder_layers
+from biddable.models.four_bits import quantize_linears
 from biddable.training.evaluate import held_out_loss, mean_loss
 from biddable.training.ranks import Ranks, all_sum, joined_ranks
 from biddable.training.shards import Shards
@@ -84,37 +85,45 @@ def compare(out: Path) -> None:
                 }  # fmt: skip
                 if ranks.first:
                     file.write(json.dumps(told) + "\n")
-        compare_adapters(ranks, file)
 
 
-def adapted(kind: str) -> Any:
-    """A model with an adapter that is past its first step, where half of it learns nothing."""
-    model = add_adapter(model_of(kind), 4, 0)
-    draws = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        if name.endswith("lora_B"):
-            parameter.data.normal_(generator=draws)
+def with_adapter(kind: str, name: str) -> Any:
+    """A tiny model with an adapter that changes what it computes; the base as named."""
+    model = model_of(kind)
+    dtype = torch.bfloat16 if name == "bf16" else torch.float32
+    if name == "4 bits":
+        quantize_linears(decoder_layers(model), torch.device("cpu"), dtype)
+    add_adapter(model.to(dtype), 4, 1)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith("lora_B"):
+                parameter.copy_(torch.randn_like(parameter) * 0.1)
     return model
 
 
-def compare_adapters(ranks: Ranks, file: IO[str]) -> None:
-    """The same for an adapter whose parts two ranks update."""
-    for kind in ("llama", "lfm2"):
-        loss, expected = gradients(Replicas(adapted(kind), torch.float32), range(11), Ranks())
-        for way, shares in SHARES.items():
-            shared = Replicas(adapted(kind), torch.float32, ranks)
-            shared_loss, grads = gradients(shared, shares[ranks.index], ranks)
-            errors = [
-                float((a - b).abs().max() / b.abs().max())
-                for a, b in zip(grads, expected, strict=True)
-            ]
-            law = {
-                "kind": kind, "dtype": "adapter", "rows": way,
-                "gradient": max(errors), "loss": abs(shared_loss / loss - 1), "held_out": 0.0,
-            }  # fmt: skip
-            if ranks.first:
-                file.write(json.dumps(law) + "\n")
+def compare_adapters(out: Path) -> None:
+    """The same of adapters, of which each rank holds the whole base."""
+    cases = [*((kind, "fp32") for kind in KINDS), ("llama", "bf16"), ("llama", "4 bits")]
+    with joined_ranks() as ranks, out.open("a") as file:
+        for kind, name in cases:
+            alone = Replicas(with_adapter(kind, name), torch.float32)
+            loss, expected = gradients(alone, range(11), Ranks())
+            for way, shares in SHARES.items():
+                replicas = Replicas(with_adapter(kind, name), torch.float32, ranks)
+                own_loss, own = gradients(replicas, shares[ranks.index], ranks)
+                apart = [
+                    float((a - b.reshape(-1)).abs().max() / b.abs().max())
+                    for a, b in zip(own, expected, strict=True)
+                ]
+                law = {
+                    "kind": kind, "dtype": name, "rows": way,
+                    "gradient": max(apart), "loss": abs(own_loss / loss - 1), "adapter": True,
+                }  # fmt: skip
+                if ranks.first:
+                    file.write(json.dumps(law) + "\n")
 
 
 if __name__ == "__main__":
-    on_ranks(2, partial(compare, Path(sys.argv[1])))
+    work = compare_adapters if sys.argv[2:] == ["adapters"] else compare
+    on_ranks(2, partial(work, Path(sys.argv[1])))

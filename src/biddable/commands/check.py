@@ -63,9 +63,9 @@ class Checked:
 
     def __repr__(self) -> str:
         count = Counter[str](f.severity for f in self.prepared.findings)
-        rows, counts = self.prepared.rows, self.prepared.counts
-        shown = f"{rows:,} rows, {counts.tokens:,} tokens, {counts.trained_tokens:,} trainable"
-        return f"<{shown}; {', '.join(f'{count[s]} {s}s' for s in SEVERITIES)}>"
+        rows, counts = number_of(self.prepared.rows, "row"), self.prepared.counts
+        shown = f"{rows}, {counts.tokens:,} tokens, {counts.trained_tokens:,} trainable"
+        return f"<{shown}; {', '.join(number_of(count[s], s) for s in SEVERITIES)}>"
 
     def _repr_html_(self) -> str:
         items = "".join(f"<li>{escape(str(f))}</li>" for f in self.prepared.findings[:20])

@@ -13,6 +13,7 @@ from biddable.commands.exam import Exam, set_exam
 from biddable.commands.judged_rows import JudgedRows, judged_rows
 from biddable.commands.rows import with_files
 from biddable.data.conversation import Conversation
+from biddable.data.rows import number_of
 from biddable.dataset.early import refuse_early
 from biddable.dataset.encode_all import encode_all
 from biddable.dataset.prepared import SplitPart, shared_system_prompt
@@ -63,7 +64,7 @@ class Comparison:
     failures: Sequence[str]
 
     def __repr__(self) -> str:
-        return f"<{len(self.rows)} prompts: {self.verdict.sentence}>"
+        return f"<{number_of(len(self.rows), 'prompt')}: {self.verdict.sentence}>"
 
     def _repr_html_(self) -> str:
         return card_table(self.scorecard)
@@ -249,7 +250,7 @@ def _show_other_system_prompt(tuned: Base, rows: Sequence[Conversation]) -> None
     """Says so where the tuned model is not asked as it was trained."""
     trained = trained_system_prompt(tuned)
     if trained is not None and shared_system_prompt(rows) != trained:
-        path = tuned.folder / SYSTEM_PROMPT_FILE
+        path = tuned.texts / SYSTEM_PROMPT_FILE
         text = f"TUNED was trained with the one in {path}, which not all of these rows begin with"
         line(console(), "system", text)
 

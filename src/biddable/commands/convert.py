@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from biddable.data.rows import number_of
 from biddable.from_scratch.convert import convert
 from biddable.settings import Printing
 from biddable.terminal import console, line, write_json
@@ -14,7 +15,8 @@ def run(options: dict[str, Any], printing: Printing) -> int:
     """Converts, and says what came out."""
     model = convert(**options)
     shape = (
-        f"{model.layers} layers of width {model.width}, {model.heads} heads, {model.context} long"
+        f"{number_of(model.layers, 'layer')} of width {model.width}, "
+        f"{number_of(model.heads, 'head')}, {model.context} long"
     )
     line(console(), "model", f"gpt2, {model.parameters:,} parameters, {shape}")
     line(console(), "next", f"biddable train data.jsonl --base {model.folder}")

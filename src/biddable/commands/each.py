@@ -17,11 +17,19 @@ from biddable.dataset.early import refuse_early
 from biddable.dataset.prepare import prepare
 from biddable.errors import BiddableError
 from biddable.judging.verdict import INTERRUPTED
-from biddable.options import with_values
 from biddable.settings import Settings
 from biddable.terminal import console, line
 from biddable.training.ranks import Ranks, first_before_others, joined_ranks
-from biddable.training.resume import AUTO, new_folder
+from biddable.training.resume import (
+    AUTO,
+    as_begun,
+    begun_with,
+    data_record,
+    day_of,
+    new_folder,
+    new_settings,
+    refuse_changes,
+)
 from biddable.training.run_folder import RunFolder, run_stem
 
 # Trains on the options of one run, with what the runs before left; returns the exit code.
@@ -66,15 +74,16 @@ def train_files(
     Raises:
         BiddableError: an option, a file or the base cannot be used; files have equal stems.
     """
-    settings = with_values(Settings(), {**options, "data": data})
+    settings = new_settings({**options, "data": data})
     stems = _stems(settings, resume)
     with joined_ranks() as ranks:
         out = console()
         out.quiet = not ranks.first
         if resume != AUTO:
             refuse_early(settings)
-        for name in settings.data:
-            _refuse_faults(replace(settings, data=(name,)), ranks)
+        for name, stem in zip(settings.data, stems, strict=True):
+            folder = RunFolder(Path(settings.out) / stem) if settings.out else None
+            _refuse_faults(replace(settings, data=(name,)), folder, ranks)
         root = Path(settings.out) if settings.out else _new_root(settings, ranks)
         shared, exit_code = Shared(), 0
         runs = [root / stem for stem in stems]
@@ -104,19 +113,29 @@ def _stems(settings: Settings, resume: str) -> list[str]:
         what = "--each needs files, whose names become those of the adapters"
         raise BiddableError("option", what, "biddable train a.jsonl b.jsonl --each --lora 16")
     names: dict[str, str] = {}
+    stems: list[str] = []
     for name in settings.data:
         stem = run_stem((fspath(Path(name)),))
-        if stem in names:
-            what = f"{names[stem]} and {name} would both be written to the folder {stem}"
-            raise BiddableError("option", what, "rename one of them")
-        names[stem] = name
-    return list(names)
+        # Not every file system tells large letters from small ones.
+        if stem.casefold() in names:
+            what = f"{names[stem.casefold()]} and {name} would both be written to the folder {stem}"
+            raise BiddableError("option", what, "rename one of them, or give it once")
+        names[stem.casefold()] = name
+        stems.append(stem)
+    return stems
 
 
-def _refuse_faults(settings: Settings, ranks: Ranks) -> None:
-    """Raises the first error in a file, so that none shows when others have been trained."""
-    prepared = first_before_others(ranks, lambda: prepare(settings))
+def _refuse_faults(settings: Settings, folder: RunFolder | None, ranks: Ranks) -> None:
+    """Raises the first error in a file, so that none shows when others have been trained.
+
+    A run that is finished is none of these files and settings once they have changed.
+    """
+    today = day_of(folder, ranks)
+    prepared = first_before_others(ranks, lambda: prepare(settings, None, today))
     prepared.refuse_errors()
+    if folder and folder.finished:
+        record = data_record(prepared, as_begun(settings, folder), today)
+        refuse_changes(begun_with(folder), record, folder)
 
 
 def _new_root(settings: Settings, ranks: Ranks) -> Path:

@@ -28,7 +28,7 @@ from biddable.generation.stream import text_of
 from biddable.judging.judge import Judgement, answer_limit
 from biddable.judging.scorecard import Terms
 from biddable.models.adapter_files import adapter_folder
-from biddable.models.adapters import merge_adapter
+from biddable.models.adapters import dequantize_base, merge_adapter
 from biddable.models.base import load_tokenizer, resolve_base, trained_system_prompt
 from biddable.models.model_files import stop_ids_of
 from biddable.models.support import context_of
@@ -78,10 +78,11 @@ def export(run: str | PathLike[str], **options: Any) -> Exported:
     refuse_existing_run(str(folder), resumes=False)
     line(console(), "loading", settings.run)
     tuned, exam = _load(settings)
-    record = {
+    record: dict[str, Any] = {
         "name": tuned.name, "to": settings.to, "system": settings.system,
         "system_prompt": tuned.system, "composes": composes(tuned.tokenizer), "type": None,
-        "file": None, "adapter": None, "reader": None, "round_trip": None, "cost": None,
+        "file": None, "adapter": None, "bits": tuned.base.bits, "reader": None,
+        "round_trip": None, "cost": None,
     }  # fmt: skip
     write = write_gguf_folder if settings.to in GGUF else write_folder
     with Aside(folder, manifest=False) as aside:
@@ -95,21 +96,21 @@ def export(run: str | PathLike[str], **options: Any) -> Exported:
 
 def _refuse_misfits(settings: ExportSettings) -> None:
     """Refuses options that do not fit each other or the run, before anything is loaded."""
-    run, adapter = RunFolder(Path(settings.run)), adapter_folder(Path(settings.run))
+    name, to = settings.run, settings.to
+    run, adapter = RunFolder(Path(name)), adapter_folder(Path(name))
     if run.begun and adapter is None and not run.model.is_dir():
-        what = f"the run {settings.run} has not come to its end: there is no model in it yet"
         fix = "wait for it, or go on with it: `biddable train --resume` and the run folder"
-        raise BiddableError("run_unfinished", what, fix)
-    if settings.type and settings.to not in GGUF:
-        what = f"--type is for GGUF files, and --to {settings.to} writes none"
-        raise BiddableError("option", what, "leave --type out: the weights stay in fp32, as judged")
-    if (settings.apart or settings.to == "peft") and adapter is None:
+        raise BiddableError("run_unfinished", f"the run {name} has no model yet", fix)
+    if settings.type and to not in GGUF:
+        fix = "leave --type out: the weights stay in fp32, as judged"
+        raise BiddableError("option", f"--type is for GGUF files, --to {to} writes none", fix)
+    if (settings.apart or to == "peft") and adapter is None:
         option = "--apart" if settings.apart else "--to peft"
         fix = "use --to hf or --to gguf; an adapter comes from `train --lora RANK`"
-        raise BiddableError("option", f"{option} is for adapters, {settings.run} is none", fix)
-    if settings.apart and settings.to != "gguf":
-        what = f"--apart writes GGUF files for llama.cpp, --to {settings.to} does not"
-        raise BiddableError("option", what, "use --to gguf --apart, or leave --apart out")
+        raise BiddableError("option", f"{option} is for adapters, {name} is none", fix)
+    if settings.apart and to != "gguf":
+        fix = "use --to gguf --apart, or leave --apart out"
+        raise BiddableError("option", f"--apart is for GGUF files, not for --to {to}", fix)
 
 
 def _folder(settings: ExportSettings) -> Path:
@@ -135,8 +136,8 @@ def _load(settings: ExportSettings) -> tuple[Tuned, Exam | None]:
     base = resolve_base(settings.run)
     tokenizer = load_tokenizer(base)
     model = load_model(base, torch.device("cpu"))
-    if base.adapter and not settings.apart:
-        merge_adapter(model)
+    if base.adapter:
+        (dequantize_base if settings.apart else merge_adapter)(model)
     template = Template.of(tokenizer)
     stop_ids = stop_ids_of(model, tokenizer, template)
     exam = None

@@ -7,6 +7,7 @@ from typing import Any
 from biddable.commands.listening import listen
 from biddable.data.parquet import extra_module
 from biddable.data.readers import ReadResult, read
+from biddable.data.rows import number_of
 from biddable.dataset.early import refuse_early
 from biddable.engine.precision import choose_device, load_model
 from biddable.lab.api import Lab
@@ -36,8 +37,9 @@ def lab(**options: Any) -> None:
     base = resolve_base(settings.base)
     model = load_model(base, choose_device("cpu")) if settings.weights else None
     page = Lab(settings.base, load_tokenizer(base), model, rows.conversations)
-    if errors := len(rows.errors()):
-        line(console(), "data", f"{errors:,} faults; see them with: biddable check {settings.data}")
+    if errors := rows.errors():
+        faults = number_of(len(errors), "fault")
+        line(console(), "data", f"{faults}; see with: biddable check {settings.data}")
     from biddable.lab.server import serve
 
     with listen(ADDRESS, settings.port) as listener:

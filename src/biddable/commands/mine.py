@@ -45,7 +45,7 @@ class MinedRows:
 
     def __repr__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.record.kinds.most_common())
-        return f"<{self.out}, {self.record.kinds.total():,} rows: {kinds}>"
+        return f"<{self.out}, {number_of(self.record.kinds.total(), 'row')}: {kinds}>"
 
 
 def mine(paths: Any = (), **options: Any) -> MinedRows:
@@ -115,8 +115,8 @@ def _finish(part: Path, out: Path, record: Record) -> Path:
     the record, whose path is returned.
     """
     if not record.kinds:
-        show_kinds(by_kind(record.findings()), console())
-        what = f"nothing could be mined from {record.files:,} files"
+        _show_findings(record, console())
+        what = f"nothing could be mined from {number_of(record.files, 'file')}"
         fix = "docs/guide/mining.md says what is read; the findings above say what was left out"
         raise BiddableError("nothing_mined", what, fix)
     if len(record.groups) == 1:
@@ -160,6 +160,12 @@ def _progress(out: Console) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, every: bar.update(task, completed=done, total=max(every, 1))
 
 
+def _show_findings(record: Record, out: Console) -> None:
+    # The last of a kind stands for those that were not kept, and so for no line.
+    findings = (replace(f, line=0) if f.count > 1 else f for f in record.findings())
+    show_kinds(by_kind(findings), out)
+
+
 def run(options: dict[str, Any], printing: Printing) -> int:
     """Mines, and says what came out and what was left out."""
     result = mine(**options)
@@ -168,7 +174,7 @@ def run(options: dict[str, Any], printing: Printing) -> int:
         line(out, name, number_of(count, "row"))
     licenses = ", ".join(f"{name} {count:,}" for name, count in record.licenses.most_common(6))
     line(out, "licenses", licenses)
-    show_kinds(by_kind(record.findings()), out)
+    _show_findings(record, out)
     total, groups = record.kinds.total(), len(record.groups)
     line(out, "rows", f"{total:,} in {number_of(groups, 'group')}: {result.out}")
     line(out, "record", str(result.record_file))

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from biddable.commands.exam import Exam
 from biddable.data.fix import as_row
+from biddable.data.rows import number_of
 from biddable.dataset.prepared import Prepared
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import choose_device, choose_dtype, load_model
@@ -88,7 +89,7 @@ class Run:
 
 def refuse_adapter(base: str) -> None:
     """Refuses to train on top of an adapter, which would leave one that needs two others."""
-    if adapter_folder(Path(base)):
+    if adapter_folder(Path(base).expanduser()):
         what = f"the base {base} is an adapter, and what is trained on top of it would need both"
         fix = "train on the adapter's own base, with the rows of both"
         raise BiddableError("adapter_in_base", what, fix)
@@ -225,7 +226,7 @@ def base_judgement(run: Run, weights: WeightStore, fresh: Callable[[], Any]) -> 
     """The base's judgement: made before step 1, and kept for when the run is resumed."""
     if (run.folder.path / BASE_FILE).is_file():
         return Judgement(**run.folder.read_json(BASE_FILE))
-    line(run.out, "judging", f"the base on {len(run.exam.questions)} prompts")
+    line(run.out, "judging", f"the base on {number_of(len(run.exam.questions), 'prompt')}")
     key = run.exam.key()
     known = run.shared.judgements.get(key)
     base = judged(run, weights, weights.standalone_model(fresh, {}), known)

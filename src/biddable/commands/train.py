@@ -27,6 +27,7 @@ from biddable.commands.run_parts import (
     refuse_adapter,
     trainer_parts,
 )
+from biddable.data.rows import number_of
 from biddable.dataset.prepare import prepare
 from biddable.display.outcome import show_smallest_difference
 from biddable.display.preparation import show_findings, show_masks, show_prepared
@@ -47,6 +48,7 @@ from biddable.training.log import Log, Screen, counting, each, json_log, silent
 from biddable.training.loop import best_weights, finished, fit
 from biddable.training.ranks import Ranks, broadcast_from_first, first_before_others, joined_ranks
 from biddable.training.resume import (
+    begun_with,
     data_record,
     day_of,
     new_folder,
@@ -83,7 +85,7 @@ class Trained:
 
     def __repr__(self) -> str:
         verdict = self.scorecard.verdict if self.scorecard else INTERRUPTED
-        return f"<{self.run}, {self.progress.step} steps: {verdict.sentence}>"
+        return f"<{self.run}, {number_of(self.progress.step, 'step')}: {verdict.sentence}>"
 
     def _repr_html_(self) -> str:
         return card_table(self.scorecard) if self.scorecard else f"<p>{INTERRUPTED.sentence}</p>"
@@ -177,7 +179,7 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
     folder, out, prepared = run.folder, run.out, run.prepared
     resumed = broadcast_from_first(run.ranks, lambda: folder.begun)
     if resumed:
-        refuse_changes(folder.read_json("data.json"), run.record, folder)
+        refuse_changes(begun_with(folder), run.record, folder)
     line(out, "loading", f"the base '{prepared.base.name}'")
     run, weights, fresh = load_base(run)
     settings = run.settings
@@ -192,7 +194,8 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
     judging = time.perf_counter() - began
     progress = resume_progress(folder, parts, out) if resumed else Progress()
     seconds = seconds_of_fit(parts, len(prepared.held_out.examples), progress) + judging
-    line(out, "estimate", f"{in_words(seconds)} for {steps - progress.step} steps and judging")
+    left = number_of(steps - progress.step, "step")
+    line(out, "estimate", f"{in_words(seconds)} for {left} and judging")
     with screen:
         if base and not progress.step:
             parts.log(first_event(run.exam, base))
@@ -201,7 +204,7 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
     if not done:
         line(out, "interrupted", f"saved; go on with: biddable train --resume {folder.path}")
     elif progress.step < steps:
-        why = f"{progress.since_best} evaluations without improvement"
+        why = f"{number_of(progress.since_best, 'evaluation')} without improvement"
         line(out, "early stop", f"after step {progress.step}: {why}")
     best = best_weights(parts, progress) if done else {}
     if base is None or not done:
@@ -209,7 +212,7 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
             folder.path, progress, None, interrupt.exit_code, run.ranks.index, proof=run.proof
         )
     parts.optimizer.state.clear()
-    line(out, "judging", f"the tuned model on {len(run.exam.questions)} prompts")
+    line(out, "judging", f"the tuned model on {number_of(len(run.exam.questions), 'prompt')}")
     model = weights.standalone_model(fresh, best)
     tuned = judged(run, weights, model)
     card = run.exam.scored(base, tuned)
@@ -222,8 +225,9 @@ def _show_plan(run: Run) -> int:
     """Shows what will be done, and returns the number of steps."""
     settings = run.settings
     steps = total_steps(len(run.prepared.train.examples), settings)
-    passes = f"{settings.epochs:g} epochs = " if not settings.steps else ""
-    plan = f"{passes}{steps} steps, batch size {settings.batch_size}"
+    epochs = f"{settings.epochs:g} epoch{'s' * (settings.epochs != 1)} = "
+    passes = "" if settings.steps else epochs
+    plan = f"{passes}{number_of(steps, 'step')}, batch size {settings.batch_size}"
     line(run.out, "path", str(run.proof))
     line(run.out, "plan", f"{plan}, at most {settings.batch_tokens:,} tokens per micro-batch")
     return steps

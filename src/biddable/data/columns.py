@@ -17,6 +17,8 @@ JSON = "json:"
 FIELDS = ("system", "user", "assistant", "group", "weight", "messages", "tools")
 QUOTES = "\"'"
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+# What is left of a placeholder that was never closed.
+HALF = re.compile(r"\{(\w+)(?![\w:])")
 _QUOTED = r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'"""
 _NAME = rf"\s*(?:{_QUOTED}|[^,]*?)\s*"
 # The names of an object's columns end where the next field begins.
@@ -127,6 +129,10 @@ def _field(source: str, columns: Sequence[str]) -> MappedField:
     if source.startswith(JSON):
         return MappedField(names, "object")
     zeros = _filled(template, dict.fromkeys(names, "0"))
+    half = HALF.search(PLACEHOLDER.sub("", template))
+    if half and half[1] in columns:
+        what = f"--map has a placeholder without its end: {half[0]!r}."
+        raise _invalid(what, "Close it: {COLUMN}; {{ is a brace that is text.")
     is_json = zeros.lstrip()[:1] in ("{", "[") and '"' in zeros and parsed(zeros) is not zeros
     return MappedField(names, "template", template, is_json)
 

@@ -13,17 +13,29 @@ from biddable.data.conversation import Conversation, Message
 from biddable.data.rows import Fields, checked_text, is_nothing
 from biddable.errors import BiddableError
 
-SYSTEM_KEYS = ("system", "system_prompt", "system_message")
+SYSTEM_KEYS = (
+    *("system", "system_prompt", "system_message"),
+    # Of Gemini, an object with parts; keys come here in small letters.
+    *("system_instruction", "systeminstruction"),
+)
 
 
 def take_system(fields: Fields) -> str:
     """Takes the row's system prompt, a text or text parts, out of it; empty where it has none."""
     given = [value for key in SYSTEM_KEYS if (value := fields.pop(key, None)) not in (None, "")]
-    given = [text_of(v, "system", False, []) if isinstance(v, list) else v for v in given]
+    given = [
+        text_of(v, "system", False, []) if isinstance(v, list) else v for v in map(_parts, given)
+    ]
     texts = {checked_text(value, "'system'") for value in given}
     if len(texts) > 1:
         raise _two_prompts("two system prompts")
     return next(iter(texts), "")
+
+
+def _parts(value: Any) -> Any:
+    """The parts of Gemini's system instruction; any other value as it is."""
+    is_content = isinstance(value, dict) and {"parts"} <= value.keys() <= {"role", "parts"}
+    return value["parts"] if is_content else value
 
 
 def with_system(own: str, messages: list[Message], default: str | None) -> list[Message]:

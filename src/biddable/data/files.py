@@ -38,6 +38,10 @@ STRANGERS = {
     PACKED: ("packed with gzip twice", "Unpack it once."),
     b"BZh": ("packed with bzip2", "Unpack it, or pack it with gzip."),
     b"\xfd7zXZ": ("packed with xz", "Unpack it, or pack it with gzip."),
+    b"%PDF-": ("a PDF file", "Make rows of it: biddable mine."),
+    b"version https://git-lfs": ("a pointer of Git LFS", "Fetch the file itself: git lfs pull."),
+    b"<!doctype html": ("a web page", "Was it behind a log-in? Fetch the file itself."),
+    b"<html": ("a web page", "Was it behind a log-in? Fetch the file itself."),
 }
 
 
@@ -124,9 +128,9 @@ def file_rows(
         lower = name.lower()
         suffix = Path(lower.removesuffix(".gz") if packed else lower).suffix
         try:
-            inner = _head(stream, 8)
+            inner = _head(stream, 32)
             for magic, (what, fix) in STRANGERS.items():
-                if inner.startswith(magic):
+                if magic in (inner[: len(magic)], inner[: len(magic)].lower()):
                     raise BiddableError("unreadable_file", f"The file is {what}.", fix)
             if inner.startswith(BINARY):
                 yield from _records(stream, name, findings, encoding)

@@ -244,7 +244,7 @@ LAST_FORMATS = (
     _format(_OASST.format("trees"), _TREE_KEYS, "", tree_path, "message_tree_id"),
     *(
         _format(f"messages under {key!r}", key, "", partial(message_list, key))
-        for key in ("conversation", "dialog", "dialogue")
+        for key in ("conversation", "dialog", "dialogue", "contents")
     ),
     _format("text with ### Human and ### Assistant", "text", "", _speakers),
 )
@@ -283,6 +283,8 @@ def _unknown_keys(keys: Mapping[str, str]) -> BiddableError:
         return BiddableError("example_missing_assistant_message", what, fix)
     what = f"The keys of the row fit no known format: {names}."
     fix = "Use user and assistant, or messages, or name the columns: --map user=A,assistant=B."
-    if any(key.rstrip().endswith((".", "?", "!")) for key in keys):
+    if any(key.startswith(("{", '"')) for key in keys):
+        fix = "Does the file hold JSON? Then its name has to end in .jsonl or .json, not in .csv."
+    elif any(key.rstrip().endswith((".", "?", "!")) for key in keys):
         fix = "Is the first line of the table a row? Write a header above it: user,assistant."
     return BiddableError("unknown_format", what, fix)

@@ -168,7 +168,7 @@ def _invalid(error: Exception) -> BiddableError:
     if isinstance(error, RecursionError):
         what, fix = "it is nested too deeply", "Flatten it; a conversation needs three levels."
     elif isinstance(error, json.JSONDecodeError):
-        what = f"{error.msg} at column {error.colno}"
+        what = f"{error.msg.removesuffix(' at')} at column {error.colno}"
         near = error.doc[max(0, error.pos - 12) : error.pos + 12]
         fix = f"Look near {near!r}; write the rows with a JSON library."
         if not error.pos:

@@ -26,7 +26,7 @@ WRITTEN_ROLES = {
 CALL_ROLES = ("function_call", "tool_call")
 ROLES = {name: role for role, names in WRITTEN_ROLES.items() for name in names}
 ROLES.update(dict.fromkeys(CALL_ROLES, "assistant"))
-ALIASES = {"from": "role", "value": "content"}
+ALIASES = {"from": "role", "value": "content", "parts": "content"}
 # Whether a turn or a row is trained: of ms-swift, and of axolotl in its documentation.
 FLAGS = ("loss", "train")
 FLAG_VALUES = {"true": True, "false": False, "1": True, "0": False}

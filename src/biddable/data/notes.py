@@ -16,18 +16,23 @@ from biddable.data.messages import FLAGS, OTHER_FLAGS
 from biddable.data.rows import Fields, is_nothing, kind, number_of, shown
 from biddable.errors import BiddableError, Finding, Severity
 
-RESERVED = ("weight", "group", *FLAGS, *SYSTEM_KEYS)
+# A system instruction is Gemini's own, and no column of a table that happens to be called so.
+RESERVED = ("weight", "group", *FLAGS, *SYSTEM_KEYS[:3])
 # Columns on which an answer is likely to depend.
 OPTIONS = re.compile(r"(?:choice|option|alternative)s?(?:[ _-]?[a-h1-8])?|[a-h]", re.IGNORECASE)
 OF_THE_PROMPT = re.compile(
     rf"{OPTIONS.pattern}|contexts|passages|documents|instructions|images?|audios?|videos?",
     re.IGNORECASE,
 )
-# Columns by whose value rows are left out of the training, in one way or another.
+# Columns by whose value rows are left out of the training, in one way or another; so is every
+# column of true and false: of KTO, a label says whether an answer is wanted at all.
 SETS_ASIDE = re.compile(
-    r"(?:data)?(?:split|subset|fold)|(?:is_)?(?:deleted|valid|invalid|excluded?|skip|discard(?:ed)?)",
+    r"(?:data)?(?:split|subset|fold)|quality|rating|score|feedback|thumbs?(?:_?(?:up|down))?"
+    r"|(?:is_)?(?:deleted|valid|invalid|excluded?|skip|discard(?:ed)?|correct|accepted|rejected)",
     re.IGNORECASE,
 )
+# Distinct values of a column that are kept to be told apart.
+MOST_VALUES = 1000
 LETTER = re.compile(r"\s*\(?[a-h0-9][.):]?\s*", re.IGNORECASE)
 
 # See _of_keys.
@@ -64,14 +69,14 @@ class KeyNotes:
         """Notes a key of a row."""
         noted = self._kinds[kind].setdefault(key, Noted(file, line))
         noted.count += 1
-        if value is not None:
+        if value is not None and (kind != "row" or len(noted.values) < MOST_VALUES):
             noted.values.add(value)
 
     def add_row(self, rest: Fields, reserved: Fields, file: str, line: int) -> None:
         """Notes what of a row was not read, and which of its columns were read for their name."""
         for key, value in rest.items():
             if not is_nothing(value):
-                aside = SETS_ASIDE.fullmatch(key.strip())
+                aside = isinstance(value, bool) or SETS_ASIDE.fullmatch(key.strip())
                 self.add("row", key, file, line, shown(value) if aside else None)
         for key, value in reserved.items():
             if not is_nothing(value):
@@ -121,7 +126,9 @@ class KeyNotes:
             yield _of_keys("unused_columns", "warning", flags, UNUSED, fix)
         aside = {key: noted for key, noted in rows.items() if len(noted.values) > 1}
         if aside:
-            fix = "If it sets rows aside, take them out, or into a file of their own: --eval."
+            fix = (
+                "If it sets rows aside or calls answers bad, take them out, or give them to --eval."
+            )
             yield _of_keys("unused_columns", "warning", aside, UNUSED, fix)
         if rest := {key: rows[key] for key in rows if key not in {**prompt, **flags, **aside}}:
             yield _of_keys("unused_columns", "note", rest, UNUSED, "")

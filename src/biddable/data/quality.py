@@ -63,9 +63,9 @@ def known_rows(
     """The held-out rows that training knows: their indices, how, and the index of a trained row.
 
     A row is known where it is equal to a trained one but for its system prompt, is its near
-    duplicate, or asks the same, whatever it answers: the model was taught that question. A question
-    to which training gives more than `MOST_ANSWERS` answers is a fixed one, and its rows are told
-    apart by their answers.
+    duplicate or its beginning, or asks the same, whatever it answers: the model was taught that
+    question. A question to which training gives more than `MOST_ANSWERS` answers is a fixed one,
+    and its rows are told apart by their answers.
     """
     both = [*train, *held_out]
     duplicates = find(both)
@@ -77,6 +77,9 @@ def known_rows(
         for member, first in _later(groups).items():
             if first < len(train) <= member:
                 known.setdefault(member - len(train), (how, first))
+    for beginning, longer in duplicates.prefixes:
+        if longer < len(train) <= beginning:
+            known.setdefault(beginning - len(train), ("is the beginning of", longer))
     for group in duplicates.prompts:
         trained = [member for member in group if member < len(train)]
         if len({_answer(both[member]) for member in trained}) > MOST_ANSWERS:

@@ -34,8 +34,56 @@ _CLOSING = frozenset(
     b"you so very much in advance a lot for your help time again and have nice good day many now"
     b" would could can will".split()
 )
-_TAGS = ((b"would", b"you"), (b"could", b"you"), (b"can", b"you"), (b"will", b"you"))
 _LONGEST_CLOSING = 9
+# Behind a whole question; a name may follow them, and what kind they are stand before.
+_REGARDS = frozenset(b"regards sincerely".split())
+_KINDS_OF_REGARDS = frozenset(b"best kind kindest warm with many yours".split())
+_FEWEST_BEFORE_REGARDS = 3
+
+
+def _phrases(text: bytes, at: int) -> dict[bytes, list[Words]]:
+    """The phrases of lines, by their first word (at 0) or their last (at -1)."""
+    phrases: dict[bytes, list[Words]] = {}
+    for line in text.splitlines():
+        words = tuple(line.split())
+        phrases.setdefault(words[at], []).append(words)
+    return phrases
+
+
+# What only as a whole says nothing, behind an opening and before a closing; the longest first.
+_OPENING_PHRASES = _phrases(
+    b"""do you have any idea
+do you happen to know
+do you know
+is it possible to
+it be possible to
+hope you are doing well
+hope you are well
+hope youre well
+hope all is well
+hope this message finds you well
+hope this email finds you well
+hope this finds you well
+bother you but
+bother you
+trouble you""",
+    0,
+)
+_CLOSING_PHRASES = _phrases(
+    b"""id really appreciate it
+id appreciate it
+i would really appreciate it
+i would appreciate it
+would be appreciated
+much appreciated
+if you dont mind
+if possible
+would you
+could you
+can you
+will you""",
+    -1,
+)
 
 
 def spoken(conversation: Conversation) -> list[Message]:
@@ -85,17 +133,28 @@ def words(text: str) -> list[bytes]:
 def plain(of: Sequence[bytes]) -> Words:
     """Words without the polite frame around them; all of them where nothing else is there."""
     start, end = 0, len(of)
-    while start < end and of[start] in _OPENING:
-        start += 1
+    while start < end and (length := _opening(of[start:end])):
+        start += length
     while (shorter := _without_closing(of, start, end)) < end:
         end = shorter
     return tuple(of[start:end] or of)
 
 
+def _opening(of: Sequence[bytes]) -> int:
+    """How many words at the beginning say nothing."""
+    phrases = _OPENING_PHRASES.get(of[0], ())
+    whole = next((p for p in phrases if tuple(of[: len(p)]) == p), ())
+    return len(whole) or int(of[0] in _OPENING)
+
+
 def _without_closing(of: Sequence[bytes], start: int, end: int) -> int:
     """Where the words end without the last polite closing."""
-    if end - start > 2 and tuple(of[end - 2 : end]) in _TAGS:
-        return end - 2
+    for phrase in _CLOSING_PHRASES.get(of[end - 1], ()) if end else ():
+        if end - start > len(phrase) and tuple(of[end - len(phrase) : end]) == phrase:
+            return end - len(phrase)
+    for place in range(end - 1, max(start, end - 4), -1):
+        if of[place] in _REGARDS and place - start > _FEWEST_BEFORE_REGARDS:
+            return place - (of[place - 1] in _KINDS_OF_REGARDS)
     for place in range(end - 1, max(start, end - _LONGEST_CLOSING), -1):
         if of[place] in _THANKS:
             return place

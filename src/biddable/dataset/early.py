@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +27,8 @@ from biddable.template.template import ANSWER, QUESTION, Template, read, render_
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+# Bytes of a tokenizer's settings; a larger file is none.
+LARGEST_SETTINGS = 16 << 20
 SYSTEM = {"role": "system", "content": "S."}
 
 
@@ -84,13 +88,28 @@ def refuse_template(template: str, models: Sequence[str]) -> None:
     Raises:
         BiddableError: the file cannot be read, is no Jinja, or takes too much.
     """
-    owned = [Path(model).expanduser() / "chat_template.jinja" for model in models]
-    files = [Path(template)] if template else [file for file in owned if file.is_file()]
-    for file in files if template not in FRAMES else ():
-        tried = Template(read(str(file)))
+    texts = [read(template)] if template not in ("", *FRAMES) else []
+    for text in texts if template else _own_templates(models):
+        tried = Template(text)
         literal_texts(tried.text)
         for chat in ([QUESTION], [QUESTION, ANSWER], [SYSTEM, QUESTION, ANSWER, QUESTION]):
             attempt(partial(render_dicts, tried, chat, chat[-1] is QUESTION))
+
+
+def _own_templates(models: Sequence[str]) -> Iterator[str]:
+    """The chat templates in the folders of models and runs, in either of their two places."""
+    for model in models:
+        path = Path(model).expanduser()
+        for folder in (path, path / "model", path / "adapter"):
+            config = folder / "tokenizer_config.json"
+            if (folder / "chat_template.jinja").is_file():
+                yield read(str(folder / "chat_template.jinja"))
+            elif config.is_file() and config.stat().st_size <= LARGEST_SETTINGS:
+                # What is wrong with the file otherwise is said by who loads it.
+                with suppress(OSError, ValueError, RecursionError):
+                    value = json.loads(config.read_text(encoding="utf-8"))
+                    own = value.get("chat_template") if isinstance(value, dict) else None
+                    yield from [own] if isinstance(own, str) else []
 
 
 def refuse_machine(settings: DataclassInstance) -> None:

@@ -125,7 +125,8 @@ def _line_of(kind: Sequence[Finding]) -> FindingLine:
     if len({finding.message for finding in kind if finding.line}) > 1:
         where += ", the first"
     if len(kind) > 1:
-        named = list(dict.fromkeys(place(f.file, f.line) for f in kind if f.line))[:MOST_PLACES]
+        single = (place(f.file, f.line) for f in kind if f.file and f.count == 1)
+        named = list(dict.fromkeys(single))[:MOST_PLACES]
         more = total - len(named)
         if named:
             places = ", ".join(named) + (f" and {more:,} more" if more > 0 else "")

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Literal
 
 from biddable.data.conversation import Conversation
-from biddable.data.rows import shown
+from biddable.data.rows import number_of, shown
 from biddable.encoding.chats import Rules, argument_forms
 from biddable.encoding.spans import free_marks
 from biddable.errors import Finding
@@ -37,7 +37,7 @@ def unprinted(rules: Rules, conversations: Sequence[Conversation]) -> Iterator[F
             firsts.setdefault(kind, (conversation, text))
     for kind, (first, text) in firsts.items():
         what = f"The chat template does not print {kind}, such as {shown(text)}"
-        what = f"{what}: the model never sees them ({counts[kind]:,} rows)."
+        what = f"{what}: the model never sees them ({number_of(counts[kind], 'row')})."
         code = "tools_not_printed" if kind == "tool schemas" else "name_not_printed"
         fix = "Use a template that prints them (--template), write them into a message, or remove"
         severity: Literal["note", "warning"] = "note" if kind == "names of tools" else "warning"

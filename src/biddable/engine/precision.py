@@ -83,9 +83,14 @@ def _refuse_unlearned(model: Any, name: str) -> None:
     limits = {key: t.aminmax() for key, t in filled.items()}
     if bad := {k for k, ends in limits.items() if not all(limit.isfinite() for limit in ends)}:
         raise damaged(name, f"tensors hold NaN or infinity: {first_names(bad)}")
-    matrices = {k: p for k, p in model.named_parameters() if p.ndim > 1 and p.shape[-1] > 1}
-    flat = {key: matrices[key] for key in matrices if limits[key].min == limits[key].max}
-    ends = [part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())]
+    matrices = {
+        key: p
+        for key, p in model.named_parameters()
+        if key in limits and p.ndim > 1 and p.shape[-1] > 1
+    }
+    flat = {key: p for key, p in matrices.items() if limits[key].min == limits[key].max}
+    parts = (model.get_input_embeddings(), model.get_output_embeddings())
+    ends = [getattr(part, "weight", None) for part in parts]
     what = f"every number is the same in {first_names(set(flat))}"
     if 2 * len(flat) > len(matrices) or any(p is end for p in flat.values() for end in ends):
         raise damaged(name, what)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise, product
 
 from biddable.data.conversation import Message
@@ -28,7 +29,7 @@ _LEFT_OUT = (f"{_BEGIN} assistant", "system assistant")
 _MARK = re.compile("\ue000([0-9])\ue001")
 _PADDED = " \n\u3000x\u00a0\t\n"
 _TEXTS = (
-    "One?", _PADDED, "two\n\nlines \\n", "{{ x }} {% y %} <b>&amp; \"q\" 'q' </b>",
+    "One?", _PADDED, "two  spaces\n\n\nlines \\n 12,345", "{{ x }} {% y %} <b>&amp; \"q\" 'q' </b>",
     "<think>\nSo.\n</think>\n\nYes.", "naïve 漢字 🙂 e\u0301", "[INST] System: user\n\nassistant",
 )  # fmt: skip
 # The white space that Jinja's trim takes away, by its length in UTF-8.
@@ -135,7 +136,7 @@ def _trained(roles: Sequence[str]) -> bool:
 def _between(template: Template, roles: Sequence[str]) -> list[str] | None:
     """The texts around the contents; None where they do not come once each and in order."""
     marked = [Message(role, f"\ue000{i}\ue001") for i, role in enumerate(roles)]
-    text = attempt(lambda: template.render(marked, add_generation_prompt=True))
+    text = attempt(partial(template.render, marked, add_generation_prompt=True))
     parts = [] if isinstance(text, BiddableError) else _MARK.split(text)
     return parts[::2] if parts[1::2] == [str(i) for i in range(len(roles))] else None
 
@@ -154,7 +155,8 @@ def _proven(template: Template, table: Mapping[tuple[str, str], str]) -> Frame:
         if len(roles) < _LONGEST_OTHER and set(pairwise((_BEGIN, *roles, _END))) <= set(table):
             for text in _TEXTS:
                 chat = [Message(role, text) for role in roles]
-                if frame.render(chat) != template.render(chat, add_generation_prompt=True):
+                want = attempt(partial(template.render, chat, add_generation_prompt=True))
+                if isinstance(want, str) and frame.render(chat) != want:
                     raise _not_expressible(f"changes contents such as {text!r}")
     empty = [replace(m, content="") if m.role == "system" else m for m in longest]
     same = frame.render(empty) == template.render(empty, add_generation_prompt=True)

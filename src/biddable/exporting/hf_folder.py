@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 
@@ -87,16 +87,12 @@ def texts_of(
     return {**texts, _SAMPLING: json.dumps(sampling, indent=2, sort_keys=True) + "\n"}
 
 
-def has_peft() -> bool:
-    """Whether PEFT is there."""
-    return find_spec("peft") is not None
-
-
 def open_folder(folder: Path, base: Path | None = None) -> Folder:
     """The folder as it is read elsewhere; an adapter's by PEFT, on the base that is given."""
     from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-    with quiet():
+    # What the libraries say of each other concerns no user of this.
+    with quiet(), catch_warnings(action="ignore"):
         kind = AutoConfig.from_pretrained(base or folder).model_type
         model = auto_class(kind).from_pretrained(base or folder, dtype=torch.float32)
         if base:

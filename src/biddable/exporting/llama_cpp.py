@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.request import ProxyHandler, Request, build_opener
@@ -17,7 +16,6 @@ from urllib.request import ProxyHandler, Request, build_opener
 from biddable.errors import BiddableError
 from biddable.generation.generate import Answer
 
-_PACKAGE = "xllamacpp"
 # Seconds for one answer.
 _PATIENCE = 600
 
@@ -63,11 +61,6 @@ class LlamaCpp:
         ids = reply["tokens"]
         # It returns the stop token or leaves it out, from version to version.
         return Answer(tuple(ids[: reply["tokens_predicted"] - 1] if stopped else ids), stopped)
-
-
-def installed() -> bool:
-    """Whether llama.cpp is there: the extra `export`."""
-    return find_spec(_PACKAGE) is not None
 
 
 @contextmanager

@@ -22,6 +22,11 @@ _SAMPLED = (
     " alone. The weights are in fp32, as they were judged; with `--dtype auto` vLLM rounds"
     " them to half precision."
 )
+_FOUR_BITS = (
+    "The adapter was trained and judged on its base in four bits: load the base with"
+    " `BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4',"
+    " bnb_4bit_use_double_quant=True)`."
+)
 _OLLAMA = (
     "Ollama joins messages of one role that follow each other, and drops the oldest of a chat that"
     " is longer than `num_ctx`. Messages in an order that the trained template does not know are an"
@@ -50,6 +55,7 @@ def readme(record: dict[str, Any]) -> str:
     parts = [f"# {name}", f"Exported by `biddable export --to {to}`."]
     parts.append(run.format(**record).rstrip())
     parts += [_system(record), "Sampling: greedy (temperature 0), as the model was judged."]
+    parts += [_FOUR_BITS] if to == "peft" and record["bits"] else []
     if to in ("hf", "peft"):
         return "\n\n".join([*parts, _SAMPLED, "## Checked", _checked(record)]) + "\n"
     parts += ["## Checked", _checked(record), "## What the type costs", _cost(record)]
@@ -69,7 +75,7 @@ def _system(record: dict[str, Any]) -> str:
 def _checked(record: dict[str, Any]) -> str:
     trip = record["round_trip"]
     if trip is None:
-        return "Not checked: the program that reads it was not installed."
+        return "Not checked here."
     ties = f", {trip['ties']} of them up to a tie" if trip["ties"] else ""
     return (
         f"In {record['reader']} the weights in fp32 gave the same rendered text, ids and"

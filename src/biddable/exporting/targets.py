@@ -16,8 +16,8 @@ from biddable.exporting.gguf_file import write_adapter, write_gguf
 from biddable.exporting.gguf_weights import Value
 from biddable.exporting.gguf_words import vocabulary_of, with_own_tokens
 from biddable.exporting.go_template import Frame, frame_of
-from biddable.exporting.hf_folder import has_peft, open_folder, texts_of, write_peft
-from biddable.exporting.llama_cpp import installed, llama_cpp
+from biddable.exporting.hf_folder import open_folder, texts_of, write_peft
+from biddable.exporting.llama_cpp import llama_cpp
 from biddable.exporting.modelfile import modelfile
 from biddable.exporting.round_trip import Prompt, longest_answer, prompts_of, prove
 from biddable.models.base import SYSTEM_PROMPT_FILE, Base
@@ -66,7 +66,7 @@ class Tuned:
 
     def bytes(self) -> int:
         """Of its weights in fp32."""
-        return 4 * sum(p.numel() for p in self.model.parameters())
+        return sum(4 * int(p.numel()) for p in self.model.parameters())
 
 
 def write_folder(settings: ExportSettings, tuned: Tuned, folder: Path) -> dict[str, Any]:
@@ -85,8 +85,10 @@ def write_folder(settings: ExportSettings, tuned: Tuned, folder: Path) -> dict[s
     line(console(), "writing", "the adapter" if adapter else "model.safetensors")
     if adapter:
         write_peft(folder, adapter, texts)
-        if not has_peft():
-            line(console(), "checked", "no: PEFT is not installed; pip install peft")
+        if tuned.base.bits or not installed("peft"):
+            missing = "PEFT is not installed; pip install peft"
+            why = "its base is in four bits, as others round it" if tuned.base.bits else missing
+            line(console(), "checked", f"no: {why}")
             return {}
     else:
         need_space(folder, tuned.bytes())
@@ -94,7 +96,7 @@ def write_folder(settings: ExportSettings, tuned: Tuned, folder: Path) -> dict[s
     reader = open_folder(folder, tuned.base.folder if adapter else None)
     line(console(), "checking", f"{len(prompts)} prompts in {reader.name}")
     trip = prove(reader, tuned.model, prompts, tuned.stop_ids)
-    return {"reader": f"{reader.name} {version(reader.name)}", "round_trip": asdict(trip)}
+    return {"reader": installed(reader.name), "round_trip": asdict(trip)}
 
 
 def write_gguf_folder(settings: ExportSettings, tuned: Tuned, folder: Path) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def write_gguf_folder(settings: ExportSettings, tuned: Tuned, folder: Path) -> d
     if adapter:
         write_adapter(adapter, tuned.model)
     record = {"type": settings.type, "file": file.name, "adapter": adapter and adapter.name}
-    if not installed():
+    if not installed("xllamacpp"):
         line(console(), "checked", "no: llama.cpp is not installed; pip install 'biddable[export]'")
         return record
     twin = file if settings.type == "f32" else folder / "twin.gguf"
@@ -133,7 +135,7 @@ def write_gguf_folder(settings: ExportSettings, tuned: Tuned, folder: Path) -> d
         trip = prove(server, tuned.model, prompts, tuned.stop_ids, _bos(tuned, words), frame)
     if twin != file:
         twin.unlink()
-    return {**record, "reader": _version(), "round_trip": asdict(trip)}
+    return {**record, "reader": installed("xllamacpp"), "round_trip": asdict(trip)}
 
 
 def _words(tuned: Tuned, served: Template, prompts: Sequence[Prompt]) -> dict[str, Value]:
@@ -161,8 +163,9 @@ def _write_modelfile(
     return frame
 
 
-def _version() -> str:
+def installed(package: str) -> str | None:
+    """A package's name and version; None where it is not there."""
     try:
-        return f"xllamacpp {version('xllamacpp')}"
+        return f"{package} {version(package)}"
     except PackageNotFoundError:
-        return "xllamacpp"
+        return None

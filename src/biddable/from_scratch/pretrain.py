@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from biddable.data.rows import number_of
 from biddable.data.texts import PlainText, read_texts
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of
 from biddable.engine.plan import plan_step
@@ -142,9 +143,9 @@ def _show(
 ) -> None:
     size = sum(len(t.content) for t in texts)
     rows, held_out = len(corpus.train), sum(len(e.input_ids) - 1 for e in corpus.held_out)
-    line(out, "text", f"{len(texts)} texts of {size:,} characters")
+    line(out, "text", f"{number_of(len(texts), 'text')} of {size:,} characters")
     line(out, "tokens", f"{rows:,} rows of {settings.context} to train on, {held_out:,} held out")
-    shape = f"{settings.shape} of {settings.layers} layers"
+    shape = f"{settings.shape} of {number_of(settings.layers, 'layer')}"
     line(out, "model", f"{shape}, {_parameters(weights):,} parameters")
 
 

@@ -39,8 +39,8 @@ class Scorecard:
     verdict: Verdict
 
     def as_json(self) -> dict[str, dict[str, Any]]:
-        """Per metric base, tuned, n, low and high, and what else it has."""
-        always = ("base", "tuned", "n", "low", "high")
+        """Per metric base, tuned, n, low, high and baseline, and what else it has."""
+        always = ("base", "tuned", "n", "low", "high", "baseline")
         return {
             name: {
                 field: value

@@ -84,6 +84,13 @@ def remove_adapter(model: Any) -> None:
             setattr(parent, name, layer.frozen)
 
 
+def dequantize_base(model: Any) -> None:
+    """Gives the layers of a base in four bits that have an adapter their dequantized weights."""
+    for _, _, layer in list(_children(model)):
+        if isinstance(layer, Lora) and isinstance(layer.frozen, FourBits):
+            layer.frozen = layer.frozen.dequantized()
+
+
 @torch.no_grad()
 def merge_adapter(model: Any) -> None:
     """Adds the adapter to the weights and removes it: a plain model that computes the same.
@@ -91,10 +98,9 @@ def merge_adapter(model: Any) -> None:
     A base in four bits becomes the plain model of its dequantized weights: the sums would be lost
     if they were quantized again.
     """
+    dequantize_base(model)
     for _, _, layer in list(_children(model)):
         if isinstance(layer, Lora):
-            if isinstance(layer.frozen, FourBits):
-                layer.frozen = layer.frozen.dequantized()
             change = SCALE * (layer.lora_B @ layer.lora_A)
             weight = layer.frozen.weight
             assert isinstance(weight, Tensor)

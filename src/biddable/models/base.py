@@ -191,6 +191,9 @@ def _model_folder(folder: Path) -> Path:
             return place
     if (folder / "adapter_config.json").exists():
         raise adapter_in_base(str(folder))
+    if runs := [str(run) for run in sorted(folder.iterdir()) if adapter_folder(run)]:
+        what = f"the folder {folder} holds {len(runs)} adapters, and none of them is named"
+        raise BiddableError("base_not_found", what, f"name one: {', '.join(runs[:8])}")
     raise _not_found(str(folder), "the folder holds no config.json")
 
 

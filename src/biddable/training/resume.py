@@ -57,10 +57,7 @@ def start(
         folder.refuse_finished()
         return _settings_of(folder), folder
     refuse_two_lengths(options)
-    given = {"data": data, **options} if data else options
-    if given.get("lora"):
-        given = {"lr": LORA_LR, **given}
-    settings = with_values(Settings(), given)
+    settings = new_settings({"data": data, **options} if data else options)
     if not settings.data:
         raise BiddableError("option", "no data is given", "biddable train data.jsonl")
     if resume != AUTO:
@@ -71,14 +68,29 @@ def start(
         return settings, None
     folder = RunFolder(Path(path))
     folder.refuse_finished()
-    if folder.begun:
-        before = _settings_of(folder)
-        # The compute dtype follows from the device and the tokens per pass from free memory,
-        # neither of which need come out the same twice.
-        left_open = {"precision": "auto", "device": "auto", "batch_tokens": 0}
-        chosen = {k: getattr(before, k) for k, v in left_open.items() if getattr(settings, k) == v}
-        settings = replace(settings, out=before.out, **chosen)
-    return settings, folder
+    return as_begun(settings, folder) if folder.begun else settings, folder
+
+
+def new_settings(given: Mapping[str, Any]) -> Settings:
+    """The settings of a new run; an adapter has a learning rate of its own.
+
+    Raises:
+        BiddableError: `option`.
+    """
+    rate = {"lr": LORA_LR} if given.get("lora") else {}
+    return with_values(Settings(), {**rate, **given})
+
+
+def as_begun(settings: Settings, folder: RunFolder) -> Settings:
+    """The settings with what the run chose itself when it began, and its folder.
+
+    The compute dtype follows from the device and the tokens per pass from free memory, neither of
+    which need come out the same twice.
+    """
+    before = _settings_of(folder)
+    left_open = {"precision": "auto", "device": "auto", "batch_tokens": 0}
+    chosen = {k: getattr(before, k) for k, v in left_open.items() if getattr(settings, k) == v}
+    return replace(settings, out=before.out, **chosen)
 
 
 def new_folder(settings: Settings, ranks: Ranks) -> RunFolder:
@@ -147,6 +159,13 @@ def settings_record(settings: Settings) -> dict[str, Any]:
 
 def _settings_of(folder: RunFolder) -> Settings:
     return with_values(Settings(), read_config(str(folder.config)))
+
+
+def begun_with(folder: RunFolder) -> dict[str, Any]:
+    """What a run began with; an option that is newer than the run had its default then."""
+    record = folder.read_json("data.json")
+    settings = {**settings_record(Settings()), **record.get("settings", {})}
+    return {**record, "settings": settings}
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: RunFolder) -> None:

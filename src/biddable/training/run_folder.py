@@ -95,7 +95,7 @@ def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
 def run_stem(data: tuple[str, ...]) -> str:
     """The name of a run on this data, without what tells it from others."""
     stem = Path(data[0]).name.split(".")[0] if data else "run"
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-") or "run"
+    return re.sub(r"[^\w-]+", "-", stem).strip("-") or "run"
 
 
 def open_run_folder(path: str) -> RunFolder:
