@@ -114,7 +114,8 @@ def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
     budget = -all_max(run.ranks, -own_budget)[0]
     sharded = ", sharded" if isinstance(weights, Shards) else ""
     bits = f", base in {settings.base_bits} bits" if settings.base_bits else ""
-    if note := text_part_note(weights.model, load_config(base).model_type):
+    kind = load_config(base).model_type
+    if note := text_part_note(weights.model, kind, adapter=bool(settings.lora)):
         line(run.out, "text part", note)
     if note := router_note(weights.model):
         line(run.out, "experts", note)

@@ -63,6 +63,14 @@ def auto_class(kind: str) -> Any:
     return AutoModelForCausalLM if kind in CAUSAL else AutoModelForImageTextToText
 
 
+def setting_of(config: Any, name: str) -> Any:
+    """A setting of a configuration; None where it has none, or one for each layer."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:
+        return None
+
+
 def context_of(config: Any) -> int:
     """The most tokens of a row: the model's positions, or fewer where its rotary angles change.
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from biddable.errors import BiddableError
 
 # What a processor of images and sounds is set up from.
@@ -24,13 +26,18 @@ def is_multimodal(model: Any) -> bool:
 
 
 def freeze_other_parts(model: Any) -> None:
-    """Freezes what text does not run through: towers and projectors of a multimodal model."""
+    """Freezes what text does not run through."""
+    for parameter in _other_parts(model):
+        parameter.requires_grad_(False)
+
+
+def _other_parts(model: Any) -> list[nn.Parameter]:
+    """The parameters of the towers and projectors of a multimodal model."""
     if not is_multimodal(model):
-        return
+        return []
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     text = {id(p) for part in (model.get_decoder(), *ends) for p in part.parameters()}
-    for parameter in model.parameters():
-        parameter.requires_grad_(id(parameter) in text)
+    return [p for p in model.parameters() if id(p) not in text]
 
 
 def refuse_shards(model: Any, name: str) -> None:
@@ -47,22 +54,26 @@ def refuse_shards(model: Any, name: str) -> None:
 def router_note(model: Any) -> str:
     """What a user has to know of a mixture of experts; nothing where there is none."""
     config = model.config.get_text_config()
-    if not any("experts" in name and value for name, value in config.to_dict().items()):
+    counts = {k: v for k, v in config.to_dict().items() if "experts" in k and "per_tok" not in k}
+    if not any(type(count) is int and count > 1 for count in counts.values()):
         return ""
     turned_on = getattr(config, "output_router_logits", False)
     why = "though config.json turns it on" if turned_on else "as transformers has it by default"
     return f"trained without a loss of their router, {why}"
 
 
-def text_part_note(model: Any, kind: str) -> str:
+def text_part_note(model: Any, kind: str, *, adapter: bool) -> str:
     """What a user has to know of the parts that are not trained; nothing where there are none.
 
     Args:
         kind: `model_type` of the base's config.json.
+        adapter: whether an adapter is trained and saved, and not the model.
     """
     saved = type(model).__name__
+    if is_multimodal(model) and adapter:
+        return f"the adapter is on it alone, by the names that it has in {saved}"
     if is_multimodal(model):
-        count = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+        count = sum(p.numel() for p in _other_parts(model))
         return f"trained; {count:,} other parameters are frozen, and saved unchanged in {saved}"
     if model.config.model_type != kind:
         return f"trained and saved alone, as {saved}; the result can no longer be loaded as {kind}"

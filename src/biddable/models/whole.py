@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from biddable.errors import BiddableError, first_line
-from biddable.models.support import auto_class
+from biddable.models.support import auto_class, setting_of
 from biddable.models.vetting import (
     INDEX,
     damaged,
@@ -55,7 +55,7 @@ def check_values(config: Any, name: str) -> None:
     config = config.get_text_config()
     ropes = getattr(config, "rope_parameters", None) or {}
     records = [r for r in (ropes, *ropes.values()) if isinstance(r, dict)]
-    values = [(key, getattr(config, key, None), is_sound) for key, is_sound in _SOUND.items()]
+    values = [(key, setting_of(config, key), is_sound) for key, is_sound in _SOUND.items()]
     values += [(key, rope.get(key), _is_positive) for rope in records for key in _ROPE]
     for key, value, is_sound in values:
         if value is not None and not is_sound(value):
@@ -71,7 +71,7 @@ def check_sizes(config: Any, shapes: Mapping[str, tuple[int, ...]], name: str) -
     config = config.get_text_config()
     largest = max((n for shape in shapes.values() for n in shape), default=0)
     for key in _SIZES:
-        value = getattr(config, key, None)
+        value = setting_of(config, key)
         if value is not None and not _is_count(value, largest):
             size = f"{key} is {str(value)[:40]}"
             raise damaged(name, f"{size}, its largest tensor has {largest:,} rows")
