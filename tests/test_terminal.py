@@ -67,7 +67,7 @@ def test_no_other_module_prints() -> None:
         for name in printing_calls(ast.parse(path.read_text(encoding="utf-8")))
     }
     # Processes of their own, which answer through a pipe.
-    assert found == {"template/sandbox.py: sys.stdout", "exporting/llama_cpp.py: sys.stdout"}
+    assert found == {"template/sandbox.py: sys.stdout", "exporting/llama_server.py: sys.stdout"}
 
 
 @pytest.mark.parametrize(
