@@ -23,6 +23,7 @@ from biddable.training import loop
 from biddable.training.schedule import rows_of_step
 
 STEPS, BATCH_SIZE = 4, 3
+MAMBA = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
 HYBRID = ["conv", "full_attention", "conv", "full_attention"]
 LONG = {
     "rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 192,
@@ -35,7 +36,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "Gemma 3 text": ("gemma3_text", {}, "flat", ""),
     "Gemma 4": ("gemma4", {}, "flat", "saved unchanged in Gemma4ForConditionalGeneration"),
     "LFM2": ("lfm2", {"num_hidden_layers": 4, "layer_types": HYBRID}, "beside", ""),
-    "Granite 4": ("granitemoehybrid", {}, "beside", ""),
+    "Granite 4": ("granitemoehybrid", {"layer_types": MAMBA}, "beside", ""),
     "Ministral 3": ("mistral3", {}, "flat", "saved unchanged in Mistral3ForConditionalGeneration"),
     "gpt-oss": ("gpt_oss", {}, "flat", ""),
     "OLMo 3": ("olmo3", {}, "flat", ""),
