@@ -162,7 +162,7 @@ def speeds(session: Session, shape: str, device: str, peer: str) -> None:
         if session.header["peer"]:
             script = str(HERE / "peer_trl.py")
             sides["peer"] = [peer, script, *files, dtype, f"tokens={PEER_TOKENS[shape]}"]
-        seconds: dict[str, list[float]] = {name: [] for name in WORK}
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in WORK}
         for side, command in sides.items():
             lines = session.run(f"{shape} {side}", command)
             for name, path in paths.items() if lines else ():
@@ -170,11 +170,19 @@ def speeds(session: Session, shape: str, device: str, peer: str) -> None:
                 session.write(
                     {"part": "speed", "shape": shape, "work": name, "side": side, **result}
                 )
-                seconds[name] += [result["seconds"]] if "seconds" in result else []
-    for name, pair in seconds.items():
+                results[name] += [result] if "seconds" in result else []
+    for name, pair in results.items():
         if len(pair) == 2:
-            ratio = {"ratio": pair[0] / pair[1]}
-            session.write({"part": "speed", "shape": shape, "work": name, **ratio})
+            ours, theirs = pair
+            losses = zip(ours["losses"], theirs["losses"], strict=True)
+            session.write(
+                {
+                    "part": "speed", "shape": shape, "work": name,
+                    "ratio": ours["seconds"] / theirs["seconds"],
+                    "memory_ratio": ours["peak"] / theirs["peak"],
+                    "loss_difference": max(abs(a - b) for a, b in losses),
+                }
+            )  # fmt: skip
 
 
 def arguments() -> argparse.Namespace:

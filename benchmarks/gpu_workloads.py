@@ -77,7 +77,7 @@ def result_of(path: Path, lines: list[dict[str, Any]]) -> dict[str, Any]:
     tokens = sum(len(work["rows"][i]["input_ids"]) for s in work["order"][WARM:] for i in s)
     result = {
         "seconds": seconds, "tokens_per_second": tokens / COUNTED / seconds,
-        "losses": [line["loss"] for line in steps], **last,
+        "losses": [line["loss"] for line in steps[-WARM - COUNTED :]], **last,
     }  # fmt: skip
     if "product_rate" in last:
         use = [line["flops"] / line["seconds"] / last["product_rate"] for line in counted]

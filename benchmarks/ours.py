@@ -29,6 +29,7 @@ from biddable.settings import Settings
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
 from biddable.training.loop import TrainerParts, fit, make_optimizer
+from biddable.training.schedule import rows_of_step
 from biddable.training.weights import Replicas
 
 
@@ -98,6 +99,11 @@ def load(work: dict[str, Any], device: torch.device, dtype: torch.dtype) -> Repl
 def measure(work: dict[str, Any], device: torch.device) -> None:
     """Trains the steps of a workload; prints a line for each, and one about the whole."""
     rows = [Row(r["input_ids"], [float(i != -100) for i in r["labels"]]) for r in work["rows"]]
+    placed = [*rows]
+    for number, step in enumerate(work["order"], 1):
+        # Where the loop looks for the rows of this step.
+        for place, row in zip(rows_of_step(number, len(rows), len(step), 0), step, strict=True):
+            placed[place] = rows[row]
     dtype = choose_dtype("auto", device)
     weights = load(work, device, dtype)
     needs = needs_of(weights.model, weights.pieces, weights.working_bytes)
@@ -125,7 +131,7 @@ def measure(work: dict[str, Any], device: torch.device) -> None:
         parts = TrainerParts(
             weights=weights,
             optimizer=make_optimizer(weights, settings),
-            examples=rows,  # type: ignore[arg-type]
+            examples=placed,  # type: ignore[arg-type]
             evaluate=lambda: float("inf"),
             answer=lambda: "",
             log=tell,
