@@ -32,7 +32,6 @@ from biddable.training.loop import TrainerParts, fit, make_optimizer
 from biddable.training.schedule import rows_of_step
 from biddable.training.weights import Replicas
 
-
 # As in workloads.py, which needs packages that this need not.
 RATE, WARMUP = 1e-4, 0.1
 
