@@ -32,6 +32,9 @@ from biddable.training.loop import TrainerParts, fit, make_optimizer
 from biddable.training.schedule import rows_of_step
 from biddable.training.weights import Replicas
 
+# As in workloads.py, which needs packages that this need not.
+RATE, WARMUP = 1e-4, 0.1
+
 
 @dataclass(frozen=True)
 class Row:
@@ -111,7 +114,11 @@ def measure(work: dict[str, Any], device: torch.device) -> None:
     steps = [[rows[i] for i in step] for step in work["order"]]
     trained = [sum(sum(w > 0 for w in r.weights) for r in step) for step in steps]
     predicted = peak_of(needs, [plan_step(step, budget) for step in steps], trained)
-    settings = Settings(batch_size=len(steps[0]), steps=len(steps), batch_tokens=budget)
+    constant = len(set(work["rates"])) == 1
+    settings = Settings(
+        batch_size=len(steps[0]), steps=len(steps), batch_tokens=budget, lr=RATE,
+        warmup=0.0 if constant else WARMUP,
+    )  # fmt: skip
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     ends = [time.perf_counter()]
@@ -137,6 +144,7 @@ def measure(work: dict[str, Any], device: torch.device) -> None:
             log=tell,
             folder=Path(folder),
             settings=settings,
+            floor=1.0 if constant else 0.1,
         )
         fit(parts, Progress(), interrupt)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
