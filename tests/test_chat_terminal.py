@@ -31,7 +31,7 @@ class Screen:
 
     def expect(self, text: str) -> None:
         """Reads until a text comes that did not come before."""
-        limit = time.monotonic() + 90
+        limit = time.monotonic() + 300
         while text not in self.text:
             ready, _, _ = select([self.terminal], [], [], max(0.0, limit - time.monotonic()))
             assert ready, f"{text!r} did not come, but {self.text!r}"
@@ -52,7 +52,7 @@ class Screen:
         self.process.send_signal(signal.SIGINT)
 
     def end(self) -> int:
-        return self.process.wait(60)
+        return self.process.wait(300)
 
     def __enter__(self) -> Screen:
         return self

@@ -16,6 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import random
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -115,7 +116,10 @@ def on_ranks(count: int, work: Callable[[], None]) -> None:
             os.environ.update({k: str(v) for k, v in names.items()}, MASTER_ADDR="127.0.0.1")
             work()
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(code)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert not any(codes), codes
