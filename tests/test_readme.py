@@ -17,6 +17,10 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 SMALL = {
     "biddable train data.jsonl": "--steps 2 --answers 2 --base BASE --out runs/NAME",
     "biddable train data.jsonl --lora 16": "--steps 2 --answers 2 --base BASE --out runs/lora",
+    # The small base has two layers.
+    "biddable train data.jsonl --top-layers 8": (
+        "--top-layers 1 --steps 2 --answers 2 --base BASE --out runs/top"
+    ),
 }
 
 
@@ -29,8 +33,10 @@ def block(kind: str) -> str:
 
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A folder with data.jsonl, which begins with the README's row."""
+    """A folder with data.jsonl, which begins with the README's row, and with documents."""
     monkeypatch.chdir(tmp_path)
+    Path("docs").mkdir()
+    Path("docs/faq.md").write_text("# FAQ\n\n## Are you open on Sundays?\n\nFrom ten to two.\n")
     data = [json.loads(block("json")), *rows(40)]
     Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
     return base_folder(tmp_path / "base")
@@ -42,7 +48,8 @@ def test_its_commands_run(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     *commands, resumed = sorted(commands, key=lambda c: "--resume" in c)
     # tests/test_exporting_gguf.py exports to a real llama.cpp, with a tokenizer that it knows.
     commands = [command for command in commands if "export" not in command]
-    assert [c.split()[1] for c in commands] == ["check", "train", "chat", "compare", "train"]
+    verbs = ["check", "train", "chat", "compare", "train", "train", "mine"]
+    assert [c.split()[1] for c in commands] == verbs
     for command in commands:
         words = f"{command} {SMALL.get(command, '')}".replace("smollm2", base).split()[1:]
         assert main([base if word == "BASE" else word for word in words]) == 0
