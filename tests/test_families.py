@@ -23,6 +23,8 @@ from biddable.training import loop
 from biddable.training.schedule import rows_of_step
 
 STEPS, BATCH_SIZE = 4, 3
+MAMBA = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
+HYBRID = ["conv", "full_attention", "conv", "full_attention"]
 LONG = {
     "rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 192,
     "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
@@ -32,8 +34,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "Qwen3.5": ("qwen3_5", {}, "beside", "can no longer be loaded as qwen3_5"),
     "Gemma 3": ("gemma3", {}, "flat", "saved unchanged in Gemma3ForConditionalGeneration"),
     "Gemma 3 text": ("gemma3_text", {}, "flat", ""),
+    "LFM2": ("lfm2", {"num_hidden_layers": 4, "layer_types": HYBRID}, "beside", ""),
+    "Granite 4": ("granitemoehybrid", {"layer_types": MAMBA}, "beside", ""),
     "Ministral 3": ("mistral3", {}, "flat", "saved unchanged in Mistral3ForConditionalGeneration"),
     "gpt-oss": ("gpt_oss", {}, "flat", ""),
+    "OLMo 3": ("olmo3", {}, "flat", ""),
     "Phi-4-mini": ("phi3", {"rope_parameters": LONG}, "flat", ""),
 }
 
@@ -127,7 +132,8 @@ def test_a_tiny_model_of_each_family_goes_the_whole_way(
     output = capsys.readouterr().err
     assert f"{path}, proven on this model" in output
     assert " ".join(said.split()) in " ".join(output.split())
-    assert ("without a loss of their router" in output) == (family == "gpt-oss")
+    experts = family in ("gpt-oss", "Granite 4")
+    assert ("without a loss of their router" in output) == experts
     # The plain loop is not interrupted.
     losses = [event["loss"] for event in steps_of(run)]
     assert losses == pytest.approx(naive_losses(kind, base, rows, run), rel=1e-4)
