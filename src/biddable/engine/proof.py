@@ -36,7 +36,7 @@ _GRADIENT = 1e-3
 _HALF, _HALF_LEAK = 0.25, 1e-2
 _LENGTHS = (13, 9)
 # What the forward and backward of a model that cannot be fed so were seen to raise.
-_MODEL_ERRORS = (
+MODEL_ERRORS = (
     RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError,
     ArithmeticError,
 )  # fmt: skip
@@ -90,7 +90,7 @@ def prove(model: Any, name: str) -> Proof:
         try:
             error = _forward_error(model, attention)
             why = _fault_of(model, attention, error)
-        except _MODEL_ERRORS as fault:
+        except MODEL_ERRORS as fault:
             why = f"it cannot be fed so ({first_line(fault)})"
         if not why:
             return Proof(path, error, prefixes=path == "flat")

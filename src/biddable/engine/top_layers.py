@@ -11,7 +11,7 @@ from torch import nn
 from biddable.encoding.encode import Example
 from biddable.engine.beside import is_flat
 from biddable.engine.kept_states import KeptStates, bottom_of, keep_states, numbered, top_of
-from biddable.engine.proof import feed_flat, relative_error
+from biddable.engine.proof import MODEL_ERRORS, feed_flat, relative_error
 from biddable.errors import BiddableError, first_line
 from biddable.models.adapters import decoder_layers
 
@@ -39,7 +39,7 @@ def freeze_below(model: Any, count: int, name: str) -> None:
     if is_flat(model):
         try:
             why = _freeze_proven(model, count)
-        except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        except MODEL_ERRORS as error:
             why = f"its top layers cannot be run alone ({first_line(error)})"
     if why:
         what = f"--top-layers cannot train the base {name} ({model.config.model_type}): {why}"

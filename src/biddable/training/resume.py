@@ -163,9 +163,11 @@ def _settings_of(folder: RunFolder) -> Settings:
 
 def begun_with(folder: RunFolder) -> dict[str, Any]:
     """What a run began with; an option that is newer than the run had its default then."""
-    record = folder.read_json("data.json")
-    settings = {**settings_record(Settings()), **record.get("settings", {})}
-    return {**record, "settings": settings}
+    record: dict[str, Any] = folder.read_json("data.json")
+    settings = record.get("settings")
+    if not isinstance(settings, dict):
+        return record
+    return {**record, "settings": {**settings_record(Settings()), **settings}}
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: RunFolder) -> None:
