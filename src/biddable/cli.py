@@ -179,18 +179,18 @@ def read_arguments(name: str, command: Command, words: list[str]) -> tuple[dict[
     namespace, unknown = parser.parse_known_intermixed_args(dashed)
     if unknown:
         raise _unknown(unknown[0], command)
-    given = {k: v for k, v in vars(namespace).items() if v not in (None, [])}
-    config, resume = given.pop("config", ""), given.pop("resume", "")
+    typed = {k: v for k, v in vars(namespace).items() if v not in (None, [])}
+    config, resume = typed.pop("config", ""), typed.pop("resume", "")
     screened = {f.name for f in fields(command.printing)}
-    printing = with_values(command.printing(), {k: v for k, v in given.items() if k in screened})
+    printing = with_values(command.printing(), {k: v for k, v in typed.items() if k in screened})
     own = {f.name for f in fields(command.options)}
     values = read_config(config, command.config) if config and command.config else {}
-    refuse_two_lengths(given)
+    refuse_two_lengths(typed)
     # A file holds all lengths of a run: of them the one counts that decided, if none is given here.
-    replaced = any(given.get(name) for name in LENGTHS)
+    replaced = any(typed.get(name) for name in LENGTHS)
     first = "" if replaced else next((name for name in LENGTHS if values.get(name)), "")
     values = {k: v for k, v in values.items() if k in own and (k not in LENGTHS or k == first)}
-    chosen = checked_values(command.options, {k: v for k, v in given.items() if k in own})
+    chosen = checked_values(command.options, {k: v for k, v in typed.items() if k in own})
     refuse_other_rate(values, chosen)
     values |= chosen
     if not resume:

@@ -92,9 +92,9 @@ GROUPS = {
 LENGTHS = ("steps", "epochs", "minutes")
 
 
-def refuse_two_lengths(given: Mapping[str, Any]) -> None:
+def refuse_two_lengths(options: Mapping[str, Any]) -> None:
     """Refuses options that each say how long to train; a config.toml holds them all."""
-    lengths = [f"--{name}" for name in LENGTHS if given.get(name)]
+    lengths = [f"--{name}" for name in LENGTHS if options.get(name)]
     if len(lengths) > 1:
         what = f"{' and '.join(lengths)} each say how long to train"
         raise BiddableError("option", what, "give one of them")
@@ -234,13 +234,13 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 def _number(f: Field[Any], value: Any) -> int | float:
     """A number within the field's range; a whole one where its default is one."""
     low, high = range_of(f)
-    whole = isinstance(f.default, int)
-    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    is_count = isinstance(f.default, int)
+    number = isinstance(value, int if is_count else int | float) and not isinstance(value, bool)
     # NaN is within no bounds.
     if not (number and low <= value <= high):
-        wanted = "a whole number" if whole else "a number"
+        wanted = "a is_count number" if is_count else "a number"
         raise _bad_value(f.name, value, f"{wanted} from {low:g} to {high:g}")
-    return int(value) if whole else float(value)
+    return int(value) if is_count else float(value)
 
 
 def _bad_config(path: str, why: str) -> BiddableError:

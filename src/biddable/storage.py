@@ -36,7 +36,7 @@ _LOCKED_BYTE = 2**30
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Aside:
+class AtomicFolder:
     """A folder that is written beside its place and appears there whole or not at all.
 
     On leaving without an error every file is summed, the sums listed in a manifest, all flushed to
@@ -106,11 +106,11 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Writes tensors as safetensors where a half of them can do no harm."""
     from safetensors.torch import save_file
 
-    whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    stored = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     # The library makes a file that only its owner may read; this one is as the umask wants it.
     path.touch()
     mode = path.stat().st_mode
-    save_file(whole, path, metadata={"format": "pt"})
+    save_file(stored, path, metadata={"format": "pt"})
     path.chmod(mode)
 
 
@@ -130,7 +130,7 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def hold_alone(file: IO[Any], *, wait: bool) -> None:
+def lock_file(file: IO[Any], *, wait: bool) -> None:
     """Locks an open file for this process, until it is closed or the process ends.
 
     Where the system or the file system has no locks, nothing is held.
@@ -141,7 +141,7 @@ def hold_alone(file: IO[Any], *, wait: bool) -> None:
     try:
         fcntl: Any = import_module("fcntl")
     except ImportError:
-        _hold_on_windows(file, wait)
+        _lock_on_windows(file, wait)
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -150,7 +150,7 @@ def hold_alone(file: IO[Any], *, wait: bool) -> None:
             raise
 
 
-def _hold_on_windows(file: IO[Any], wait: bool) -> None:
+def _lock_on_windows(file: IO[Any], wait: bool) -> None:
     try:
         msvcrt: Any = import_module("msvcrt")
     except ImportError:
@@ -184,10 +184,10 @@ def is_sound(folder: Path) -> bool:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Waits until no other process writes there; the kernel drops the lock with the process."""
     with (folder / ".lock").open("a") as file:
-        hold_alone(file, wait=True)
+        lock_file(file, wait=True)
         yield
 
 

@@ -100,7 +100,7 @@ def guard() -> None:
         setattr(sys, name, guarded)
 
 
-def answers() -> Writer:
+def exact_output() -> Writer:
     """Standard output for the text of an answer: exact for a file or program, else visible."""
     return Guarded(sys.stdout, exact=True)
 

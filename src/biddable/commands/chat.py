@@ -17,7 +17,7 @@ from biddable.generation.speaker import Reply, Speaker, checked_sampling, load
 from biddable.options import with_values
 from biddable.settings import ChatSettings, NoPrinting, Sampling
 from biddable.storage import write_new
-from biddable.terminal import Writer, answers, console, line, notices, read_line
+from biddable.terminal import Writer, console, exact_output, line, notices, read_line
 
 # In a talk an answer needs room: this part of the context, or its longest length if that is less.
 ROOM_SHARE = 4
@@ -69,7 +69,7 @@ def chat(model: str | PathLike[str], **options: Any) -> None:
     line(console(), "loading", f"'{settings.model}'")
     speaker = load(settings.model, device=settings.device)
     system = speaker.trained_system if settings.system is None else settings.system or None
-    talk = Talk(speaker, sampling, answers(), notices(), system)
+    talk = Talk(speaker, sampling, exact_output(), notices(), system)
     if settings.system is None and system is not None:
         talk.notices.write(f"system prompt, as in training: {_short(system) or 'an empty one'}\n")
     if settings.prompt is None:

@@ -22,7 +22,7 @@ from biddable.display.report import card_table, page, versions
 from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.errors import BiddableError, did_you_mean
 from biddable.judging.format import given_format
-from biddable.judging.judge import Judgement, ask, judge, loss_rows
+from biddable.judging.judge import Judgement, judge, loss_rows, make_questions
 from biddable.judging.metric import title
 from biddable.judging.own_metric import load_metric
 from biddable.judging.probes import probes, with_shots
@@ -172,7 +172,7 @@ def _asked(
     exam: Exam, model: Any, conversations: Sequence[Conversation], template: Template
 ) -> Judgement:
     """A model's answers to the same prompts in other words or frames."""
-    questions = ask(conversations, exam.tokenizer, template, most=len(exam.questions))
+    questions = make_questions(conversations, exam.tokenizer, template, most=len(exam.questions))
     limit = exam.max_new_tokens
     rows = loss_rows(model, exam.tokenizer, [])
     return judge(model, exam.tokenizer, template, questions, rows, max_new_tokens=limit)

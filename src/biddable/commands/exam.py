@@ -22,9 +22,9 @@ from biddable.judging.judge import (
     Judgement,
     LossRows,
     Question,
-    ask,
     judge,
     loss_rows,
+    make_questions,
     summed_losses,
 )
 from biddable.judging.own_metric import try_metric
@@ -125,7 +125,7 @@ def set_exam(
     """The exam on at most so many of the held-out rows."""
     rows = held_out.conversations
     clusters = cluster_numbers(rows)
-    questions = ask(rows, tokenizer, template, most=most, clusters=clusters)
+    questions = make_questions(rows, tokenizer, template, most=most, clusters=clusters)
     try_metric(terms.user_metric, questions)
     places = {(c.file, c.line): number for c, number in zip(rows, clusters, strict=True)}
     terms = replace(terms, clusters=[places[e.file, e.line] for e in held_out.examples])

@@ -34,7 +34,7 @@ from biddable.models.model_files import stop_ids_of
 from biddable.models.support import context_of
 from biddable.options import with_values
 from biddable.settings import CompareSettings, ExportSettings, Printing
-from biddable.storage import Aside, refuse_existing_run, write_text
+from biddable.storage import AtomicFolder, refuse_existing_run, write_text
 from biddable.template.template import Template
 from biddable.terminal import console, line, write_json
 from biddable.training.run_folder import RunFolder
@@ -85,7 +85,7 @@ def export(run: str | PathLike[str], **options: Any) -> Exported:
         "round_trip": None, "cost": None,
     }  # fmt: skip
     write = write_gguf_folder if settings.to in GGUF else write_folder
-    with Aside(folder, manifest=False) as aside:
+    with AtomicFolder(folder, manifest=False) as aside:
         record |= write(settings, tuned, aside)
         if exam is not None and record["file"] and record["reader"]:
             record["cost"] = _cost(tuned, exam, aside, record)

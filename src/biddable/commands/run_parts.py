@@ -141,7 +141,7 @@ def _fed_rows(run: Run, weights: WeightStore) -> FedRows:
     if not settings.top_layers:
         return rows
     assert isinstance(weights, Replicas)
-    others = run.exam.loss_rows(weights.whole)
+    others = run.exam.loss_rows(weights.full_model)
     rows = replace(rows, judged=[*others.swapped, *others.train, *others.general])
     return keep_rows(weights, settings.top_layers, rows, settings, run.folder.path, run.out)
 
@@ -195,7 +195,7 @@ def trainer_parts(run: Run, weights: WeightStore, log: Log) -> TrainerParts:
     assert run.rows is not None
     settings, examples = run.settings, run.rows.train
     held_out, budget = run.rows.held_out, settings.batch_tokens
-    watched = weights.whole if run.ranks.first and isinstance(weights, Replicas) else None
+    watched = weights.full_model if run.ranks.first and isinstance(weights, Replicas) else None
     return TrainerParts(
         weights=weights,
         optimizer=make_optimizer(weights, settings),

@@ -44,7 +44,7 @@ from biddable.terminal import console, line, notices, write_json
 from biddable.training.checkpoint import Progress
 from biddable.training.estimate import in_words, seconds_of_fit
 from biddable.training.interrupt import Interrupt
-from biddable.training.log import Log, Screen, counting, each, json_log, silent
+from biddable.training.log import Log, Screen, combined, counting, json_log, silent
 from biddable.training.loop import best_weights, finished, fit
 from biddable.training.ranks import Ranks, broadcast_from_first, first_before_others, joined_ranks
 from biddable.training.resume import (
@@ -188,7 +188,7 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
     if run.ranks.first and not resumed:
         begin(run, weights)
     screen = Screen(steps, out)
-    parts = trainer_parts(run, weights, each(json_log(folder.log), screen, sent))
+    parts = trainer_parts(run, weights, combined(json_log(folder.log), screen, sent))
     began = time.perf_counter()
     base = base_judgement(run, weights, fresh) if run.ranks.first else None
     judging = time.perf_counter() - began

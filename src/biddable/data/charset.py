@@ -36,7 +36,7 @@ def check_encoding(name: str) -> None:
 
 @contextmanager
 def as_utf8(
-    stream: io.BufferedIOBase, given: str, name: str, findings: list[Finding]
+    stream: io.BufferedIOBase, named: str, name: str, findings: list[Finding]
 ) -> Iterator[io.BufferedIOBase]:
     """The stream in UTF-8; text of another encoding is copied to a temporary file.
 
@@ -46,9 +46,9 @@ def as_utf8(
     head = stream.read(4096)
     stream.seek(0)
     marked = next((encoding for mark, encoding in MARKS if head.startswith(mark)), "")
-    wanted = codecs.lookup(given).name if given else ""
+    wanted = codecs.lookup(named).name if named else ""
     if wanted and marked and not wanted.startswith(marked):
-        what = f"The file begins with the byte order mark of {marked}, not of {given}."
+        what = f"The file begins with the byte order mark of {marked}, not of {named}."
         raise BiddableError("invalid_encoding", what, "Leave --encoding out.", file=name)
     encoding = wanted or marked or _plain_utf16(head) or "utf-8"
     if not (wanted or marked) and encoding != "utf-8":
@@ -60,7 +60,7 @@ def as_utf8(
         return
     with tempfile.TemporaryFile() as copy:
         if _copy(stream, copy, marked or encoding, name) and wanted and not marked:
-            what = f"The file is valid UTF-8, but --encoding has it read as {given}."
+            what = f"The file is valid UTF-8, but --encoding has it read as {named}."
             fix = "Leave --encoding out, unless the texts shown are right."
             findings.append(Finding("mojibake", "warning", what, fix, name))
         copy.seek(0)

@@ -22,11 +22,11 @@ SYSTEM_KEYS = (
 
 def take_system(fields: Fields) -> str:
     """Takes the row's system prompt, a text or text parts, out of it; empty where it has none."""
-    given = [value for key in SYSTEM_KEYS if (value := fields.pop(key, None)) not in (None, "")]
-    given = [
-        text_of(v, "system", False, []) if isinstance(v, list) else v for v in map(_parts, given)
+    prompts = [value for key in SYSTEM_KEYS if (value := fields.pop(key, None)) not in (None, "")]
+    prompts = [
+        text_of(v, "system", False, []) if isinstance(v, list) else v for v in map(_parts, prompts)
     ]
-    texts = {checked_text(value, "'system'") for value in given}
+    texts = {checked_text(value, "'system'") for value in prompts}
     if len(texts) > 1:
         raise _two_prompts("two system prompts")
     return next(iter(texts), "")

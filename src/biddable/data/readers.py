@@ -24,7 +24,7 @@ from biddable.data.conversation import Conversation
 from biddable.data.fields import group_of, take_origin, take_system, with_system
 from biddable.data.files import expanded, file_rows
 from biddable.data.formats import FLAT, Drafts, Format, detect
-from biddable.data.messages import to_messages, trained, written_role
+from biddable.data.messages import take_weight, to_messages, written_role
 from biddable.data.notes import RESERVED, KeyNotes, inside_of
 from biddable.data.parquet import hub_rows
 from biddable.data.rows import Fields, Row, is_nothing, kind, number_of
@@ -273,7 +273,7 @@ class _Reader:
             group = fields.pop(form.group, None)
         system, weight, tools = (
             take_system(fields),
-            trained(fields, "assistant"),
+            take_weight(fields, "assistant"),
             take_tools(fields),
         )
         conversations = []

@@ -130,7 +130,7 @@ def words(text: str) -> list[bytes]:
     return split or [c.encode("utf-8", "surrogatepass") for c in text.split()]
 
 
-def plain(of: Sequence[bytes]) -> Words:
+def without_politeness(of: Sequence[bytes]) -> Words:
     """Words without the polite frame around them; all of them where nothing else is there."""
     start, end = 0, len(of)
     while start < end and (length := _opening(of[start:end])):
@@ -143,8 +143,8 @@ def plain(of: Sequence[bytes]) -> Words:
 def _opening(of: Sequence[bytes]) -> int:
     """How many words at the beginning say nothing."""
     phrases = _OPENING_PHRASES.get(of[0], ())
-    whole = next((p for p in phrases if tuple(of[: len(p)]) == p), ())
-    return len(whole) or int(of[0] in _OPENING)
+    phrase = next((p for p in phrases if tuple(of[: len(p)]) == p), ())
+    return len(phrase) or int(of[0] in _OPENING)
 
 
 def _without_closing(of: Sequence[bytes], start: int, end: int) -> int:

@@ -29,7 +29,7 @@ from biddable.dataset.mapped_rows import (
 from biddable.dataset.prepared import Counts, OpenedBase, Prepared, SplitPart
 from biddable.errors import BiddableError, Finding
 from biddable.models.base import cache_folder
-from biddable.storage import Aside, alone, is_sound, need_space, remove, write_text
+from biddable.storage import AtomicFolder, folder_lock, is_sound, need_space, remove, write_text
 
 # Fewer training examples are read and encoded in a second or two.
 FEWEST = 4_000
@@ -131,11 +131,11 @@ def _write(path: Path, prepared: Prepared, opened: OpenedBase) -> None:
         "findings": [asdict(f) for f in prepared.findings],
         "train": [len(prepared.train.conversations), len(prepared.train.examples)],
     }
-    with alone(path.parent):
+    with folder_lock(path.parent):
         # Another run may have stored the same meanwhile.
         if load_cached(path, opened) is not None:
             return
-        with Aside(path) as aside:
+        with AtomicFolder(path) as aside:
             write_conversations(prepared.conversations(), aside)
             write_examples(list(prepared.examples()), aside)
             write_text(aside / "prepared.json", json.dumps(record))

@@ -36,7 +36,7 @@ Tell = Callable[[int], None] | None
 MOST_HELD_OUT = 500
 
 
-def prepare(settings: ReadSettings, tell: Tell = None, today: date | None = None) -> Prepared:
+def prepare(settings: ReadSettings, progress: Tell = None, today: date | None = None) -> Prepared:
     """Reads, checks, renders, encodes and splits; faults of single rows are findings.
 
     Args:
@@ -52,7 +52,7 @@ def prepare(settings: ReadSettings, tell: Tell = None, today: date | None = None
     path = None if hashes is None else cache_path(_inputs(settings, opened), hashes)
     if path and (cached := load_cached(path, opened)):
         return cached
-    prepared = _encode_and_split(settings, opened, tell)
+    prepared = _encode_and_split(settings, opened, progress)
     if path is None or len(prepared.train.examples) < FEWEST or prepared.hashes != hashes:
         return prepared
     return store(path, prepared, opened)
@@ -91,7 +91,7 @@ def _inputs(settings: ReadSettings, opened: OpenedBase) -> dict[str, Any]:
     }
 
 
-def _encode_and_split(settings: ReadSettings, opened: OpenedBase, tell: Tell) -> Prepared:
+def _encode_and_split(settings: ReadSettings, opened: OpenedBase, progress: Tell) -> Prepared:
     encode = partial(
         encode_all,
         tokenizer=opened["tokenizer"],
@@ -104,20 +104,20 @@ def _encode_and_split(settings: ReadSettings, opened: OpenedBase, tell: Tell) ->
     eval_rows = read_rows(settings, (settings.eval,)) if settings.eval else None
     # Many rows are encoded by worker processes; meanwhile this one looks for duplicates.
     with ThreadPoolExecutor(1) as beside:
-        looking = beside.submit(_look, rows.conversations)
-        encoded = [encode(rows.conversations, progress=tell)]
-    twins, looked = looking.result()
+        looking = beside.submit(_inspected, rows.conversations)
+        encoded = [encode(rows.conversations, progress=progress)]
+    duplicates, looked = looking.result()
     train, leaked = SplitPart(rows.conversations, encoded[0].examples), False
     if rows.errors() and not rows.conversations:
         looked = []  # That there are too few rows follows from why none could be read.
     findings = [*rows.findings, *looked, *encoded[0].findings]
     if eval_rows is None:
-        train, held_out = _split(train, settings.seed, twins)
-        findings += _none_held_out(rows.conversations, held_out, twins)
+        train, held_out = _split(train, settings.seed, duplicates)
+        findings += _none_held_out(rows.conversations, held_out, duplicates)
     else:
         encoded.append(encode(eval_rows.conversations))
         held_out = SplitPart(eval_rows.conversations, encoded[1].examples)
-        held_out, leaked, leaks = unknown(train.conversations, held_out)
+        held_out, leaked, leaks = without_known(train.conversations, held_out)
         findings = [*leaks, *findings, *eval_rows.findings, *encoded[1].findings]
     findings += _none_to_judge(train, held_out, settings.eval)
     examples = train.examples
@@ -170,16 +170,16 @@ def read_rows(settings: ReadSettings, sources: Sequence[str]) -> ReadResult:
     )
 
 
-def _look(conversations: Sequence[Conversation]) -> tuple[Duplicates, list[Finding]]:
+def _inspected(conversations: Sequence[Conversation]) -> tuple[Duplicates, list[Finding]]:
     """Duplicates among the rows, and the findings about them and all else that is odd."""
-    twins = find(conversations)
-    return twins, inspect(conversations, twins)
+    duplicates = find(conversations)
+    return duplicates, inspect(conversations, duplicates)
 
 
-def _split(rows: SplitPart, seed: int, twins: Duplicates) -> tuple[SplitPart, SplitPart]:
+def _split(rows: SplitPart, seed: int, duplicates: Duplicates) -> tuple[SplitPart, SplitPart]:
     """Both sides; what came from one line of a file stays together."""
     share = min(0.1, MOST_HELD_OUT / max(1, len(rows.conversations)))
-    _, chosen = split(rows.conversations, share=share, seed=seed, duplicates=twins)
+    _, chosen = split(rows.conversations, share=share, seed=seed, duplicates=duplicates)
     places = {(rows.conversations[i].file, rows.conversations[i].line) for i in chosen}
     return _at(rows, places, False), _at(rows, places, True)
 
@@ -192,7 +192,7 @@ def _at(rows: SplitPart, places: set[tuple[str, int]], wanted: bool) -> SplitPar
     )
 
 
-def unknown(
+def without_known(
     train: Sequence[Conversation], held_out: SplitPart
 ) -> tuple[SplitPart, bool, list[Finding]]:
     """The held-out rows that training does not know, and what is said of the others.
@@ -209,10 +209,10 @@ def unknown(
 
 
 def _none_held_out(
-    rows: Sequence[Conversation], held_out: SplitPart, twins: Duplicates
+    rows: Sequence[Conversation], held_out: SplitPart, duplicates: Duplicates
 ) -> Iterator[Finding]:
     if rows and not held_out.conversations:
-        why, fix = why_unsplit(rows, twins)
+        why, fix = why_unsplit(rows, duplicates)
         yield Finding("too_few_held_out", "error", f"No row can be held out: {why}.", fix)
 
 

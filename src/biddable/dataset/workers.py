@@ -26,7 +26,7 @@ from biddable.encoding.tokens import make_codec
 from biddable.encoding.trained_turns import LossOn
 from biddable.errors import BiddableError, Finding
 from biddable.template.template import Template
-from biddable.terminal import Writer, answers, guard
+from biddable.terminal import Writer, exact_output, guard
 
 BATCH = 512
 # Below this a worker's start costs more than it saves.
@@ -124,7 +124,7 @@ def work() -> None:
     for line in sys.stdin:
         batch = [from_json(value) for value in json.loads(line)]
         results = encode_many(encoder, batch, setup["loss_on"])
-        _send(answers(), [_as_json_result(result) for result in results])
+        _send(exact_output(), [_as_json_result(result) for result in results])
 
 
 def _send(pipe: Writer | None, value: Any) -> None:

@@ -13,7 +13,7 @@ from biddable.display.pages import PALETTE
 from biddable.display.scorecard_lines import card_lines
 from biddable.judging.intervals import smallest_difference
 from biddable.judging.judge import Judgement, Question
-from biddable.judging.outliers import ENDS, unusual
+from biddable.judging.outliers import ENDS, outliers
 from biddable.judging.scorecard import Scorecard
 from biddable.terminal import line
 
@@ -61,9 +61,9 @@ def show_smallest_difference(questions: Sequence[Question], out: Console) -> Non
     line(out, "judged on", f"{rows}: {shown}")
 
 
-def show_unusual(trained: Sequence[tuple[str, float]], out: Console) -> None:
+def show_outliers(trained: Sequence[tuple[str, float]], out: Console) -> None:
     """The training rows, as (place, loss), that most need a look, and those that need none."""
-    for end, rows in zip(ENDS, unusual([loss for _, loss in trained]), strict=True):
+    for end, rows in zip(ENDS, outliers([loss for _, loss in trained]), strict=True):
         places = ", ".join(f"{trained[i][0]} {trained[i][1]:.2f}" for i in rows[:SIDE_BY_SIDE])
         if places:
             line(out, "trained on", f"{end}  {places}")

@@ -21,7 +21,7 @@ from biddable.errors import place
 from biddable.judging.intervals import wilson
 from biddable.judging.judge import MOST_SHOWN, Judgement, Question
 from biddable.judging.metric import Metric, title
-from biddable.judging.outliers import ENDS, unusual
+from biddable.judging.outliers import ENDS, outliers
 from biddable.judging.scorecard import Scorecard
 from biddable.template.template import Template
 
@@ -96,7 +96,7 @@ def page(report: Report, *, redact: bool = False) -> str:
         watched=texts and _watched(texts),
         masks=texts and list(_masks(texts)),
         shades=SHADE_NAMES,
-        unusual=list(_unusual(report)),
+        outliers=list(_outliers(report)),
         lengths=histogram(report.lengths, LENGTH_BINS) if report.lengths else (),
         longest=max(report.lengths, default=0),
         limit=report.limit,
@@ -224,7 +224,7 @@ def _shade(loss: float) -> int:
     return sum(loss > limit for limit in SHADES)
 
 
-def _unusual(report: Report) -> Iterator[list[str]]:
+def _outliers(report: Report) -> Iterator[list[str]]:
     """The rows with the highest and the lowest loss of tuned, with their places."""
     keys = [(example.file, example.line) for example in report.examples]
     places = [report.sources.get(key) or place(*key) for key in keys]
@@ -232,6 +232,6 @@ def _unusual(report: Report) -> Iterator[list[str]]:
     held_out = [(where, f"{b:.3f}", t) for where, b, t in zip(places, *means, strict=False)]
     trained = [(where, "-", loss) for where, loss in report.trained]
     for side, rows in (("training", trained), ("held out", held_out)):
-        for end, indices in zip(ENDS, unusual([loss for *_, loss in rows]), strict=True):
+        for end, indices in zip(ENDS, outliers([loss for *_, loss in rows]), strict=True):
             for where, base, tuned in (rows[i] for i in indices):
                 yield [where, side, end, base, f"{tuned:.3f}"]

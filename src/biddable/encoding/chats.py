@@ -60,30 +60,30 @@ def has_calls(chat: Chat) -> bool:
 
 def located(scene: Scene, chat: Chat, *, prompt: bool, since: int = -1) -> Located:
     """Renders messages and finds their texts, those of message `since` and after it."""
-    whole, wanted = marked_texts(scene, chat, since)
-    plain = request(scene, prompt, whole)
+    with_tools, wanted = marked_texts(scene, chat, since)
+    plain = request(scene, prompt, with_tools)
     return locate(
-        lambda form: scene.renders.text(request(scene, prompt, form)), whole, wanted, plain
+        lambda form: scene.renders.text(request(scene, prompt, form)), with_tools, wanted, plain
     )
 
 
 def requests_to_locate(scene: Scene, chat: Chat, *, prompt: bool, since: int = -1) -> list[str]:
     """What `located` renders where the first marks show every text."""
-    whole, wanted = marked_texts(scene, chat, since)
-    plain = request(scene, prompt, whole)
-    marked = with_marks(whole, wanted, free_marks(plain, len(wanted)), PLACES[0])
+    with_tools, wanted = marked_texts(scene, chat, since)
+    plain = request(scene, prompt, with_tools)
+    marked = with_marks(with_tools, wanted, free_marks(plain, len(wanted)), PLACES[0])
     return [plain, request(scene, prompt, marked)]
 
 
 def marked_texts(scene: Scene, chat: Chat, since: int) -> tuple[Chat, list[Leaf]]:
     """The messages with the tool schemas behind them, and the texts that are to be found."""
-    whole = [*chat, {"tools": scene.tools}]
-    texts = leaves(whole, scene.rules.codec.pattern)
-    return whole, [leaf for leaf in texts if leaf.message >= since]
+    with_tools = [*chat, {"tools": scene.tools}]
+    texts = leaves(with_tools, scene.rules.codec.pattern)
+    return with_tools, [leaf for leaf in texts if leaf.message >= since]
 
 
-def request(scene: Scene, prompt: bool, whole: Chat) -> str:
-    return request_of(scene.rules.template, whole[:-1], prompt, whole[-1]["tools"])
+def request(scene: Scene, prompt: bool, with_tools: Chat) -> str:
+    return request_of(scene.rules.template, with_tools[:-1], prompt, with_tools[-1]["tools"])
 
 
 def argument_forms(chat: Chat) -> list[Chat]:

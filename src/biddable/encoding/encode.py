@@ -23,7 +23,7 @@ from biddable.encoding.tokens import (
     ids,
     make_codec,
 )
-from biddable.encoding.trained_turns import LossOn, placed, plan_all
+from biddable.encoding.trained_turns import LossOn, plan_all, with_place
 from biddable.encoding.turns import Turn, prompt_of
 from biddable.errors import BiddableError
 from biddable.template.template import Template, adds_bos
@@ -174,7 +174,7 @@ def encode_many(
             continue
         rows = [(turn, weight, *next(encoded)) for turn, weight in plan]
         results.append(
-            placed(conversation, partial(assemble, encoder, conversation, rows, loss_on))
+            with_place(conversation, partial(assemble, encoder, conversation, rows, loss_on))
         )
     return results
 
@@ -195,8 +195,8 @@ def assemble(
         closing = ids(encoder.rules.codec, Piece(turn.closing)) if turn.closing else []
         trained_ids = answer + closing
         check_stop(encoder, trained_ids, turn.message)
-        whole = prompt + trained_ids
-        check_bos(encoder, whole)
+        ids_so_far = prompt + trained_ids
+        check_bos(encoder, ids_so_far)
         before: list[float] = []
         if joined and prompt[: len(joined[-1][0])] == joined[-1][0]:
             before = joined.pop()[1]
@@ -204,7 +204,7 @@ def assemble(
         weights = before + [context] * (len(prompt) - len(before)) + [weight] * len(trained_ids)
         if loss_on == "all" or not prompt:
             weights[0] = 0.0
-        joined.append((whole, weights, turn.message))
+        joined.append((ids_so_far, weights, turn.message))
     return [Example(i, w, conversation.file, conversation.line, turn) for i, w, turn in joined]
 
 
@@ -228,9 +228,9 @@ def check_stop(encoder: Encoder, answer: Sequence[int], turn: int) -> None:
         )
 
 
-def check_bos(encoder: Encoder, whole: Sequence[int]) -> None:
+def check_bos(encoder: Encoder, input_ids: Sequence[int]) -> None:
     """One BOS at the start; two are what a template and a tokenizer together would write."""
-    if encoder.bos is not None and list(whole[:2]) == [encoder.bos] * 2:
+    if encoder.bos is not None and list(input_ids[:2]) == [encoder.bos] * 2:
         raise BiddableError(
             "two_bos",
             "The text begins with two BOS tokens.",

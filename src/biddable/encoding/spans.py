@@ -190,7 +190,7 @@ def ranges_of(
     for before, match in enumerate(pattern.finditer(marked)):
         index = marks.index(match.group())
         text = leaves[index].text
-        around = whole(plain, match.start() - before, text, mark_place(text, place))
+        around = text_range(plain, match.start() - before, text, mark_place(text, place))
         if around is not None:
             ranges[index].append(around)
     return ranges
@@ -200,7 +200,7 @@ def mark_place(text: str, place: float) -> int:
     return round(place * len(text))
 
 
-def whole(plain: str, at: int, text: str, before: int) -> tuple[int, int] | None:
+def text_range(plain: str, at: int, text: str, before: int) -> tuple[int, int] | None:
     """The range of a text that is split at `at`, as it is or as JSON writes it inside quotes."""
     left, right = text[:before], text[before:]
     if not (plain.startswith(right, at) and plain.endswith(left, 0, at)):

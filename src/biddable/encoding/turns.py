@@ -128,8 +128,8 @@ def usual_turn(scene: Scene, chat: Chat) -> Turn | None:
         span.start >= start if span.leaf.message == index else span.end <= start
         for span in finished.spans
     )
-    whole = in_place and finished.of_message(index) and not finished.lost + finished.repeated
-    if not whole or not finished.text.startswith(prompt):
+    complete = in_place and finished.of_message(index) and not finished.lost + finished.repeated
+    if not complete or not finished.text.startswith(prompt):
         return None
     piece = piece_of(scene.rules.codec, finished)
     end = own_end(scene.rules, piece, finished.last_end(index))

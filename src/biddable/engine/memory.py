@@ -23,7 +23,7 @@ from biddable.engine.beside import is_flat
 from biddable.engine.layout import Layout, Prefix
 from biddable.engine.loss import CHUNK_ELEMENTS
 from biddable.engine.plan import StepPlan
-from biddable.engine.step import Run, directly, feed
+from biddable.engine.step import RunPass, directly, feed
 from biddable.errors import BiddableError
 
 # 1 GiB is 7 % slower on gsm8k, 4 GiB 6 % faster; 2 GiB leaves room for other programs.
@@ -83,7 +83,7 @@ class Needs:
 
 
 def needs_of(
-    model: Any, pieces: Iterable[Tensor], working_bytes: int, run: Run = directly
+    model: Any, pieces: Iterable[Tensor], working_bytes: int, run: RunPass = directly
 ) -> Needs:
     """Measures a loaded model, with a pass of a few tokens.
 
@@ -106,7 +106,7 @@ def needs_of(
     return Needs(resident, moments, working_bytes + copied, token, rows, width, frozen, pair)
 
 
-def _saved_bytes(model: Any, tokens: int, run: Run) -> int:
+def _saved_bytes(model: Any, tokens: int, run: RunPass) -> int:
     """Bytes that autograd saves in a forward of so many tokens, parameters left out.
 
     What was gathered of shards is gone after the forward, or stands among the parameters.
@@ -125,7 +125,7 @@ def _saved_bytes(model: Any, tokens: int, run: Run) -> int:
 
 
 @torch.no_grad()
-def pair_bytes(model: Any, run: Run = directly) -> int:
+def pair_bytes(model: Any, run: RunPass = directly) -> int:
     """Bytes of the keys and values of one token in all layers."""
     prefix = Prefix(_PROBE)
     run(lambda: _feed_zeros(model, Layout([_PROBE], [-1], keep=[prefix])))

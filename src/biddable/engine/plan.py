@@ -143,15 +143,17 @@ def _balanced(segments: Sequence[Segment], batch_tokens: int) -> list[tuple[Segm
 
     A small remainder would cost a pass of its own; even passes cost least and need least memory.
     """
-    fewest = len(cut(segments, batch_tokens))
+    fewest = len(fill_batches(segments, batch_tokens))
     low, high = min(1, fewest), batch_tokens
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if len(cut(segments, middle)) <= fewest else (middle + 1, high)
-    return cut(segments, high)
+        low, high = (
+            (low, middle) if len(fill_batches(segments, middle)) <= fewest else (middle + 1, high)
+        )
+    return fill_batches(segments, high)
 
 
-def cut(segments: Sequence[Segment], most: int) -> list[tuple[Segment, ...]]:
+def fill_batches(segments: Sequence[Segment], most: int) -> list[tuple[Segment, ...]]:
     """Fills micro-batches in order, each up to `most` tokens or with one longer segment."""
     batches: list[tuple[Segment, ...]] = []
     batch: list[Segment] = []

@@ -15,9 +15,9 @@ from biddable.engine.proof import STOCK, Proof, prove
 from biddable.errors import BiddableError, first_line
 from biddable.models.adapters import decoder_layers, load_adapter
 from biddable.models.base import Base, load_config
+from biddable.models.completeness import load_pretrained, refuse_unlike
 from biddable.models.four_bits import quantize_linears
 from biddable.models.vetting import damaged, first_names
-from biddable.models.whole import load_pretrained, refuse_unlike
 from biddable.terminal import console, line
 
 Precision = Literal["auto", "fp32", "bf16"]

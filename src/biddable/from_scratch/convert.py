@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from biddable.dataset.early import refuse_early
-from biddable.display.model_card import plain
+from biddable.display.model_card import as_code
 from biddable.engine.precision import new_model
 from biddable.errors import BiddableError
 from biddable.from_scratch.gpt import read_gpt, refused
@@ -72,7 +72,7 @@ def convert(checkpoint: str | Path, **options: Any) -> Converted:
     model = new_model(config, torch.device("cpu"), seed=0)
     model.load_state_dict(gpt.tensors)
     files = model_files(model, words, chat_template=own_template(words), stop_ids=[end])
-    source = plain(Path(settings.checkpoint).name)
+    source = as_code(Path(settings.checkpoint).name)
     files["README.md"] = f"# Converted from {source}\n\nBy biddable.\n"
     out = Path(settings.out)
     save_model(model, dict(model.named_parameters()), files, out)

@@ -85,7 +85,7 @@ def decode(
     Args:
         names: the number by which the sampler knows each prompt.
     """
-    room = [min(max_new_tokens, r) for r in rooms(model, prompts)]
+    room = [min(max_new_tokens, r) for r in remaining_context(model, prompts)]
     if max_new_tokens < 1 or not prompts:
         return
     batch = Batch(model)
@@ -101,7 +101,7 @@ def decode(
         batch.step(tokens)
 
 
-def rooms(model: Any, prompts: Sequence[Sequence[int]]) -> list[int]:
+def remaining_context(model: Any, prompts: Sequence[Sequence[int]]) -> list[int]:
     """How many tokens the model's context leaves after each prompt.
 
     Raises:

@@ -26,9 +26,9 @@ AS_GOOD = 0.05
 def deciding(names: Iterable[str]) -> list[str]:
     """Of the content metrics those that are tested together: the whole, and its parts."""
     listed = list(names)
-    whole = [name for name in WHOLES if name in listed][:1]
-    parts = [] if whole == ["user_metric"] else [n for n in listed if n.startswith(FIELD)]
-    return [*whole, *parts]
+    names = [name for name in WHOLES if name in listed][:1]
+    parts = [] if names == ["user_metric"] else [n for n in listed if n.startswith(FIELD)]
+    return [*names, *parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Case:
         return {n: m for n, m in self.metrics.items() if n.startswith(FIELD) and m.standing != ""}
 
     @property
-    def whole(self) -> dict[str, Metric]:
+    def whole_answer(self) -> dict[str, Metric]:
         """The metric that says whether a whole answer is right, if there is one.
 
         None for objects with prose in them: no prose is ever written twice.
@@ -68,7 +68,7 @@ class Case:
     @property
     def contents(self) -> dict[str, Metric]:
         """The whole and its parts."""
-        return self.whole | self.parts
+        return self.whole_answer | self.parts
 
     def standing(self, *standings: str) -> dict[str, Metric]:
         """The contents that stand so."""
@@ -77,7 +77,7 @@ class Case:
     @property
     def independent_rows(self) -> int:
         """Independent rows behind the verdict."""
-        return min(m.independent for m in (self.loss, *self.whole.values()))
+        return min(m.independent for m in (self.loss, *self.whole_answer.values()))
 
     @property
     def forms(self) -> dict[str, Metric]:
@@ -99,12 +99,12 @@ class Case:
     @property
     def formed(self) -> bool:
         """Whether a form, or likeness to the references, surely rose."""
-        style = [m for n, m in self.whole.items() if n != "user_metric"]
+        style = [m for n, m in self.whole_answer.items() if n != "user_metric"]
         return any(surely(m, m.tuned - m.base) for m in (*self.forms.values(), *style))
 
     @property
     def kept(self) -> bool:
-        return any(m.standing == KEPT for m in self.whole.values())
+        return any(m.standing == KEPT for m in self.whole_answer.values())
 
     @property
     def loss_fell(self) -> bool:

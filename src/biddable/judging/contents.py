@@ -129,19 +129,19 @@ def _parts(form: AnswerFormat, questions: Questions, known: Texts) -> list[Measu
     parts = learn_parts(cache(form.read), known, loose=form.is_json) if form.read else None
     if parts is None or (not form.is_json and not parts.fields):
         return []
-    whole = cache(parts.whole)
-    fitting = sum(whole(q.reference) is not None for q in questions)
+    value_of = cache(parts.value)
+    fitting = sum(value_of(q.reference) is not None for q in questions)
     if fitting < FITTING * len(questions):
         return []
     keys = {path: cache(lambda text, path=path: parts.field(text, path)) for path in parts.fields}
     fields = {path: _field(path, keys[path], questions, known) for path in parts.fields}
     judged = [field for field in fields.values() if field is not None]
     if form.is_json:
-        return [_keyed("json_match", whole, questions, known), *judged]
+        return [_keyed("json_match", value_of, questions, known), *judged]
     prose = [path for path, field in fields.items() if field and field.kind == "mean"]
     if len(prose) == len(judged):
         return judged
-    right = _keyed("choices_match", lambda text: parts.whole(text, prose), questions, known)
+    right = _keyed("choices_match", lambda text: parts.value(text, prose), questions, known)
     # A single part is the whole already.
     return [right] if len(judged) == 1 else [right, *judged]
 

@@ -132,23 +132,23 @@ def sign_flip(differences: Floats, clusters: Clusters) -> float:
     return float(1 + extreme) / (PERMUTATIONS + 1)
 
 
-def relation(given: Clusters, wanted: Clusters, clusters: Clusters) -> float:
+def relation(answers: Clusters, wanted: Clusters, clusters: Clusters) -> float:
     """The p-value of as many matches, were the answers dealt to the rows by chance.
 
     A constant answer, or one drawn without a look at the prompt, matches as often in any order.
     One row of each cluster takes part.
 
     Args:
-        given, wanted: (n,) numbers of the answers; -1 never matches.
+        answers, wanted: (n,) numbers of the answers; -1 never matches.
     """
     _, first = np.unique(clusters, return_index=True)
-    pairs = np.stack([given[first], wanted[first]])
-    given, wanted = pairs[:, np.lexsort(pairs)]
+    pairs = np.stack([answers[first], wanted[first]])
+    answers, wanted = pairs[:, np.lexsort(pairs)]
     random = np.random.default_rng(0)
-    orders = random.permuted(np.tile(np.arange(len(given)), (PERMUTATIONS, 1)), axis=1)
-    known = given >= 0
-    hits = ((given == wanted) & known).sum()
-    chance = ((given == wanted[orders]) & known).sum(-1)
+    orders = random.permuted(np.tile(np.arange(len(answers)), (PERMUTATIONS, 1)), axis=1)
+    known = answers >= 0
+    hits = ((answers == wanted) & known).sum()
+    chance = ((answers == wanted[orders]) & known).sum(-1)
     return float(1 + (chance >= hits).sum()) / (PERMUTATIONS + 1)
 
 

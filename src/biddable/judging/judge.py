@@ -115,7 +115,7 @@ def loss_rows(
     return LossRows(model, held_out, swaps, train, _general(model, tokenizer))
 
 
-def ask(
+def make_questions(
     conversations: Sequence[Conversation],
     tokenizer: Any,
     template: Template,

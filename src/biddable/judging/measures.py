@@ -179,8 +179,8 @@ def _f1_columns(
     every = np.unique(wanted)
 
     def columns(answers: Sequence[str]) -> Floats:
-        given = np.array([number.get(normalized(a), -1) for a in answers])
-        right, named = wanted[:, None] == every, given[:, None] == every
+        answered = np.array([number.get(normalized(a), -1) for a in answers])
+        right, named = wanted[:, None] == every, answered[:, None] == every
         return np.concatenate([right & named, right, named], axis=1).astype(float)
 
     return columns
@@ -188,7 +188,7 @@ def _f1_columns(
 
 def _macro_f1(sums: Floats) -> Floats:
     """Mean F1 of the labels that occur among the references of a sample."""
-    hits, wanted, given = np.split(sums, 3, axis=-1)
-    scores = np.where(wanted > 0, 2 * hits / np.maximum(wanted + given, 1), 0.0)
+    hits, wanted, answered = np.split(sums, 3, axis=-1)
+    scores = np.where(wanted > 0, 2 * hits / np.maximum(wanted + answered, 1), 0.0)
     mean: Floats = scores.sum(-1) / (wanted > 0).sum(-1)
     return mean

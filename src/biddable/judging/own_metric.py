@@ -20,18 +20,18 @@ UserMetric = Callable[[str, str], float]
 _FIX = "write `def score(reference, answer): ...` in a file, and give --metric FILE.py:score"
 
 
-def load_metric(given: str) -> UserMetric | None:
+def load_metric(option: str) -> UserMetric | None:
     """The function that FILE.py:FUNCTION names; None where nothing is given. Runs the file.
 
     Raises:
         BiddableError: `metric`, there is no such file or function, the file fails, or the function
             does not take (reference, answer).
     """
-    if not given:
+    if not option:
         return None
-    file, colon, name = given.rpartition(":")
+    file, colon, name = option.rpartition(":")
     if not colon or not file or not name.isidentifier():
-        raise _bad(f"--metric {given!r} is not FILE.py:FUNCTION")
+        raise _bad(f"--metric {option!r} is not FILE.py:FUNCTION")
     function = getattr(_loaded(Path(file)), name, None)
     if not callable(function):
         raise _bad(f"{file} has no function {name}")

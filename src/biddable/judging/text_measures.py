@@ -74,11 +74,11 @@ def copier(training_answers: Sequence[str]) -> Callable[[str], tuple[int, int, i
         return np.unique(hashes(span for source in sources for span in spans(source, length)))
 
     def known(of: Sequence[str], length: int) -> NDArray[np.bool_]:
-        mine, there = hashes(spans(of, length)), seen(length)
+        own, there = hashes(spans(of, length)), seen(length)
         if not len(there):
-            return np.zeros(len(mine), np.bool_)
-        places = np.searchsorted(there, mine).clip(max=len(there) - 1)
-        same: NDArray[np.bool_] = there[places] == mine
+            return np.zeros(len(own), np.bool_)
+        places = np.searchsorted(there, own).clip(max=len(there) - 1)
+        same: NDArray[np.bool_] = there[places] == own
         return same
 
     def copied(text: str) -> tuple[int, int, int]:

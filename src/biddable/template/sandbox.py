@@ -91,7 +91,7 @@ def sandbox() -> Sandbox:
     return env
 
 
-class Room:
+class Worker:
     """Holds one template at a time, compiled once for all renders with it.
 
     A render among others gets a quarter of the time: so one that takes too much is known early,
@@ -111,19 +111,19 @@ class Room:
             line: JSON of a template's text, null for that of the last request, and of a list of
                 variables; null in it asks for the literal texts in the template's expressions.
         """
-        timed(self.seconds)
+        limit_time(self.seconds)
         text, many = json.loads(line)
         if text is not None:
             self.text, self.template = text, None
             try:
                 self.template = self.env.from_string(text)
             except Exception as error:
-                return [("invalid", f"is no Jinja: {said(error)}")]
+                return [("invalid", f"is no Jinja: {error_text(error)}")]
         seconds = self.seconds if len(many) == 1 else self.seconds / 4
         return [self.answer(variables, seconds) for variables in many]
 
     def answer(self, variables: Any, seconds: float) -> tuple[str, Any]:
-        timed(seconds)
+        limit_time(seconds)
         assert self.template is not None
         try:
             if variables is None:
@@ -134,27 +134,27 @@ class Room:
             return "unusable", "calls itself without end"
         except Exception as error:
             if isinstance(error, OverflowError) and "Range" in str(error):
-                return "unusable", f"counts too far: {said(error)}"
-            return "error", said(error)
+                return "unusable", f"counts too far: {error_text(error)}"
+            return "error", error_text(error)
         size = len(result)
         if size > LONGEST and size > GROWTH * len(json.dumps(variables)):
             return "unusable", f"writes {size:,} characters for one conversation"
         return "result", result
 
 
-def said(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     if isinstance(error, MemoryError):
         raise error
     return (str(error) or type(error).__name__)[:LONGEST_ERROR]
 
 
-def timed(seconds: float) -> None:
+def limit_time(seconds: float) -> None:
     """Has the kernel end this process after so much time of the processor; 0 is never."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def limited(memory: int) -> None:
+def limit_memory(memory: int) -> None:
     """Has the kernel give this process no more memory; 0 is no limit."""
     if memory:
         import resource
@@ -166,15 +166,15 @@ def main(memory: int, seconds: float) -> None:
     """Answers requests, a line of JSON each, until there are no more."""
     # Ctrl-C is for the process that asks, which then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    room = Room(seconds)
-    limited(memory)
+    worker = Worker(seconds)
+    limit_memory(memory)
     for request in sys.stdin.buffer:
         try:
-            answers = json.dumps(room.answers(request), ensure_ascii=False)
+            answers = json.dumps(worker.answers(request), ensure_ascii=False)
             line = answers.encode("utf-8", "surrogatepass") + b"\n"
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
-        timed(0)
+        limit_time(0)
         sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
 

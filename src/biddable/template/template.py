@@ -236,10 +236,10 @@ def history_header(template: Template) -> str:
     headers = set()
     for before in ([QUESTION], [QUESTION, ANSWER, QUESTION]):
         start = render_dicts(template, before, False)
-        whole = render_dicts(template, [*before, ANSWER], False)
-        place = whole.rfind("A!")
-        if whole.startswith(start) and place >= len(start):
-            headers.add(whole[len(start) : place])
+        finished = render_dicts(template, [*before, ANSWER], False)
+        place = finished.rfind("A!")
+        if finished.startswith(start) and place >= len(start):
+            headers.add(finished[len(start) : place])
     if len(headers) != 1:
         raise BiddableError(
             "template_refused",

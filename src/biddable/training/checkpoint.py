@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from biddable.errors import BiddableError
-from biddable.storage import Aside, is_sound, need_space, remove, write_tensors, write_text
+from biddable.storage import AtomicFolder, is_sound, need_space, remove, write_tensors, write_text
 from biddable.training.weights import WeightStore
 
 # Of the JSON files and safetensors headers beside the tensors, generously.
@@ -77,7 +77,7 @@ def save_checkpoint(
     """
     need_space(folder, 3 * _bytes(weights) + _SLACK)
     target = folder / f"step-{progress.step:06d}"
-    with Aside(target) as aside:
+    with AtomicFolder(target) as aside:
         write_tensors(weights, aside / "weights.safetensors")
         write_tensors(moments, aside / "optimizer.safetensors")
         write_text(aside / "progress.json", json.dumps(asdict(progress)))
@@ -94,7 +94,7 @@ def save_best(folder: Path, step: int, weights: Mapping[str, Tensor]) -> None:
         BiddableError: `no_space`; what was there before is untouched.
     """
     need_space(folder, _bytes(weights) + _SLACK)
-    with Aside(_best(folder, step)) as aside:
+    with AtomicFolder(_best(folder, step)) as aside:
         write_tensors(weights, aside / "weights.safetensors")
     _delete_unnamed_best(folder, step)
 

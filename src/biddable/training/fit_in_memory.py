@@ -24,9 +24,9 @@ from biddable.engine.step import plan_for
 from biddable.engine.top_layers import freeze_below
 from biddable.models.adapters import add_adapter
 from biddable.models.base import Base
+from biddable.models.completeness import parameter_count
 from biddable.models.four_bits import largest_dequantized
 from biddable.models.text_part import freeze_other_parts, refuse_shards
-from biddable.models.whole import parameter_count
 from biddable.settings import Settings
 from biddable.terminal import line
 from biddable.training.kept_rows import FedRows

@@ -56,7 +56,7 @@ def keep_rows(
     Raises:
         BiddableError: `no_space`.
     """
-    model = weights.whole
+    model = weights.full_model
     wanted = {i: rows.train[i] for i in _fed_indices(rows, settings)}
     others = [*rows.held_out, *rows.judged]
     examples, tokens = numbered({**wanted, **{-1 - i: row for i, row in enumerate(others)}})

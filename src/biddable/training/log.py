@@ -40,7 +40,7 @@ def json_log(path: Path) -> Log:
     return write
 
 
-def each(*logs: Log) -> Log:
+def combined(*logs: Log) -> Log:
     """A log that hands each event to all of these."""
 
     def write(event: Mapping[str, Any]) -> None:

@@ -71,14 +71,14 @@ def start(
     return as_begun(settings, folder) if folder.begun else settings, folder
 
 
-def new_settings(given: Mapping[str, Any]) -> Settings:
+def new_settings(options: Mapping[str, Any]) -> Settings:
     """The settings of a new run; an adapter has a learning rate of its own.
 
     Raises:
         BiddableError: `option`.
     """
-    rate = {"lr": LORA_LR} if given.get("lora") else {}
-    return with_values(Settings(), {**rate, **given})
+    rate = {"lr": LORA_LR} if options.get("lora") else {}
+    return with_values(Settings(), {**rate, **options})
 
 
 def as_begun(settings: Settings, folder: RunFolder) -> Settings:

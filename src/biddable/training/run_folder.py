@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from biddable.errors import BiddableError
-from biddable.storage import hold_alone, refuse_existing_run, write_whole
+from biddable.storage import lock_file, refuse_existing_run, write_whole
 
 EVAL_FILE = "eval.jsonl"
 
@@ -151,7 +151,7 @@ class Lock:
     def __enter__(self) -> Lock:
         self._file = self._path.open("a+", encoding="utf-8")
         try:
-            hold_alone(self._file, wait=False)
+            lock_file(self._file, wait=False)
         except OSError as error:
             self._file.seek(0)
             holder = self._file.read().strip()

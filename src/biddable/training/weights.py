@@ -99,7 +99,7 @@ class Replicas:
         frozen: parameters by name that the tuned model has as the base has them.
 
     Attributes:
-        whole: the model, also where passes run through its top layers alone.
+        full_model: the model, also where passes run through its top layers alone.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Replicas:
     ) -> None:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names = list(trained)
-        self.model, self.whole, self.ranks = model, model, ranks
+        self.model, self.full_model, self.ranks = model, model, ranks
         self.frozen = frozen or {}
         self._masters: list[nn.Parameter] = list(trained.values())
         self._computed: list[Tensor] = []
@@ -188,7 +188,7 @@ class Replicas:
     def standalone_model(self, fresh: Callable[[], Any], tensors: Mapping[str, Tensor]) -> Any:
         if tensors:
             self.load(tensors)
-        return self.whole
+        return self.full_model
 
     def _part_size(self, parameter: Tensor) -> int:
         """Elements of a rank's part, rounded up: the last ranks may have fewer."""

@@ -81,7 +81,7 @@ def check_sizes(config: Any, shapes: Mapping[str, tuple[int, ...]], name: str) -
         raise damaged(name, f"{size}, its files hold {len(shapes):,} tensors")
 
 
-def prove_whole(folder: Path, name: str, config: Any) -> None:
+def prove_complete(folder: Path, name: str, config: Any) -> None:
     """Makes sure that the files hold all tensors of the model, and none of another.
 
     Raises:
