@@ -63,7 +63,7 @@ def report(rows: int) -> Report:
         tuned=tuned,
         examples=[Example([1, 2, 3], [0, 1, 1], "dir/<b>.jsonl", i + 1) for i in range(rows)],
         tokens=[tokens, tokens],
-        training_answers=training,
+        training_answers=[(answer, "") for answer in training],
         trained=[(f"trained.jsonl:{i}", 9.0 if i == 3 else i / 100) for i in range(12)],
         events=EVENTS,
         lengths=[10, 20, 20, 30],

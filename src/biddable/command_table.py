@@ -1,4 +1,4 @@
-"""The commands by name: the record of their options and what the help says of them."""
+"""The commands by name, each with the record of its options and its line in the help."""
 
 from __future__ import annotations
 

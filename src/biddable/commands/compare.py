@@ -23,10 +23,10 @@ from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.errors import BiddableError, did_you_mean
 from biddable.judging.format import given_format
 from biddable.judging.judge import Judgement, judge, loss_rows, make_questions
-from biddable.judging.metric import title
+from biddable.judging.metric import NAMES, title
 from biddable.judging.own_metric import load_metric
 from biddable.judging.probes import probes, with_shots
-from biddable.judging.scorecard import NAMES, Scorecard, Terms
+from biddable.judging.scorecard import Scorecard, Terms
 from biddable.judging.verdict import Verdict
 from biddable.models.base import (
     SYSTEM_PROMPT_FILE,
@@ -71,7 +71,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What an expert would say to the figures."""
+        """The outcome of the comparison."""
         return self.scorecard.verdict
 
     def as_json(self) -> dict[str, dict[str, Any]]:
@@ -140,12 +140,12 @@ def _base_judgements(
 def _exam(
     settings: CompareSettings,
     rows: JudgedRows,
-    words: tuple[Any, Template],
+    texts: tuple[Any, Template],
     context: int,
     terms: Terms,
 ) -> Exam:
     """The exam on the held-out rows; some of the training rows are encoded with them."""
-    tokenizer, template = words
+    tokenizer, template = texts
 
     def encoded(conversations: Sequence[Conversation]) -> Any:
         result = encode_all(conversations, tokenizer, template, max_length=context)
@@ -256,7 +256,7 @@ def _show_other_system_prompt(tuned: Base, rows: Sequence[Conversation]) -> None
 
 
 def run(options: dict[str, Any], printing: Printing) -> int:
-    """Compares; returns 1 where --fail-under found something."""
+    """Compares; returns 1 where a limit of --fail-under was missed."""
     comparison, out = compare(**options), console()
     for probe, values in comparison.probes.items():
         figures = ", ".join(f"{title(name)} {value:.2f}" for name, value in values.items())

@@ -32,7 +32,7 @@ from biddable.training.resume import (
 )
 from biddable.training.run_folder import RunFolder, run_stem
 
-# Trains on the options of one run, with what the runs before left; returns the exit code.
+# Trains one run with these options and what earlier runs left; returns the exit code.
 TrainOnce = Callable[[dict[str, Any], str, Ranks, Shared], int]
 
 

@@ -13,7 +13,7 @@ from biddable.data.conversation import Conversation
 from biddable.data.readers import ReadResult, read
 from biddable.dataset.prepare import read_rows, without_known
 from biddable.dataset.prepared import SplitPart
-from biddable.errors import BiddableError, Finding
+from biddable.errors import BiddableError
 from biddable.options import read_config, with_values
 from biddable.settings import CompareSettings, Settings
 from biddable.terminal import line
@@ -81,7 +81,6 @@ def _read(settings: CompareSettings, name: str) -> Sequence[Conversation]:
 
 
 def _good(rows: ReadResult) -> Sequence[Conversation]:
-    errors: list[Finding] = list(rows.errors())
-    if errors:
+    if errors := rows.errors():
         raise BiddableError.of(errors[0])
     return rows.conversations

@@ -1,4 +1,4 @@
-"""Rows in memory: kept as a file under the cache folder, so that all data goes one way."""
+"""Rows in memory: stored as a file in the cache folder, so that all data takes one path."""
 
 from __future__ import annotations
 

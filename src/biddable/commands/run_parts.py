@@ -52,7 +52,7 @@ MOST_WATCHED = 64
 
 @dataclass(slots=True)
 class Shared:
-    """What runs of one process have in common: their base.
+    """What the runs of one process share: their base.
 
     Args:
         loaded: the base in memory, with or without an adapter, and its proof; None before.
@@ -102,7 +102,7 @@ def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
     keep_freed_memory()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.precision, device)  # type: ignore[arg-type]
-    # Two ranks that measured for themselves might choose otherwise.
+    # Ranks on different machines might choose differently.
     precision = broadcast_from_first(
         run.ranks, lambda: "bf16" if dtype == torch.bfloat16 else "fp32"
     )

@@ -56,7 +56,7 @@ def clusters(rows: int, groups: Iterable[Sequence[int]]) -> list[list[int]]:
 
 
 class Duplicates(NamedTuple):
-    """Indices of rows that say the same, in groups: what `inspect` and `split` both need."""
+    """Indices of rows that say the same, in groups; `inspect` and `split` both need them."""
 
     exact: list[list[int]]
     near: list[list[int]]
@@ -113,7 +113,7 @@ def _read(conversations: Sequence[Conversation]) -> _Reading:
             question_keys.append(hash((tuple(of_question) if framed else bare, signs(question))))
             row_keys.append(hash((bare, reply)))
             all_words.append([*of_question, *of_answer] or [b""])
-            # Of rows that say the same one is looked at for all.
+            # Rows with the same key are compared once.
             looked_at = 1 < len(bare) <= variants.LONGEST and row_keys[-1] not in seen
             seen.add(row_keys[-1])
             lengths.append(len(bare) if looked_at else 0)
@@ -211,8 +211,8 @@ def near_groups(
 def _says_the_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
     """Whether what differs between two rows of nearly the same text is only wording.
 
-    It is more where a short answer or a number differs, and where a word that only one question has
-    comes back in its answer alone: a name that the pattern was filled with.
+    It is not where a short answer or a number differs, nor where a word that only one question has
+    also stands in its answer alone: a name that the pattern was filled with.
     """
     (my_question, my_answer), (your_question, your_answer) = (
         (set(words(question)), words(answer)) for question, answer in (one, other)

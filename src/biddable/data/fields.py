@@ -60,7 +60,7 @@ def group_of(value: object) -> str | None:
 
 
 def take_origin(fields: Fields) -> dict[str, Any]:
-    """Takes out of a row what `mine` says of where it stands; empty where `mine` did not write it.
+    """Takes the source that `mine` wrote out of a row; empty for other rows.
 
     A `source` with a path and two lines is known by its form, and its row's `kind` and `license`
     with it.

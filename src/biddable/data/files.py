@@ -26,7 +26,7 @@ from biddable.errors import BiddableError, Finding, nearest, refuse_no_text
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
 MOST_BLANK = 1 << 16
 PACKED = b"\x1f\x8b"
-# What marks files of records, and archives that may be workbooks, by their first bytes.
+# The first bytes of files of records, and of archives that may be workbooks.
 BINARY = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff", b"PK\x03\x04")
 # The usual files that hold no rows, by their first bytes, gzip taken off.
 STRANGERS = {

@@ -103,7 +103,7 @@ def _take_citations(row: Fields) -> None:
 
 
 def _with_input(row: Fields, key: str, question: Any) -> Any:
-    """The question and what belongs to it; what belongs to it alone where there is no question."""
+    """The question with its context and input; these alone where there is no question."""
     texts = [plain_text(row.pop(name, None), name) for name in ("context", "input")]
     texts = [text for text in texts if text.strip() not in NO_INPUT]
     if isinstance(question, int | float):
@@ -239,7 +239,7 @@ FORMATS: tuple[Format, ...] = (
 _FLAT_KEYS, _TREE_KEYS = "message_id parent_id text role", "message_tree_id prompt"
 _OASST = "OpenAssistant {} (best path)"
 FLAT = _format(_OASST.format("messages"), _FLAT_KEYS, "", take_node, "message_tree_id")
-# What a row is that has none of the formats above.
+# Tried for a row that fits none of the formats above.
 LAST_FORMATS = (
     _format(_OASST.format("trees"), _TREE_KEYS, "", tree_path, "message_tree_id"),
     *(

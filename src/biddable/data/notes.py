@@ -1,4 +1,4 @@
-"""Findings about keys of the rows: those that nothing read, and those read for their name alone."""
+"""Findings about keys: those that no reader used, and columns used for their name alone."""
 
 from __future__ import annotations
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from biddable.data.rows import Row
-from biddable.errors import BiddableError, first_line
+from biddable.errors import BiddableError, extra_module, first_line
 
 BATCH_ROWS = 1000
 
@@ -84,13 +83,3 @@ def damaged(error: Exception) -> BiddableError:
     what = f"Reading broke off: {first_line(error)}"
     fix = "The file is damaged or cut short; fetch or write it again."
     return BiddableError("unreadable_file", what, fix)
-
-
-def extra_module(module: str, extra: str, purpose: str = "Reading this") -> Any:
-    """A module of an extra's package; `missing_extra` where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        what = f"{purpose} needs the package {module.partition('.')[0]}."
-        fix = f'Install it: pip install "biddable[{extra}]".'
-        raise BiddableError("missing_extra", what, fix) from None

@@ -1,6 +1,6 @@
-"""Files to conversations: what the data room does for everybody else.
+"""Files to conversations: the entry of the data room for all other rooms.
 
-`read` never raises for a bad row: it gives a Finding with file, line and turn, and goes on.
+`read` never raises for a bad row: it records a Finding with file, line and turn, and continues.
 """
 
 from __future__ import annotations

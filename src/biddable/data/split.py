@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from biddable.data.conversation import Conversation
 from biddable.data.duplicates import Duplicates, clusters, find, groups_by
 
-# So many times the wanted number may be held out where only whole clusters can be.
+# Where every cluster is larger than the wanted number, at most this multiple is held out.
 MOST_BEYOND = 3
 
 

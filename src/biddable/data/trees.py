@@ -48,7 +48,7 @@ def tree_path(row: Fields) -> list[list[Fields]]:
 
 
 def take_node(row: Fields) -> list[list[Fields]]:
-    """Nothing yet: a flat row is one message, put together with the others of its file."""
+    """No path yet: a flat row is one message; `flat_paths` joins those of a file."""
     for key in set(NODE_KEYS[:-1]) & row.keys():
         del row[key]
     return []

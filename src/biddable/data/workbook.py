@@ -11,10 +11,9 @@ from datetime import datetime, time
 from typing import Any
 from xml.parsers import expat
 
-from biddable.data.parquet import extra_module
 from biddable.data.rows import Row, number_of
 from biddable.data.tables import named_rows
-from biddable.errors import BiddableError, Finding, first_line
+from biddable.errors import BiddableError, Finding, extra_module, first_line
 
 # Texts that cells share are held in memory; a tag of their XML is as little as four bytes.
 MOST_TAGS = 6_000_000

@@ -31,17 +31,19 @@ from biddable.models.support import UNLIMITED, context_of
 from biddable.settings import ReadSettings
 from biddable.template.template import Template
 
-Tell = Callable[[int], None] | None
-# Held-out rows beyond this make the interval of a rate no narrower than anyone needs.
+Progress = Callable[[int], None] | None
+# More held-out rows would narrow the interval of a rate beyond need.
 MOST_HELD_OUT = 500
 
 
-def prepare(settings: ReadSettings, progress: Tell = None, today: date | None = None) -> Prepared:
+def prepare(
+    settings: ReadSettings, progress: Progress = None, today: date | None = None
+) -> Prepared:
     """Reads, checks, renders, encodes and splits; faults of single rows are findings.
 
     Args:
         settings: those of the run.
-        tell: called now and then with the number of conversations encoded so far.
+        progress: called now and then with the number of conversations encoded so far.
         today: for templates that print a date; a resumed run keeps the one it began with.
 
     Raises:
@@ -91,7 +93,7 @@ def _inputs(settings: ReadSettings, opened: OpenedBase) -> dict[str, Any]:
     }
 
 
-def _encode_and_split(settings: ReadSettings, opened: OpenedBase, progress: Tell) -> Prepared:
+def _encode_and_split(settings: ReadSettings, opened: OpenedBase, progress: Progress) -> Prepared:
     encode = partial(
         encode_all,
         tokenizer=opened["tokenizer"],
@@ -185,7 +187,7 @@ def _split(rows: SplitPart, seed: int, duplicates: Duplicates) -> tuple[SplitPar
 
 
 def _at(rows: SplitPart, places: set[tuple[str, int]], wanted: bool) -> SplitPart:
-    """The rows that stand at some places of the files, or the others."""
+    """The rows at these places (file, line), or, where `wanted` is false, all others."""
     return SplitPart(
         [c for c in rows.conversations if ((c.file, c.line) in places) is wanted],
         [e for e in rows.examples if ((e.file, e.line) in places) is wanted],

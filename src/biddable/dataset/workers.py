@@ -1,4 +1,4 @@
-"""Encoding on several cores: worker processes that are sent conversations as lines of JSON.
+"""Encoding on several cores: worker processes that get conversations as lines of JSON.
 
 Plain child processes rather than multiprocessing: that would import the caller's main module again
 in every worker (a script without a guard would start over), or fork a process that has threads.
@@ -74,7 +74,7 @@ def encode_each(
         for results in pool.map(encode, batches):
             yield from results
     finally:
-        # The caller may want no more of them: what is not done yet is stopped too.
+        # The caller may stop early: batches that are not done yet are cancelled.
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in started:
             worker.kill()

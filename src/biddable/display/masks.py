@@ -124,7 +124,7 @@ def heading(example: Example) -> str:
 
 
 def marked(text: str) -> str:
-    """A token's text with line breaks and tabs marked, and what would steer written out."""
+    """A token's text with line breaks, tabs and control characters made visible."""
     return visible(text).replace("\t", "\\t").replace("\n", "\\n\n")
 
 

@@ -1,4 +1,4 @@
-"""README.md of a model folder: what the model is, how it was made and judged, how it is asked."""
+"""README.md of a model folder: what the model is, how it was trained, judged and is prompted."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def one_line(text: str) -> str:
 
 
 def as_code(text: str) -> str:
-    """A text as Markdown that shows it and means nothing by it."""
+    """A text as Markdown code, in which nothing is markup."""
     return "`" + one_line(text).replace("`", "'") + "`"

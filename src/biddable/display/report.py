@@ -1,4 +1,4 @@
-"""report.html: one file that shows whether the tuning worked, and from what it was made."""
+"""report.html: one file that shows whether the tuning worked, and what went into it."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Report:
         few_shot: base with training examples in its prompts, where it was measured.
         examples: the held-out examples, as in the judgements' losses.
         tokens: the tokens of the first of them.
-        training_answers, training_places: for the nearest training answer of each row.
+        training_answers: (answer, place), for the nearest training answer of each row.
         sources: where mined rows stand, by file and line of the row.
-        trained: (place, loss of tuned) of training rows, among which unusual ones are named.
+        trained: (place, loss) of training rows when they were last trained on.
         events: log.jsonl.
         lengths, limit: tokens of all examples, and the longest allowed.
         facts: names and values: settings, versions, hashes.
@@ -64,8 +64,7 @@ class Report:
     few_shot: Judgement | None = None
     examples: Sequence[Example] = ()
     tokens: Sequence[Sequence[Token]] = ()
-    training_answers: Sequence[str] = ()
-    training_places: Sequence[str] = ()
+    training_answers: Sequence[tuple[str, str]] = ()
     sources: Mapping[tuple[str, int], str] = field(default_factory=dict)
     trained: Sequence[tuple[str, float]] = ()
     events: Sequence[Mapping[str, Any]] = ()
@@ -118,29 +117,23 @@ def shown_tokens(
     return [tokens_of(example, tokenizer, encoder) for example in examples[:MOST_SHOWN]]
 
 
-def training_answers(conversations: Sequence[Conversation]) -> list[str]:
-    """The answers, without empty ones, of the training rows or of `MOST_COMPARED` of them.
+def training_answers(conversations: Sequence[Conversation]) -> list[tuple[str, str]]:
+    """(answer, place) of each training answer that is not empty, of at most `MOST_COMPARED` rows.
 
     Every answer of base and tuned is compared with each of them, cut into runs of words.
     """
     spread = conversations[:: -(-len(conversations) // MOST_COMPARED) or 1]
-    return [m.content for c in spread for m in c.messages if m.role == "assistant" and m.content]
+    return [
+        (m.content, origin_place(c)[0] or place(c.file, c.line))
+        for c in spread
+        for m in c.messages
+        if m.role == "assistant" and m.content
+    ]
 
 
 def sources_of(conversations: Sequence[Conversation]) -> dict[tuple[str, int], str]:
     """Where rows that `mine` wrote stand, by file and line of the row."""
     return {(c.file, c.line): origin_place(c)[0] for c in conversations if c.origin}
-
-
-def training_places(conversations: Sequence[Conversation]) -> list[str]:
-    """Where the training answers stand, in their order."""
-    spread = conversations[:: -(-len(conversations) // MOST_COMPARED) or 1]
-    return [
-        origin_place(c)[0] or place(c.file, c.line)
-        for c in spread
-        for m in c.messages
-        if m.role == "assistant" and m.content
-    ]
 
 
 def versions() -> dict[str, str]:
@@ -179,8 +172,7 @@ def _rates(metrics: Mapping[str, Metric]) -> Iterator[tuple[str, list[tuple[floa
 def _answers(report: Report) -> dict[str, Any] | None:
     models = {"base": report.base, "few-shot baseline": report.few_shot, "tuned": report.tuned}
     judgements = {name: judgement for name, judgement in models.items() if judgement}
-    training = report.training_answers, report.training_places
-    return answer_table(report.questions, judgements, *training)
+    return answer_table(report.questions, judgements, report.training_answers)
 
 
 def _watched(report: Report) -> dict[str, Any] | None:
@@ -225,7 +217,7 @@ def _shade(loss: float) -> int:
 
 
 def _outliers(report: Report) -> Iterator[list[str]]:
-    """The rows with the highest and the lowest loss of tuned, with their places."""
+    """The rows with the highest and the lowest losses: held-out ones, and training rows."""
     keys = [(example.file, example.line) for example in report.examples]
     places = [report.sources.get(key) or place(*key) for key in keys]
     means = [[s / w if w else 0.0 for s, w in j.losses] for j in (report.base, report.tuned)]

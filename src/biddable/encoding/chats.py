@@ -1,4 +1,4 @@
-"""How messages are handed to a template, and where their texts stand in what it makes of them."""
+"""How messages are passed to a template, and where their texts stand in its render."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from biddable.template.template import Template, request_of
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What turns are made by: a template, a codec, and the template's ends of turn.
+    """What turns are made with: a template, a codec, and the template's ends of turn.
 
     Args:
         ends: texts of the control tokens that end an answer.
@@ -42,7 +42,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The rules, the tool schemas of a conversation, and the renders that are known."""
+    """What the turns of one conversation are made with: rules, tool schemas and stored renders."""
 
     rules: Rules
     tools: Sequence[Mapping[str, Any]]
@@ -94,7 +94,7 @@ def argument_forms(chat: Chat) -> list[Chat]:
 
 
 def answer_forms(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The ways to hand an answer to a template, the likeliest first."""
+    """The forms in which an answer can be passed to a template, the likeliest first."""
     forms = [form for chat in argument_forms([message]) for form in chat]
     thinking = THINKING.fullmatch(str(message.get("content")))
     if thinking and "reasoning_content" not in message:

@@ -52,7 +52,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A template and a tokenizer made ready once: plain data that worker processes can be sent.
+    """A template bound to a tokenizer: plain data, which can be sent to worker processes.
 
     Args:
         rules: how turns are made.
@@ -128,8 +128,8 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerFast, template: Template) -> tu
 def make_encoder(tokenizer: PreTrainedTokenizerFast, template: Template) -> Encoder:
     """Binds a template to a tokenizer and finds how it ends a turn.
 
-    The last few are kept, so that a caller may encode prompt after prompt; a tokenizer that gets
-    another token or another special token is read again.
+    The last few encoders are cached, so that a caller may encode prompt after prompt; a tokenizer
+    whose tokens have changed is read again.
     """
     tokens = tuple((name, str(text)) for name, text in tokenizer.special_tokens_map.items())
     return kept_encoder(tokenizer, template, len(tokenizer), tokens)
@@ -209,7 +209,7 @@ def assemble(
 
 
 def check_stop(encoder: Encoder, answer: Sequence[int], turn: int) -> None:
-    """The proof that the model learns to stop where the answer ends, and not before."""
+    """Proves that the model learns to stop where the answer ends, and not before."""
     stops = [place for place, token in enumerate(answer) if token in encoder.stops]
     if not stops:
         raise BiddableError(
@@ -229,7 +229,7 @@ def check_stop(encoder: Encoder, answer: Sequence[int], turn: int) -> None:
 
 
 def check_bos(encoder: Encoder, input_ids: Sequence[int]) -> None:
-    """One BOS at the start; two are what a template and a tokenizer together would write."""
+    """Refuses two BOS tokens at the start: one of the template, one of the tokenizer."""
     if encoder.bos is not None and list(input_ids[:2]) == [encoder.bos] * 2:
         raise BiddableError(
             "two_bos",

@@ -131,7 +131,7 @@ def stripped(index: int, path: Path, start: int, text: str, kind: str) -> Iterat
 
 
 def strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    """Every string in a JSON value with the way to it."""
+    """Every string in a JSON value, with its path."""
     if len(path) > DEEPEST:
         raise nested_too_deep()
     if isinstance(value, str):
@@ -181,7 +181,7 @@ def locate(
 def ranges_of(
     plain: str, marked: str, leaves: Sequence[Leaf], marks: str, place: float
 ) -> Ranges | None:
-    """The ranges of leaves by the marks in them; None where the marks changed the text."""
+    """Where each leaf stands, by its mark; None where the marks changed the text."""
     marks = marks[: len(leaves)]
     pattern = re.compile(f"[{marks[0]}-{marks[-1]}]")
     if pattern.sub("", marked) != plain:
@@ -211,7 +211,7 @@ def text_range(plain: str, at: int, text: str, before: int) -> tuple[int, int] |
 
 
 def free_marks(text: str, count: int) -> str:
-    """As many private-use characters in a row as are needed, none of which is in the text."""
+    """`count` consecutive private-use characters that do not occur in the text."""
     used = [] if text.isascii() else [ord(c) for c in set(text) if c >= "\ue000"]
     for first, end in ((0xE000, 0xF8FF), (0xF0000, 0xFFFF0)):
         for start in range(first, end - count, max(count, 64)):

@@ -55,7 +55,7 @@ class KeptStates:
         return self._fed
 
     def entering(self, _: Tensor) -> Tensor:
-        """The states last fed, whatever the model has made of them on their way."""
+        """The states that were fed last, whatever the model did to them since."""
         return self._fed
 
     def embedded(self, numbers: Tensor, embedding: nn.Module) -> Tensor:

@@ -41,7 +41,7 @@ class Needs:
     """What training a model takes, in bytes.
 
     Args:
-        resident: held already: the program, the weights and their copies.
+        resident: already taken by the program, the weights and their copies.
         moments: AdamW's, of the parts of the fp32 masters that are this rank's.
         gradients: those that this rank keeps, what it gathers for a pass, and in bf16 that of the
             head once more.
@@ -168,7 +168,7 @@ def choose_batch_tokens(needs: Needs, device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that the process can still take: of the device, of the machine, of its container."""
+    """Bytes that the process can still take, within the device, the machine and its container."""
     if device.type == "cuda":
         # What earlier work of this process let go stays with PyTorch, and is used again.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -184,7 +184,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def refuse_too_much(needs: Needs, peak: int, batch_tokens: int, device: torch.device) -> None:
-    """Stops before the system would kill the run.
+    """Refuses a run that the system would kill.
 
     Raises:
         BiddableError: `out_of_memory`, with what is needed, what is free, and what helps.
@@ -210,7 +210,7 @@ def _gib(count: int) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep freed blocks, whatever their size, for the next pass.
+    """Makes the C library keep freed blocks, whatever their size, for the next pass.
 
     By default glibc hands each large tensor back to the system when it is freed and gets it anew,
     zeroed page by page: 190,000 page faults and 1.5 seconds of system time in a step of 1,335
@@ -221,10 +221,10 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Has the C library hand large blocks back as soon as they are freed.
+    """Makes the C library return large blocks to the system as soon as they are freed.
 
-    For sharded weights on a CPU: what is gathered and let go in turn leaves holes that were four
-    times the memory in use (117 million parameters on two ranks).
+    For sharded weights on a CPU: gathering and freeing in turn leaves holes in the heap that were
+    four times the memory in use (117 million parameters on two ranks).
     """
     _keep_blocks(2**20)
 

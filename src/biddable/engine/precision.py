@@ -21,13 +21,12 @@ from biddable.models.vetting import damaged, first_names
 from biddable.terminal import console, line
 
 Precision = Literal["auto", "fp32", "bf16"]
-# As torch names them: of Intel's and AMD's servers. An Arm processor's bf16 is not among them, for
-# it was never tried here.
+# Torch's names for the units of Intel's and AMD's servers. Arm's bf16 is left out: never tried.
 _BF16_UNITS = ("amx_bf16", "avx512_bf16")
 
 
 def load_model(base: Base, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
-    """The model of `load_proven` alone."""
+    """The model alone, without its proof."""
     return load_proven(base, device, dtype)[0]
 
 

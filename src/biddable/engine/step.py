@@ -30,13 +30,13 @@ T = TypeVar("T")
 
 
 class RunPass(Protocol):
-    """Calls one pass of the model; where ranks share the weights, inside hooks that gather them."""
+    """Calls one pass of the model; with sharded weights, inside the hooks that gather them."""
 
     def __call__(self, work: Callable[[], T]) -> T: ...
 
 
 def directly(work: Callable[[], T]) -> T:
-    """The pass of a model that has its weights."""
+    """Calls a pass of a model that holds all of its weights."""
     return work()
 
 

@@ -59,19 +59,19 @@ def convert(checkpoint: str | Path, **options: Any) -> Converted:
     refuse_early(settings)
     tensors, facts = _load(Path(settings.checkpoint))
     gpt = read_gpt(tensors, _heads(settings.heads, facts), settings.activation)
-    config, words = gpt.config, open_tokenizer(settings.tokenizer)
+    config, tokenizer = gpt.config, open_tokenizer(settings.tokenizer)
     # It may have fewer tokens than are embedded (nanoGPT pads), never more.
-    if len(words) > config.vocab_size:
+    if len(tokenizer) > config.vocab_size:
         raise BiddableError(
             "tokenizer_refused",
-            f"the tokenizer {settings.tokenizer} has {len(words):,} tokens, the checkpoint embeds "
-            f"{config.vocab_size:,}",
+            f"the tokenizer {settings.tokenizer} has {len(tokenizer):,} tokens, the checkpoint "
+            f"embeds {config.vocab_size:,}",
             "give the tokenizer of the checkpoint with --tokenizer",
         )
-    end = config.bos_token_id = config.eos_token_id = words.eos_token_id
+    end = config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
     model = new_model(config, torch.device("cpu"), seed=0)
     model.load_state_dict(gpt.tensors)
-    files = model_files(model, words, chat_template=own_template(words), stop_ids=[end])
+    files = model_files(model, tokenizer, chat_template=own_template(tokenizer), stop_ids=[end])
     source = as_code(Path(settings.checkpoint).name)
     files["README.md"] = f"# Converted from {source}\n\nBy biddable.\n"
     out = Path(settings.out)

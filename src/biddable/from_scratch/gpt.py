@@ -51,7 +51,7 @@ class Gpt:
 
 
 def read_gpt(state: Mapping[str, Tensor], heads: int, activation: str) -> Gpt:
-    """Takes a state dict for a GPT.
+    """Reads a state dict as a GPT.
 
     Args:
         state: tensors by name, without the prefixes of torch.compile and DDP.

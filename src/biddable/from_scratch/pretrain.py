@@ -39,7 +39,7 @@ from biddable.training.weights import Replicas
 
 # Each feeds all held-out text, which costs about as much as five steps.
 EVALUATIONS = 5
-# What evaluations, the optimizer and the log leave of the time for forward and backward.
+# Share of the time for forward and backward; the rest is evaluations, optimizer and log.
 SHARE_OF_PASSES = 0.85
 TIMED_STEPS = 4
 # Tokens sampled at each evaluation.

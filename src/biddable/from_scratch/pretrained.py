@@ -1,4 +1,4 @@
-"""What `pretrain` works on and leaves: the model's folder, samples and report."""
+"""The records of `pretrain`, and what it writes: the model's folder, samples and report."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Pretrained:
 
 @dataclass(frozen=True, slots=True)
 class Pretraining:
-    """What a run works on; `files` are those beside the weights in the model's folder."""
+    """A run of `pretrain`; `files` are those beside the weights in the model's folder."""
 
     settings: PretrainSettings
     folder: RunFolder

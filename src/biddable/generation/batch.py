@@ -26,7 +26,7 @@ LEAVE_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The beginning of many prompts, fed once and kept for all that will come."""
+    """The beginning of many prompts: fed once, and kept for later ones."""
 
     ids: tuple[int, ...]
     prefix: Prefix

@@ -40,7 +40,6 @@ def generate(
     stop_ids: Collection[int],
     max_new_tokens: int,
     temperature: float = 0.0,
-    top_p: float = 1.0,
     seed: int = 0,
 ) -> list[Answer]:
     """The model's answer to each prompt, in order.
@@ -50,7 +49,7 @@ def generate(
     Raises:
         BiddableError: `prompt_too_long`, a prompt leaves no room in the model's context.
     """
-    sample = make_sampler(temperature, top_p, seed)
+    sample = make_sampler(temperature, seed=seed)
     answers: list[Answer] = []
     # Equal beginnings side by side; a batch boundary would feed a prefix twice.
     order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))

@@ -1,4 +1,4 @@
-"""A model that answers as it was trained to: its template, its stop tokens, its system prompt."""
+"""A model that answers as in training: with its template, stop tokens and system prompt."""
 
 from __future__ import annotations
 

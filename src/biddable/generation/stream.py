@@ -93,7 +93,7 @@ class Cutter:
         self.cut = False
 
     def push(self, token: int) -> str:
-        """What one more token makes certain; often nothing."""
+        """The text that one more token makes certain; often empty."""
         self._ids.append(token)
         self._whole = self._text(self._ids)
         end = find_stop(self._whole, self._stops)
@@ -104,7 +104,7 @@ class Cutter:
         return self._up_to(end)
 
     def rest(self) -> str:
-        """What was held back, once no token comes any more."""
+        """The text that was held back, after the last token."""
         return "" if self.cut else self._up_to(len(self._whole))
 
     def _up_to(self, end: int) -> str:

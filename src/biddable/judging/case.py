@@ -1,4 +1,4 @@
-"""What the verdict's rules look at, and how its figures are said in a sentence. Pure."""
+"""What the verdict's rules look at, and how their figures are written in a sentence. Pure."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ WHOLES = (
     "similarity",
 )  # fmt: skip
 FORMS = ("stops_by_itself", "follows_format", "json_valid")
-# A change of loss below this share of base's is none.
+# A change of loss below this share of base's loss counts as none.
 LOSS_CHANGE = 0.02
-# What base had in a smaller share of its answers is no form that could be lost.
+# A form can only be lost if base had it in at least this share of its answers.
 HAD_FORM = 0.5
-# Few-shot within this of tuned is as good.
+# Few-shot counts as good as tuned within this difference.
 AS_GOOD = 0.05
 
 
 def deciding(names: Iterable[str]) -> list[str]:
-    """Of the content metrics those that are tested together: the whole, and its parts."""
+    """The content metrics that are tested together: the whole answer, and its parts."""
     listed = list(names)
     names = [name for name in WHOLES if name in listed][:1]
     parts = [] if names == ["user_metric"] else [n for n in listed if n.startswith(FIELD)]
@@ -71,7 +71,7 @@ class Case:
         return self.whole_answer | self.parts
 
     def standing(self, *standings: str) -> dict[str, Metric]:
-        """The contents that stand so."""
+        """The contents with one of these standings."""
         return {n: m for n, m in self.contents.items() if m.standing in standings}
 
     @property
@@ -120,7 +120,7 @@ class Case:
 
     @property
     def doubtful(self) -> bool:
-        """Whether answers are better than without a model, but too few to be sure of it."""
+        """Whether answers are better than without a model, but on too few rows to be sure."""
         better = self.standing(CLOSED, UNSURE).values()
         return any(m.tuned > max(m.base, m.baseline or 0) for m in better)
 

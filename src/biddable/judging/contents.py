@@ -1,4 +1,4 @@
-"""Whether answers are right: ways to hold them against references, each with its best rival that
+"""Whether answers are right: ways to compare them with references, each with the best rival that
 needs no model.
 
 A rival is the most frequent training answer (or label, choice, value of a field), given to every
@@ -33,7 +33,7 @@ KeyOf = Callable[[str], Hashable]
 SHORT_ANSWER = 8
 # A field or a last line of at most so many words is compared as a whole, a longer one as prose.
 SHORT_LINE = 8
-# References that stand for all others as another row's answer.
+# References that are tried as another row's answer.
 MOST_OTHERS = 64
 # The share of references that have to have parts.
 FITTING = 0.5

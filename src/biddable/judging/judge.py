@@ -110,7 +110,7 @@ class LossRows:
 def loss_rows(
     model: Any, tokenizer: Any, held_out: Sequence[Example], train: Sequence[Example] = ()
 ) -> LossRows:
-    """What the losses of a model are measured on, where it feeds tokens."""
+    """The examples that a model's losses are measured on."""
     swaps = swapped(held_out[:MOST_SWAPPED])
     return LossRows(model, held_out, swaps, train, _general(model, tokenizer))
 
@@ -236,7 +236,7 @@ def swapped(examples: Sequence[Example]) -> list[Example]:
 
 
 def _general(model: Any, tokenizer: Any) -> list[Example]:
-    """The paragraphs of the general text, cut to the model's context; no answers in them."""
+    """The paragraphs of the general text as examples, cut to the model's context."""
     context = context_of(model.config)
     texts = [tokenizer.encode(text)[:context] for text in GENERAL_TEXT.split("\n\n")]
     return [Example(ids, [0.0] + [1.0] * (len(ids) - 1)) for ids in texts if len(ids) > 1]

@@ -1,4 +1,4 @@
-"""`--metric FILE.py:FUNCTION`: a user's own figure for an answer, from a file that they name."""
+"""`--metric FILE.py:FUNCTION`: a user's own metric, from a file that they name."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def load_metric(option: str) -> UserMetric | None:
                 value = function(reference, answer)
         except SystemExit as error:
             raise RuntimeError("it ends the program") from error
-        # NumPy's numbers of one value are none of Python's but have its conversion.
+        # A NumPy scalar is no Python number; `item` gives one.
         number = value.item() if hasattr(value, "item") else value
         if not isinstance(number, Real):
             raise TypeError(f"it gave {type(value).__name__}, not a number")

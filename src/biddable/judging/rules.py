@@ -29,7 +29,7 @@ Outcome = Literal[
 ]  # fmt: skip
 
 FEWEST_ROWS = 8
-# Training loss below this share of eval loss, and by so many nats per token, is memory.
+# Training loss below this share of eval loss, and lower by this many nats, counts as memorized.
 MEMORY, MEMORY_GAP = 0.5, 0.3
 # Of answers with several parts, the share that has to be right as a whole.
 MOSTLY_RIGHT = 0.5
@@ -226,7 +226,7 @@ RULES = (
     ),
 )  # fmt: skip
 
-# (outcomes, condition, what to try next) where a rule's own advice does not fit; the first holds.
+# (outcomes, condition, what to try next) that replace a rule's own advice; the first that fits.
 ADVICE: tuple[tuple[tuple[Outcome, ...], Callable[[Case], bool], str], ...] = (
     (
         ("learned", "partly", "format_only"), lambda case: case.few_shot_as_good,

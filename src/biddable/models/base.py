@@ -45,7 +45,7 @@ from biddable.storage import AtomicFolder, folder_lock, is_sound, sha256, write_
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
 # In a converted folder: what it was converted from, and how.
 _SOURCE_FILE = "source.json"
-# Raise it when a conversion writes something else; older copies are then converted anew.
+# Raise this number when a conversion writes something else; older copies are then replaced.
 _LAYOUT = 3
 # What is fetched of a hub id: first what can be refused, then the weights.
 _SMALL = ("*.json", "*.jinja", "*.txt")
@@ -58,7 +58,7 @@ class Base:
 
     Args:
         adapter: the folder of an adapter on it, which has a tokenizer and template of its own.
-        bits: 4 where its linear weights are to be held in so many, 0 as they are.
+        bits: 4 to hold its linear weights in four bits, 0 to hold them as they are.
     """
 
     name: str
@@ -112,7 +112,7 @@ def _resolve_model(name: str) -> Base:
 
 
 def _vetted_config(base: Base) -> Any:
-    """The configuration, once nothing in the folder names code and the kind of model is known."""
+    """The configuration, after checks that the folder names no code and the kind is supported."""
     vet_folder(base.folder, base.name)
     kind = read_object(base.folder / "config.json", base.name).get("model_type")
     if not isinstance(kind, str):

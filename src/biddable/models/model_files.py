@@ -231,7 +231,7 @@ def _prove(files: Mapping[str, str], model: Any, tokenizer: Any) -> None:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             GenerationConfig.from_pretrained(folder).validate(strict=True)
             again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    # Whatever the library says against them, in whichever of its many ways.
+    # The library has many ways to refuse a file.
     except Exception as error:
         raise _not_savable(f"transformers refuses its files: {first_line(error)}") from error
     before, after = (json.loads(c.to_json_string()) for c in (model.config, config))
@@ -256,8 +256,8 @@ def _holds(after: Any, before: Any) -> bool:
 
 
 def _cut(tokenizer: Any, text: str) -> tuple[list[int], list[str]]:
-    """A text's ids, and the pieces within which tokens are sought: they differ also where a small
-    vocabulary has no token that would show it."""
+    """A text's ids, and the pieces that the pre-tokenizer cuts; with a small vocabulary the pieces
+    may differ where the ids do not."""
     backend = tokenizer.backend_tokenizer
     normal = backend.normalizer.normalize_str(text) if backend.normalizer else text
     cutter = backend.pre_tokenizer

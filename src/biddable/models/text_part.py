@@ -26,7 +26,7 @@ def is_multimodal(model: Any) -> bool:
 
 
 def freeze_other_parts(model: Any) -> None:
-    """Freezes what text does not run through."""
+    """Freezes the parameters that text does not use."""
     for parameter in _other_parts(model):
         parameter.requires_grad_(False)
 
@@ -41,7 +41,7 @@ def _other_parts(model: Any) -> list[nn.Parameter]:
 
 
 def refuse_shards(model: Any, name: str) -> None:
-    """Refuses to share out a model of which a part is frozen.
+    """Refuses to shard a model with frozen parts.
 
     Raises:
         BiddableError: `option`.

@@ -1,9 +1,9 @@
 """The one place where Jinja runs: a small process that does nothing else, with limits on it.
 
 A chat template comes with a model that somebody else made, so it is untrusted code. It gets the
-sandbox and the globals that transformers gives it, less what is not the same twice. What it may
-take of memory and time no rule on its syntax can bound, so the kernel does: this file runs as a
-process of its own (rendering.py starts it), which ends where a render takes more.
+sandbox and the globals that transformers gives it, without those that vary from call to call. No
+rule on its syntax can bound its memory and time, so the kernel does: this file runs as a process
+of its own (rendering.py starts it), which ends where a render takes more.
 
 This file imports nothing of the package, so that the process starts in a tenth of a second.
 """
@@ -24,8 +24,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # Exit codes.
 OUT_OF_MEMORY, OUT_OF_TIME = 77, -getattr(signal, "SIGPROF", 0)
-# A text may be this long, or so many times longer than what it is made of: what a template writes
-# has yet to be read by a tokenizer.
+# A rendered text may be this long, or GROWTH times longer than its variables: a tokenizer has yet
+# to read it.
 LONGEST, GROWTH = 1 << 20, 8
 LONGEST_ERROR = 1_000
 
@@ -51,7 +51,7 @@ class GenerationTag(Extension):
 
 
 def make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
-    """`dict` as a plain function, so that a template gets no class in its hands."""
+    """`dict` as a plain function, so that a template cannot reach a class."""
     return dict(*args, **kwargs)
 
 
@@ -77,7 +77,7 @@ def strftime_now(format: object) -> str:
 
 
 def sandbox() -> Sandbox:
-    """The environment of transformers' chat templates, less what is not the same twice."""
+    """The environment of transformers' chat templates, without what varies from call to call."""
     env = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols])
     env.filters["tojson"] = to_json
     del env.filters["random"]
@@ -94,8 +94,8 @@ def sandbox() -> Sandbox:
 class Worker:
     """Holds one template at a time, compiled once for all renders with it.
 
-    A render among others gets a quarter of the time: so one that takes too much is known early,
-    and who asks for it alone then gives it all of its time.
+    In a batch each render gets a quarter of the time, so that one that takes too much shows early;
+    the caller then requests it alone, with all of its time.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -105,7 +105,7 @@ class Worker:
         self.template: Template | None = None
 
     def answers(self, line: bytes) -> list[tuple[str, Any]]:
-        """A kind (`result`, `error`, `invalid`, `unusable`) and a value for each render asked for.
+        """A kind (`result`, `error`, `invalid`, `unusable`) and a value for each requested render.
 
         Args:
             line: JSON of a template's text, null for that of the last request, and of a list of
@@ -149,13 +149,13 @@ def error_text(error: Exception) -> str:
 
 
 def limit_time(seconds: float) -> None:
-    """Has the kernel end this process after so much time of the processor; 0 is never."""
+    """Makes the kernel end this process after this much processor time; 0 sets no limit."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def limit_memory(memory: int) -> None:
-    """Has the kernel give this process no more memory; 0 is no limit."""
+    """Makes the kernel bound this process's memory; 0 sets no limit."""
     if memory:
         import resource
 

@@ -26,7 +26,7 @@ class Log(Protocol):
 
 
 def json_log(path: Path) -> Log:
-    """A log that appends each event as a line; what was written survives a crash of the run.
+    """A log that appends each event as a line, which survives a crash of the run.
 
     The event `save`, which precedes each checkpoint, waits until all is on disk.
     """
@@ -41,7 +41,7 @@ def json_log(path: Path) -> Log:
 
 
 def combined(*logs: Log) -> Log:
-    """A log that hands each event to all of these."""
+    """A log that passes each event to all of these."""
 
     def write(event: Mapping[str, Any]) -> None:
         for log in logs:
@@ -55,7 +55,7 @@ def silent(event: Mapping[str, Any]) -> None:
 
 
 def counting(out: Console) -> Callable[[int], None]:
-    """Shows how far the encoding has come, every two seconds; short ones stay silent."""
+    """A function that shows every two seconds how many conversations are encoded."""
     shown = time.monotonic()
 
     def show(done: int) -> None:

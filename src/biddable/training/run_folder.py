@@ -39,7 +39,7 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether there is something to go on with; config.toml is the last that is written."""
+        """Whether the run can be resumed: config.toml is written last."""
         return self.config.is_file()
 
     @property
@@ -93,7 +93,7 @@ def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
 
 
 def run_stem(data: tuple[str, ...]) -> str:
-    """The name of a run on this data, without what tells it from others."""
+    """The beginning of the name of runs on this data, from its first file."""
     stem = Path(data[0]).name.split(".")[0] if data else "run"
     return re.sub(r"[^\w-]+", "-", stem).strip("-") or "run"
 

@@ -1,7 +1,7 @@
-"""Experiment trackers: each step and evaluation handed on through the tracker's own package.
+"""Experiment trackers: each step and evaluation is sent through the tracker's own package.
 
 Where it goes, and who may see it, is set as that package says (WANDB_MODE, MLFLOW_TRACKING_URI);
-nothing is handed on unless `--report-to` asks for it. docs/design.md says why not by accelerate.
+nothing is sent without `--report-to`. docs/design.md says why accelerate is not used.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def tracker_package(name: str) -> Any:
 def tracker(
     name: str, package: Any, folder: Path, config: Mapping[str, Any], out: Console
 ) -> Generator[Log]:
-    """A log that hands the numbers of steps and evaluations to a tracker while entered.
+    """A log that sends the numbers of steps and evaluations to a tracker.
 
     After the first failure, which is shown, nothing more is sent: a run of hours does not end
     because a server went away.

@@ -53,11 +53,11 @@ class WeightStore(Protocol):
         ...
 
     def reduce_gradients(self) -> None:
-        """Gives the pieces their gradients, summed over the ranks (*)."""
+        """Sums the gradients over the ranks into the pieces (*)."""
         ...
 
     def publish(self) -> None:
-        """Has the model compute with the pieces as the optimizer left them (*)."""
+        """Makes the model compute with the pieces as the optimizer left them (*)."""
         ...
 
     def full_tensor(self, index: int, value: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class WeightStore(Protocol):
 class Replicas:
     """Each rank has the whole model; of several, each updates an equal part of every parameter.
 
-    So the moments are shared out, and no more is sent than an all-reduce of the gradients would.
+    So each rank holds a part of the moments, and no more is sent than an all-reduce would send.
     In bf16 the masters are fp32 copies: each parameter's gradient is added to its master's as soon
     as a micro-batch has formed it, and `publish` casts the masters back once a step.
 
