@@ -175,8 +175,8 @@ class _Reader:
             fix = "Keep whole trees in one file."
             self._add(Finding("missing_parent", "warning", what, fix, "", row.line))
         if left_out:
-            what = f"Left out: {left_out:,} of {number_of(len(rows), 'message')} of trees, which"
-            what += " are not on a best path."
+            messages = number_of(len(rows), "message")
+            what = f"Left out: {left_out:,} of {messages} of trees, which are not on a best path."
             self._add(Finding("not_on_best_path", "note", what, ""))
 
     def _take(self, row: Row, tree: Drafts | None = None) -> None:

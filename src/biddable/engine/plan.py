@@ -170,8 +170,8 @@ def fill_batches(segments: Sequence[Segment], most: int) -> list[tuple[Segment, 
 def _prefix_groups(examples: Sequence[Trainable]) -> list[tuple[int, list[int]]]:
     """(length, members) of each group worth a pass of its own, in order of first member.
 
-    In sorted order the longest common prefixes are those of neighbours, so one sweep finds the
-    cuts: a neighbour that shares too little starts a new group.
+    In sorted order the longest common prefixes are those of neighbors, so one sweep finds the
+    cuts: a neighbor that shares too little starts a new group.
     """
     # The row that predicts the first trained token must be the example's own.
     heads = [tuple(e.input_ids[: max(first_trained(e) - 1, 0)]) for e in examples]

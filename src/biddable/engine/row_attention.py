@@ -205,7 +205,7 @@ def _flash_rows(
     The query heads of a key/value head stand where flash attention expects query positions, so that
     they read its keys together.
     """
-    # The kernel reads each head's numbers as neighbours, whatever the strides say.
+    # The kernel reads each head's numbers as neighbors, whatever the strides say.
     q = q.contiguous()
     out: Tensor
     out, lse = _flash(q, *own, 0.0, False, attn_mask=rows.unseen(q), scale=how.scale)
