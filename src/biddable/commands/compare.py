@@ -133,7 +133,7 @@ def _base_judgements(
     model = _loaded(settings, base)
     judgements = {"base": exam.judged(model)}
     if shots:
-        judgements["few-shot"] = _asked(exam, model, shots, exam.template)
+        judgements["few-shot"] = _judged_answers(exam, model, shots, exam.template)
     return judgements
 
 
@@ -168,7 +168,7 @@ def _loaded(settings: CompareSettings, base: Base) -> Any:
     return model
 
 
-def _asked(
+def _judged_answers(
     exam: Exam, model: Any, conversations: Sequence[Conversation], template: Template
 ) -> Judgement:
     """A model's answers to the same prompts in other words or frames."""
@@ -182,7 +182,7 @@ def _probed(exam: Exam, model: Any, card: Scorecard) -> dict[str, dict[str, floa
     """Figures of tuned under the frames that it was not trained with."""
     figures: dict[str, dict[str, float]] = {}
     for probe in probes(exam.held_out.conversations, exam.template):
-        judgement = _asked(exam, model, probe.conversations, probe.template)
+        judgement = _judged_answers(exam, model, probe.conversations, probe.template)
         # Compared with itself: only its own figures count here.
         metrics = exam.scored(judgement, judgement).metrics
         figures[probe.name] = {

@@ -24,7 +24,7 @@ from biddable.exporting.llama_cpp import LlamaCpp, llama_cpp
 from biddable.exporting.read_me import readme
 from biddable.exporting.round_trip import composes
 from biddable.exporting.targets import GGUF, SPARE, Tuned, write_folder, write_gguf_folder
-from biddable.generation.stream import text_of
+from biddable.generation.stream import text_decoder
 from biddable.judging.judge import Judgement, answer_limit
 from biddable.judging.scorecard import Terms
 from biddable.models.adapter_files import adapter_folder
@@ -190,7 +190,7 @@ def _cost(tuned: Tuned, exam: Exam, folder: Path, record: dict[str, Any]) -> dic
 def _answered(judgement: Judgement, exam: Exam, server: LlamaCpp, limit: int) -> Judgement:
     """A judgement with llama.cpp's own answers."""
     answers = [server.answer(q.prompt, limit) for q in exam.questions]
-    text = text_of(exam.tokenizer)
+    text = text_decoder(exam.tokenizer)
     return replace(
         judgement,
         answers=[text(a.ids) for a in answers],

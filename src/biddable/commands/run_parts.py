@@ -22,7 +22,7 @@ from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.engine.proof import Proof
 from biddable.errors import BiddableError
 from biddable.generation.generate import generate
-from biddable.generation.stream import text_of
+from biddable.generation.stream import text_decoder
 from biddable.judging.judge import Judgement, LossRows, answer_limit
 from biddable.models.adapter_files import adapter_folder
 from biddable.models.base import load_config
@@ -219,7 +219,7 @@ def _watched_answer(exam: Exam, model: Any) -> str:
         stop_ids=stop_ids_of(model, exam.tokenizer, exam.template),
         max_new_tokens=min(MOST_WATCHED, answer_limit(exam.questions)),
     )[0]
-    return text_of(exam.tokenizer)(answer.ids) + ("" if answer.stopped else " …")
+    return text_decoder(exam.tokenizer)(answer.ids) + ("" if answer.stopped else " …")
 
 
 def base_judgement(run: Run, weights: WeightStore, fresh: Callable[[], Any]) -> Judgement:

@@ -22,11 +22,11 @@ from biddable.data.wording import (
     Words,
     digest,
     is_number,
-    numbers,
     question_and_answer,
     signs,
     spoken,
     system_of,
+    with_digits,
     without_politeness,
     words,
 )
@@ -222,8 +222,8 @@ def _says_the_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
         return True
     short = min(len(my_answer), len(your_answer)) < LONG_ANSWER
     if my_answer == your_answer and signs(one[1]) == signs(other[1]):
-        return not (short and numbers(changed))
-    if short or numbers(my_answer) != numbers(your_answer):
+        return not (short and with_digits(changed))
+    if short or with_digits(my_answer) != with_digits(your_answer):
         return False
     if any(text.lstrip().startswith(("{", "[")) for _, text in (one, other)):
         return False

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from biddable.data.charset import as_utf8
 from biddable.data.json_rows import json_rows
-from biddable.data.parquet import arrow_rows, damaged, parquet_rows
+from biddable.data.parquet import arrow_rows, broken_file, parquet_rows
 from biddable.data.rows import Row
 from biddable.data.tables import table_rows
 from biddable.data.workbook import workbook_rows
@@ -138,7 +138,7 @@ def file_rows(
             with as_utf8(stream, encoding, name, findings) as text:
                 yield from _text_rows(text, suffix)
         except (EOFError, zlib.error, OSError) as error:
-            yield Row(0, damaged(error))
+            yield Row(0, broken_file(error))
 
 
 def _records(

@@ -43,7 +43,7 @@ def _batch_rows(batches: Callable[[], Iterator[Any]]) -> Iterator[Row]:
         for number, value in enumerate(values, start=1):
             yield Row(number, _without_padding(value, keep=True))
     except (arrow.ArrowException, OSError) as error:
-        yield Row(number, damaged(error))
+        yield Row(number, broken_file(error))
 
 
 def hub_rows(name: str) -> Iterator[Row]:
@@ -78,7 +78,7 @@ def _without_padding(value: Any, keep: bool = False) -> Any:
     return [_without_padding(part) for part in value] if isinstance(value, list) else value
 
 
-def damaged(error: Exception) -> BiddableError:
+def broken_file(error: Exception) -> BiddableError:
     """The error for a file of which the rest cannot be read."""
     what = f"Reading broke off: {first_line(error)}"
     fix = "The file is damaged or cut short; fetch or write it again."

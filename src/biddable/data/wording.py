@@ -170,7 +170,7 @@ def signs(text: str) -> str:
     return "".join(_SIGNS.findall(text))
 
 
-def numbers(tokens: Iterable[bytes]) -> list[bytes]:
+def with_digits(tokens: Iterable[bytes]) -> list[bytes]:
     """The words that hold a digit, sorted."""
     return sorted(word for word in tokens if is_number(word))
 

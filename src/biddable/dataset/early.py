@@ -22,7 +22,7 @@ from biddable.settings import PACKAGED, FitSettings
 from biddable.storage import refuse_existing, refuse_existing_run
 from biddable.template.frames import FRAMES
 from biddable.template.rendering import attempt, literal_texts
-from biddable.template.template import ANSWER, QUESTION, Template, read, render_dicts
+from biddable.template.template import ANSWER, QUESTION, Template, read_template, render_dicts
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -88,7 +88,7 @@ def refuse_template(template: str, models: Sequence[str]) -> None:
     Raises:
         BiddableError: the file cannot be read, is no Jinja, or takes too much.
     """
-    texts = [read(template)] if template not in ("", *FRAMES) else []
+    texts = [read_template(template)] if template not in ("", *FRAMES) else []
     for text in texts if template else _own_templates(models):
         tried = Template(text)
         literal_texts(tried.text)
@@ -103,7 +103,7 @@ def _own_templates(models: Sequence[str]) -> Iterator[str]:
         for folder in (path, path / "model", path / "adapter"):
             config = folder / "tokenizer_config.json"
             if (folder / "chat_template.jinja").is_file():
-                yield read(str(folder / "chat_template.jinja"))
+                yield read_template(str(folder / "chat_template.jinja"))
             elif config.is_file() and config.stat().st_size <= LARGEST_SETTINGS:
                 with suppress(OSError, ValueError, RecursionError):
                     value = json.loads(config.read_text(encoding="utf-8"))

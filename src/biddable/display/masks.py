@@ -128,7 +128,7 @@ def marked(text: str) -> str:
     return visible(text).replace("\t", "\\t").replace("\n", "\\n\n")
 
 
-def shown(token: Token, note: str) -> Shown:
+def page_token(token: Token, note: str) -> Shown:
     """A token as the pages show it."""
     kinds = ["trained" if token.weight > 0 else "context"]
     kinds += ["special"] * token.special + ["stop"] * token.stop
@@ -166,7 +166,7 @@ def page(
         {
             "heading": heading(example),
             "tokens": [
-                shown(token, f"{' '.join(map(str, token.ids))}, weight {token.weight:g}")
+                page_token(token, f"{' '.join(map(str, token.ids))}, weight {token.weight:g}")
                 for token in tokens_of(example, tokenizer, encoder)
             ],
         }

@@ -11,7 +11,7 @@ from typing import Any
 from biddable.data.conversation import Conversation
 from biddable.data.fields import origin_place
 from biddable.display.answer_table import answer_table
-from biddable.display.masks import Shown, Token, heading, shown, tokens_of
+from biddable.display.masks import Shown, Token, heading, page_token, tokens_of
 from biddable.display.outcome import COLORS
 from biddable.display.pages import render
 from biddable.display.plots import histogram, loss_curve
@@ -204,10 +204,10 @@ def _masks(report: Report) -> Iterator[dict[str, Any]]:
 def _with_losses(token: Token, pairs: Iterator[tuple[float, float]]) -> Shown:
     """A token; a trained one takes its losses, one for each of its ids, from `pairs`."""
     if token.weight <= 0:
-        return shown(token, "")
+        return page_token(token, "")
     losses = [next(pairs, (0.0, 0.0)) for _ in token.ids]
     base, tuned = (sum(side) for side in zip(*losses, strict=True))
-    plain = shown(token, f"tuned {tuned:.2f}, base {base:.2f}")
+    plain = page_token(token, f"tuned {tuned:.2f}, base {base:.2f}")
     return plain._replace(kinds=f"{plain.kinds} t{_shade(tuned)} b{_shade(base)}")
 
 

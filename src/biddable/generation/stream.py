@@ -39,11 +39,11 @@ def stream(
             if not stopped:
                 yield step[0][1]
 
-    cut = yield from pieces(tokens(), text_of(tokenizer), stop_strings)
+    cut = yield from pieces(tokens(), text_decoder(tokenizer), stop_strings)
     return "stop" if stopped or cut else "length"
 
 
-def text_of(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+def text_decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     """Token ids to text: every token shows, and no space is tidied away."""
 
     def text(ids: Sequence[int]) -> str:

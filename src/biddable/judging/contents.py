@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 
 from biddable.judging.format import AnswerFormat
-from biddable.judging.intervals import Clusters, Floats, cluster_numbers, relation
+from biddable.judging.intervals import Clusters, Floats, cluster_array, relation
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.measures import Measure
 from biddable.judging.metric import FIELD
@@ -93,7 +93,7 @@ def _keyed(name: str, key_of: KeyOf, questions: Questions, known: Texts) -> Meas
     clusters = clusters_of(questions)
 
     def related(judgement: Judgement) -> float:
-        rows = cluster_numbers(clusters, len(clusters))
+        rows = cluster_array(clusters, len(clusters))
         return relation(codes(judgement.answers), goal, rows)
 
     return Measure(

@@ -37,7 +37,7 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
     return (0.0 if rate <= 0 else low), (1.0 if rate >= 1 else high)
 
 
-def cluster_numbers(ids: Sequence[int | None] | None, rows: int) -> Clusters:
+def cluster_array(ids: Sequence[int | None] | None, rows: int) -> Clusters:
     """(rows,) the cluster of each of the first rows, from 0; a row without an id stands alone."""
     first = [None] * rows if ids is None else ids[:rows]
     keys = [("row", i) if c is None else ("cluster", c) for i, c in enumerate(first)]

@@ -17,7 +17,7 @@ from biddable.encoding.encode import Example, encode_prompt
 from biddable.engine.plan import first_trained
 from biddable.generation.batch import BATCH_TOKENS
 from biddable.generation.generate import generate
-from biddable.generation.stream import text_of
+from biddable.generation.stream import text_decoder
 from biddable.judging.general import GENERAL_TEXT
 from biddable.models.model_files import stop_ids_of
 from biddable.models.support import context_of
@@ -179,7 +179,7 @@ def judge(
         stop_ids=stop_ids_of(model, tokenizer, template),
         max_new_tokens=max_new_tokens or answer_limit(questions),
     )
-    text = text_of(tokenizer)
+    text = text_decoder(tokenizer)
     return Judgement(
         losses=[sums for sums, _ in losses],
         swapped_losses=[sums for sums, _ in others],

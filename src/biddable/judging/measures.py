@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from biddable.judging.format import AnswerFormat
 from biddable.judging.intervals import (
     Floats,
-    cluster_numbers,
+    cluster_array,
     paired_bootstrap,
     paired_rates,
     sign_flip,
@@ -59,7 +59,7 @@ class Measure:
 
     def compared(self, before: Floats, after: Floats) -> Metric:
         """The columns of base and of tuned on the same rows."""
-        n, clusters = len(before), cluster_numbers(self.clusters, len(before))
+        n, clusters = len(before), cluster_array(self.clusters, len(before))
         base, tuned = (float(self.figure(columns.sum(0))) for columns in (before, after))
         count = len(np.unique(clusters))
         metric = Metric(base, tuned, n, kind=self.kind, clusters=count if count < n else None)
@@ -105,7 +105,7 @@ def p_fit(judgement: Judgement, clusters: Sequence[int] | None) -> float:
     gains = relevance(judgement)
     if not len(gains):
         return 0.0
-    return sign_flip(gains, cluster_numbers(clusters, len(gains))) if gains.sum() > 0 else 1.0
+    return sign_flip(gains, cluster_array(clusters, len(gains))) if gains.sum() > 0 else 1.0
 
 
 def answer_measures(

@@ -113,7 +113,7 @@ class Template:
         elif name_or_path in FRAMES:
             template = cls.frame(name_or_path)
         else:
-            template = cls(read(name_or_path), today=today)
+            template = cls(read_template(name_or_path), today=today)
         if args:
             template = replace(template, text=with_arguments(template.text, args))
         template = template.bound(tokenizer)
@@ -200,7 +200,7 @@ def with_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def read(path: str) -> str:
+def read_template(path: str) -> str:
     try:
         with Path(path).open("rb") as file:
             content = file.read(LONGEST + 1)

@@ -71,7 +71,7 @@ def tracker(
             out.print(Text(f"{name} failed, nothing more is sent to it: {error}"))
 
     def log(event: Mapping[str, Any]) -> None:
-        if values := numbers(event):
+        if values := figures(event):
             attempt(lambda: send(values, event["step"]))
 
     send, close = _started(name, package, folder, dict(config))
@@ -92,7 +92,7 @@ def _started(name: str, package: Any, folder: Path, config: dict[str, Any]) -> A
         raise BiddableError("tracker", f"{name} does not start: {error}", fix) from error
 
 
-def numbers(event: Mapping[str, Any]) -> dict[str, float]:
+def figures(event: Mapping[str, Any]) -> dict[str, float]:
     """The figures of a step as `train/NAME`, of an evaluation as `eval/NAME`; none of others."""
     group = {"step": "train", "eval": "eval"}.get(event["event"])
     return {
