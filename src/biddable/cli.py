@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone; nothing more can be said to it.
+        # The reader of our output has gone; nothing more can be written to it.
         drop_output()
         return 1
     except SystemExit:

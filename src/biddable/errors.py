@@ -31,7 +31,7 @@ class Finding:
         file: where; empty when it is about the whole data set.
         line: 1-based line (or record) of the file, 0 when unknown.
         turn: 0-based index of the message in its conversation.
-        count: how many places it stands for, where it sums up others.
+        count: how many places it sums up; 1 for its own.
     """
 
     code: str

@@ -59,7 +59,7 @@ class ReadSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How the loop trains, whatever it trains on."""
+    """Options of the training loop, for `train` and `pretrain`."""
 
     data: tuple[str, ...] = _option((), "files or folders to train on", nargs="*", file="read")
     epochs: float = _option(3.0, "passes over the training rows")

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whatever kills the process or the machine.
+"""Files and folders that appear whole or not at all, even if the process or machine dies.
 
 All go the same way: written aside, flushed to disk, renamed into place, and the folder that holds
 the new name flushed too. A rename that is not preceded by these flushes may reach the disk before

@@ -143,7 +143,7 @@ def _finite(value: Any) -> Any:
 def console() -> Console:
     """Standard error, with color where it is a terminal and NO_COLOR is not set.
 
-    Strings are never read as markup, and whatever is printed passes `visible`.
+    Strings are never read as markup, and all output passes `visible`.
     """
     from rich.console import Console
 

@@ -116,7 +116,7 @@ def _stems(settings: Settings, resume: str) -> list[str]:
     stems: list[str] = []
     for name in settings.data:
         stem = run_stem((fspath(Path(name)),))
-        # Not every file system tells large letters from small ones.
+        # Some file systems ignore letter case.
         if stem.casefold() in names:
             what = f"{names[stem.casefold()]} and {name} would both be written to the folder {stem}"
             raise BiddableError("option", what, "rename one of them, or give it once")
@@ -128,7 +128,7 @@ def _stems(settings: Settings, resume: str) -> list[str]:
 def _refuse_faults(settings: Settings, folder: RunFolder | None, ranks: Ranks) -> None:
     """Raises the first error in a file, so that none shows when others have been trained.
 
-    A run that is finished is none of these files and settings once they have changed.
+    A finished run counts only while its files and settings are unchanged.
     """
     today = day_of(folder, ranks)
     prepared = first_before_others(ranks, lambda: prepare(settings, None, today))

@@ -115,7 +115,7 @@ def set_exam(
     most: int,
     terms: Terms,
 ) -> Exam:
-    """The exam on at most so many of the held-out rows."""
+    """The exam on at most `most` of the held-out rows."""
     rows = held_out.conversations
     clusters = cluster_numbers(rows)
     questions = make_questions(rows, tokenizer, template, most=most, clusters=clusters)

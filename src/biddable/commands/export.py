@@ -114,7 +114,7 @@ def _refuse_misfits(settings: ExportSettings) -> None:
 
 
 def _folder(settings: ExportSettings) -> Path:
-    """--out, or a folder in the run, or beside a model that is no run."""
+    """--out, else a folder in the run folder, or beside another model."""
     if settings.out:
         return Path(settings.out)
     parts = (settings.to, settings.type, "apart" if settings.apart else "")
@@ -168,7 +168,7 @@ def _chats(exam: Exam | None) -> list[list[Message]]:
 
 
 def _cost(tuned: Tuned, exam: Exam, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """The scorecard of the files beside that of the tuned model, whose weights it changes."""
+    """The scorecards of the tuned model and of the files; rounds the model's weights in place."""
     kind, adapter = record["type"], record["adapter"] and folder / record["adapter"]
     line(console(), "judging", f"{len(exam.questions)} answers, tuned and {kind}")
     before = exam.judged(tuned.model)

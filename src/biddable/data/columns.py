@@ -88,7 +88,7 @@ class MappedField:
         """The field's value in a row."""
         if self.form == "column":
             value = row[self.columns[0]]
-            # A label column often holds numbers; NaN is none.
+            # A label column often holds numbers; NaN is an empty cell.
             return plain_text(value, "") or None if isinstance(value, int | float) else value
         if self.form == "object":
             return _object({name: row[name] for name in self.columns})

@@ -13,11 +13,10 @@ from biddable.data.conversation import Conversation, Message
 from biddable.data.rows import Fields, checked_text, is_nothing
 from biddable.errors import BiddableError
 
+# The last two are Gemini's, an object with parts; keys come here in lower case.
 SYSTEM_KEYS = (
-    *("system", "system_prompt", "system_message"),
-    # Of Gemini, an object with parts; keys come here in small letters.
-    *("system_instruction", "systeminstruction"),
-)
+    "system", "system_prompt", "system_message", "system_instruction", "systeminstruction",
+)  # fmt: skip
 
 
 def take_system(fields: Fields) -> str:

@@ -95,7 +95,7 @@ def _train_split(folder: Path, findings: list[Finding]) -> str:
 
 def _is_data(path: Path) -> bool:
     name = path.name.lower()
-    # Such names are those of locks and of what systems keep beside a file.
+    # These are lock files, and files that systems create beside others.
     beside = name.startswith((".", "~$")) or name.endswith("mined.json")
     return not beside and path.is_file() and name.removesuffix(".gz").endswith(SUFFIXES)
 
@@ -105,13 +105,13 @@ def file_rows(
 ) -> Iterator[Row]:
     """The rows of a file, or of standard input for `-`, in order; what gzip packed is unpacked.
 
-    JSON lines, a JSON array and pretty-printed JSON are told apart by their beginning, Parquet,
+    JSON lines, a JSON array and pretty-printed JSON are recognized by their beginning, Parquet,
     Arrow and workbooks by their first bytes, CSV and TSV by the suffix.
 
     Args:
         name: as it was given.
         hashes: gets the sha256 of the file as stored, under this name.
-        findings: gets what is to be said of the file as a whole.
+        findings: gets the findings about the whole file.
         encoding: of text; if empty, UTF-8, or what a byte order mark says.
 
     Raises:

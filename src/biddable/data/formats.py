@@ -21,9 +21,9 @@ Drafts = list[list[Any]]
 
 QUESTIONS = ("question", "query", "prompt", "instruction", "user", "human", "request", "input", "q")
 ANSWERS = (
-    *("assistant", "answer", "response", "completion", "output", "reply", "target"),
-    *("demonstration", "a"),
-)
+    "assistant", "answer", "response", "completion", "output", "reply", "target", "demonstration",
+    "a",
+)  # fmt: skip
 CITATION = re.compile(r"\[\d+\]")
 NO_INPUT = ("", "<noinput>")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -257,7 +257,7 @@ def detect(written: Mapping[str, str]) -> Format:
         written: each key in its plain form, and as the row has it.
 
     Raises:
-        BiddableError: there is none, or there are two of which neither reads the other's keys.
+        BiddableError: no format fits, or two of which neither reads the other's keys.
     """
     keys = frozenset(written)
     if FLAT.needs <= keys:

@@ -37,7 +37,7 @@ OTHER_FLAGS = re.compile(
 # The sum of larger ones would be no number in fp32.
 MOST_WEIGHT = 1_000_000
 READ_KEYS = ("role", "content", *ALIASES, "weight", *FLAGS)
-# What templates print under these names; anything else is handed on with a warning.
+# Fields that templates print; any other is passed to the template with a warning.
 EXTRA_KEYS = ("name", "tool_call_id", "reasoning_content", "thinking", "reasoning")
 
 
@@ -165,11 +165,11 @@ def take_weight(fields: Fields, role: str, row_weight: float | None = None) -> f
     Args:
         fields: of the message or the row.
         role: whose text it is; only answers are trained.
-        row_weight: the weight where there is none of its own.
+        row_weight: the weight of a message without one.
 
     Raises:
-        BiddableError: `weight_invalid`, a weight or flag is none, they contradict each other, or
-            another role's text is to be trained.
+        BiddableError: `weight_invalid`, a weight or flag is malformed, they contradict each other,
+            or another role's text is to be trained.
     """
     number = fields.pop("weight", None)
     weight = None if number in (None, "") else weight_of(number)

@@ -180,7 +180,7 @@ class _Reader:
             self._add(Finding("not_on_best_path", "note", what, ""))
 
     def _take(self, row: Row, tree: Drafts | None = None) -> None:
-        """Takes one row; whatever is wrong with it becomes a Finding at its place.
+        """Takes one row; a fault in it becomes a Finding at its place.
 
         Args:
             tree: the messages, where the row is the first one of a tree.

@@ -15,9 +15,9 @@ from biddable.errors import BiddableError
 UNRANKED = float(1 << 30)
 # What the choice of the path reads of a message.
 NODE_KEYS = (
-    *("message_id", "parent_id", "role", "text", "rank", "replies", "deleted"),
-    *("review_result", "message_tree_id"),
-)
+    "message_id", "parent_id", "role", "text", "rank", "replies", "deleted", "review_result",
+    "message_tree_id",
+)  # fmt: skip
 
 
 def tree_path(row: Fields) -> list[list[Fields]]:

@@ -25,7 +25,7 @@ from biddable.data.wording import Words, is_number
 LONGEST, FEWEST_FOR_THIRDS = 32, 9
 # A question of fewer words is another one as soon as a word is, unless it is a misspelling.
 FEWEST_WORDS = 5
-# One word in so many may be another.
+# One word in this many may differ.
 WORDS_FOR_EACH = 6
 # More words than these in one place are the fillings of a pattern.
 MOST_VARIANTS = 4

@@ -14,8 +14,10 @@ from biddable.data.conversation import Conversation, Message
 
 Words = tuple[bytes, ...]
 # Scripts written without spaces are cut into characters, everything else into words.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+)
+WORD = re.compile(f"[{UNSPACED}]|[^\\W{UNSPACED}]+")
 # ASCII letters, digits and underscores stay, all else becomes a space; apostrophes vanish.
 _ASCII_WORDS = bytes(c if chr(c).isalnum() or c == 95 else 32 for c in range(128)) + bytes(128)
 _DIGIT = re.compile(rb"\d")

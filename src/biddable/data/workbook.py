@@ -69,7 +69,7 @@ def workbook_rows(stream: io.BufferedIOBase, name: str, findings: list[Finding])
                 yield row
     except BiddableError:
         raise
-    except Exception as error:  # Damaged parts make openpyxl raise whatever they lead to.
+    except Exception as error:  # Damaged parts make openpyxl raise errors of any type.
         what = f"The workbook is damaged: {first_line(error)}"
         fix = "Open it in Excel and save it again, or save it as CSV."
         damaged = BiddableError("unreadable_file", what, fix)

@@ -197,7 +197,7 @@ def _at(rows: SplitPart, places: set[tuple[str, int]], wanted: bool) -> SplitPar
 def without_known(
     train: Sequence[Conversation], held_out: SplitPart
 ) -> tuple[SplitPart, bool, list[Finding]]:
-    """The held-out rows that training does not know, and what is said of the others.
+    """The held-out rows that training does not know, and the findings about the others.
 
     Where it knows all of them they stay as they are, and the second value is True: what is judged
     on them is memory.

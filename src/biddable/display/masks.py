@@ -43,7 +43,7 @@ class Token:
 
 
 class Shown(NamedTuple):
-    """A token in a page: its text, the names of its kinds, and what pointing at it tells."""
+    """A token in a page: its text, the names of its kinds, and its tooltip."""
 
     text: str
     kinds: str

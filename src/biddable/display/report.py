@@ -39,7 +39,7 @@ CHANGE = "change (95 % CI)"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What the page shows; whatever is empty is left out.
+    """What the page shows; empty parts are left out.
 
     Args:
         title: of the page.

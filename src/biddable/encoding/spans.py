@@ -87,7 +87,7 @@ class Located:
 
 
 def leaves(chat: Chat, control: re.Pattern[str]) -> Iterator[Leaf]:
-    """The texts of some messages, and control-token look-alikes in whatever else they hold.
+    """The texts of messages, and control-token look-alikes in their other fields.
 
     The last of `chat` is no message but holds the tool schemas.
     """
@@ -229,7 +229,7 @@ def with_marks(chat: Chat, leaves: Sequence[Leaf], marks: str, place: float) -> 
     marked = [dict(message) for message in chat]
     if any(len(leaf.path) > 1 for leaf in leaves):
         marked = copy.deepcopy(marked)
-    # From the back, so that a mark moves none of the places before it.
+    # From the back, so that a mark does not move the places before it.
     for leaf, mark in sorted(zip(leaves, marks, strict=False), key=lambda pair: -pair[0].start):
         holder: Any = marked[leaf.message]
         for key in leaf.path[:-1]:

@@ -1,4 +1,4 @@
-"""Text to token ids with the template's control tokens told apart from text that looks like them.
+"""Text to token ids, with the template's control tokens kept apart from text that looks alike.
 
 The tokenizer is copied once with every control token renamed to one private-use character. A
 control token that the template wrote is replaced by its character; the same letters in a message

@@ -1,7 +1,7 @@
 """Tool schemas and names of speakers that a chat template does not print.
 
-Contents, calls and thinking are proven turn by turn (`spans`). Schemas and names are handed to the
-template beside them, and many templates leave them out. Each of their texts gets a mark that
+Contents, calls and thinking are proven turn by turn (`spans`). Schemas and names are passed to the
+template too, and many templates leave them out. Each of their texts gets a mark that
 nothing else holds; a mark that does not come out shows that the model never sees that text.
 """
 

@@ -64,7 +64,7 @@ def attend(
     Args:
         query: (1, H, T, E).
         key, value: (1, K, T, E); heads are never repeated; the value may be of another width.
-        options: what transformers passes beside it; `scaling`, `sliding_window`, `softcap` and
+        options: further arguments of transformers; `scaling`, `sliding_window`, `softcap` and
             `s_aux` (attention sinks) are honored, `dropout` refused, the rest changes nothing.
 
     Returns:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 # Segments up to the first length share a flash call with their neighbors, up to the second.
 _SHORT, _TILE = 64, 256
-# Queries that are worth a part of their own in a backward.
+# The fewest queries of a part in a backward.
 _PART = 32
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward

@@ -107,7 +107,7 @@ def needs_of(
 
 
 def _saved_bytes(model: Any, tokens: int, run: RunPass) -> int:
-    """Bytes that autograd saves in a forward of so many tokens, parameters left out.
+    """Bytes that autograd saves in a forward of `tokens` tokens, without parameters.
 
     What was gathered of shards is gone after the forward, or stands among the parameters.
     """
@@ -170,7 +170,7 @@ def choose_batch_tokens(needs: Needs, device: torch.device) -> int:
 def free_bytes(device: torch.device) -> int:
     """Bytes that the process can still take, within the device, the machine and its container."""
     if device.type == "cuda":
-        # What earlier work of this process let go stays with PyTorch, and is used again.
+        # PyTorch keeps memory that this process freed, and uses it again.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     free = int(psutil.virtual_memory().available)
@@ -212,7 +212,7 @@ def _gib(count: int) -> str:
 def keep_freed_memory() -> None:
     """Makes the C library keep freed blocks, whatever their size, for the next pass.
 
-    By default glibc hands each large tensor back to the system when it is freed and gets it anew,
+    By default glibc returns each large tensor to the system when it is freed and gets it again,
     zeroed page by page: 190,000 page faults and 1.5 seconds of system time in a step of 1,335
     tokens of SmolLM2-135M; with this setting 10,000 faults and 0.2 seconds. Peak memory is
     unchanged. Elsewhere than on Linux with glibc this does nothing.

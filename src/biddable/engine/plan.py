@@ -97,7 +97,7 @@ def plan_step(examples: Sequence[Trainable], batch_tokens: int, *, share: bool =
         Segment(i, lengths[home[i]] if i in home else 0, last_trained(e), home.get(i, -1))
         for i, e in enumerate(examples)
     ]
-    # Rows without a prefix may stand beside each other, where those of a length waste no padding.
+    # Without sharing, rows of one length stand together, so that padding wastes little.
     segments.sort(key=lambda s: (s.group == -1, s.group, 0 if share else len(s), s.example))
     batches = _balanced(segments, batch_tokens)
     prefixes = tuple(tuple(examples[members[0]].input_ids[:length]) for length, members in groups)
@@ -108,7 +108,7 @@ def plan_step(examples: Sequence[Trainable], batch_tokens: int, *, share: bool =
 
 
 def even_plan(plan: StepPlan, passes: int, *, apart: bool) -> StepPlan:
-    """The plan with empty micro-batches up to so many, for ranks that have to pass in step.
+    """The plan filled with empty micro-batches up to `passes`, so that all ranks make as many.
 
     Args:
         passes: the most micro-batches that any rank's plan has.
@@ -168,7 +168,7 @@ def fill_batches(segments: Sequence[Segment], most: int) -> list[tuple[Segment, 
 
 
 def _prefix_groups(examples: Sequence[Trainable]) -> list[tuple[int, list[int]]]:
-    """(length, members) of each group worth a pass of its own, in order of first member.
+    """(length, members) of each group that saves more than its pass costs, by first member.
 
     In sorted order the longest common prefixes are those of neighbors, so one sweep finds the
     cuts: a neighbor that shares too little starts a new group.
@@ -191,7 +191,7 @@ def _runs(order: list[int], heads: list[tuple[int, ...]]) -> list[list[int]]:
     length = 0
     for i in order:
         joined = min(length, common_length(heads[run[-1]], heads[i])) if run else len(heads[i])
-        # Taking one more row in shortens the prefix of all; worth it while the sum grows.
+        # One more row may shorten the prefix of all; it joins while the tokens saved grow.
         if run and (joined < SHORTEST_PREFIX or joined * len(run) < length * (len(run) - 1)):
             runs.append(run)
             run, joined = [], len(heads[i])

@@ -96,7 +96,7 @@ def save_pretrained(task: Pretraining, result: Pretrained) -> None:
 
 
 def samples_of(task: Pretraining, openings: Sequence[str], tokens: int) -> list[dict[str, str]]:
-    """What the model writes after each opening, at most so many tokens."""
+    """What the model writes after each opening, at most `tokens` tokens."""
     codec = make_codec(task.tokenizer.backend_tokenizer.to_str())
     end = task.tokenizer.eos_token_id
     prompts = [[end, *ids] for ids in encode_batch(codec, [Piece(o) for o in openings])]

@@ -60,8 +60,7 @@ def pieces(
 ) -> Generator[str, None, bool]:
     """Yields the text of the tokens as soon as it is certain; returns whether a stop string cut it.
 
-    Held back are bytes that are no whole character yet, and whatever may be the beginning of a stop
-    string.
+    Held back are incomplete characters, and text that may be the beginning of a stop string.
     """
     cutter = Cutter(text, stop_strings)
     for token in tokens:

@@ -47,7 +47,7 @@ class Case:
 
     @property
     def loss(self) -> Metric:
-        """The eval loss; of no rows where there is none."""
+        """The eval loss; a metric with n 0 where it was not measured."""
         return self.metrics.get("held_out_loss") or Metric(0.0, 0.0, 0)
 
     @property

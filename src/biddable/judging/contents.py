@@ -31,7 +31,7 @@ KeyOf = Callable[[str], Hashable]
 
 # References of at most this many tokens are compared as a whole.
 SHORT_ANSWER = 8
-# A field or a last line of at most so many words is compared as a whole, a longer one as prose.
+# A field or last line of at most this many words is compared as a whole, a longer one as prose.
 SHORT_LINE = 8
 # References that are tried as another row's answer.
 MOST_OTHERS = 64

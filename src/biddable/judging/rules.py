@@ -44,7 +44,7 @@ class Rule:
         holds: the condition.
         outcome: what then happened.
         sentence: the outcome in words, with the figure that proves it.
-        advice: what to try next, where none of `ADVICE` fits better.
+        advice: what to try next, unless an entry of `ADVICE` fits better.
     """
 
     when: str

@@ -56,7 +56,7 @@ class Examined:
 
     @property
     def p_gain(self) -> float:
-        """The p-value of a gain on both; 1 where there is none."""
+        """The p-value of a gain on base and baseline; 1 where there is no gain."""
         metric = self.metric
         if metric.tuned <= metric.base or metric.tuned <= (metric.baseline or 0.0):
             return 1.0

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Indel
 
-# Scripts without spaces between words: there each character counts as a word.
-_SPACELESS = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af\u0e00-\u0e7f"
-_WORD = re.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+|[^\w\s]")
+from biddable.data.wording import WORD
+
+_WORD = re.compile(rf"{WORD.pattern}|[^\w\s]")
 # An opening quote and its closing one.
 QUOTES = ('""', "''", "``", "“”", "„“", "\u2018\u2019", "«»")
 # A span of this many words is hardly written twice by chance.

@@ -27,7 +27,7 @@ from biddable.template.template import Template
 from biddable.template.wrap import literal
 
 OWN, TYPED_FRAME, TYPED_JINJA = "own", "typed frame", "typed Jinja"
-# What stands for a message's text in the typed frame of its role.
+# The placeholder of a message's text in the typed frame of its role.
 PLACEHOLDERS = {"system": "{system}", "user": "{prompt}", "assistant": "{completion}"}
 EOS = "{eos}"
 LOSS_ON = CHOICES["loss_on"]

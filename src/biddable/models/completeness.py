@@ -37,7 +37,7 @@ _SIZES = (
 MOST_POSITIONS = 1 << 27
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".distcp"}
-# Buffers that older files hold and the model forms anew.
+# Buffers in older files that the model computes itself.
 _BUFFERS = re.compile(
     r"(^|\.)(attn\.(masked_)?bias|attention\.(masked_)?bias|rotary_emb\.inv_freq)$"
 )

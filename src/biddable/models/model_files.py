@@ -37,8 +37,8 @@ _PROBE = "Don't re-read  v2.10,\n\n\tit's 12345 naïve Ünïcode 漢字かな �
 def stop_ids_of(model: Any, tokenizer: Any, template: Template) -> tuple[int, ...]:
     """The ids at which a model stops: its ends of turn, then those its generation config adds.
 
-    Of the latter only control tokens count: a config that nobody fitted to its tokenizer may name
-    an ordinary token.
+    Of the latter only control tokens count: a config that does not fit its tokenizer may name an
+    ordinary token.
     """
     added = getattr(model.generation_config, "eos_token_id", None)
     added = added if isinstance(added, (list, tuple)) else [added]

@@ -1,7 +1,7 @@
 """Opens the tokenizer that a folder's tokenizer.json describes, and no other.
 
 AutoTokenizer builds another pre-tokenizer for certain kinds of models than the file has, so that
-its ids differ from those of whatever else reads the file (transformers 45920, 48206). Here the file
+its ids differ from those of other readers of the file (transformers 45920, 48206). Here the file
 alone decides the ids; tokenizer_config.json adds names of special tokens and the chat template.
 """
 

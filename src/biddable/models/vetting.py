@@ -40,7 +40,7 @@ _PLAIN_CHOICE = re.compile(r"[A-Za-z0-9_]*")
 # Settings by which transformers makes lists before anyone has looked at the weights.
 _COUNTS, _MOST = ("num_hidden_layers", "n_layer", "num_layers", "num_labels"), 100_000
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
-# Names of transformers' own files; a handler.py or eval.py beside a model runs nowhere here.
+# Names of transformers' own modules; a handler.py or eval.py in a folder is never run here.
 _MODULE = re.compile(
     r"(?:configuration|modeling|modular|tokenization|(?:\w+_)?processing|generation)_\w+\.py"
 )

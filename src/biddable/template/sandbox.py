@@ -1,6 +1,6 @@
 """The one place where Jinja runs: a small process that does nothing else, with limits on it.
 
-A chat template comes with a model that somebody else made, so it is untrusted code. It gets the
+A chat template comes with a model, so it is untrusted code. It gets the
 sandbox and the globals that transformers gives it, without those that vary from call to call. No
 rule on its syntax can bound its memory and time, so the kernel does: this file runs as a process
 of its own (rendering.py starts it), which ends where a render takes more.

@@ -76,9 +76,9 @@ def open_weights(
 ) -> tuple[WeightStore, Proof]:
     """The base's weights as these ranks hold them, and the proof of how rows may be fed.
 
-    What is trained is in fp32 whatever is computed in: all of it, or with --lora an adapter, while
-    the base is held once, in the dtype that is computed in; or with --top-layers a part, while the
-    rest is also kept as it was, for the tuned model. `--shard auto` shards where what does not
+    Trained weights are in fp32, whatever the compute dtype: all of them; with --lora an adapter,
+    while the base is held once, in the compute dtype; with --top-layers a part, while the rest is
+    also kept unchanged for the tuned model. `--shard auto` shards where what does not
     depend on rows would take more than most of the memory of some rank.
 
     Args:

@@ -54,17 +54,23 @@ def silent(event: Mapping[str, Any]) -> None:
     """The log of a rank that is not the first."""
 
 
-def counting(out: Console) -> Callable[[int], None]:
-    """A function that shows every two seconds how many conversations are encoded."""
+def seldom(out: Console, name: str) -> Callable[[str], None]:
+    """A function that shows a line of progress, at most every two seconds."""
     shown = time.monotonic()
 
-    def show(done: int) -> None:
+    def show(text: str) -> None:
         nonlocal shown
         if time.monotonic() - shown >= 2:
             shown = time.monotonic()
-            line(out, "encoding", f"{done:,} conversations so far")
+            line(out, name, text)
 
     return show
+
+
+def counting(out: Console) -> Callable[[int], None]:
+    """A function that shows now and then how many conversations are encoded."""
+    show = seldom(out, "encoding")
+    return lambda done: show(f"{done:,} conversations so far")
 
 
 class Screen:

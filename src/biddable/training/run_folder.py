@@ -167,5 +167,5 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The file stays: who deletes it may delete the one that another has just locked.
+        # The file stays: deleting it could delete one that another process has just locked.
         self._file.close()

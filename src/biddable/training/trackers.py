@@ -93,7 +93,7 @@ def _started(name: str, package: Any, folder: Path, config: dict[str, Any]) -> A
 
 
 def figures(event: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a step as `train/NAME`, of an evaluation as `eval/NAME`; none of others."""
+    """The figures of a step as `train/NAME`, of an evaluation as `eval/NAME`; else empty."""
     group = {"step": "train", "eval": "eval"}.get(event["event"])
     return {
         f"{group}/{name}": value
