@@ -107,7 +107,7 @@ def check(data: Any = (), **options: Any) -> Checked:
     """
     settings = with_values(CheckSettings(), with_files({"data": data, **options}))
     if not settings.data:
-        raise BiddableError("option", "no data is given", "biddable check data.jsonl")
+        raise BiddableError("option", "no data is given", "give a file: biddable check data.jsonl")
     refuse_early(settings)
     line(console(), "reading", ", ".join(settings.data))
     prepared = prepare(settings, counting(console()))

@@ -84,7 +84,7 @@ def train_files(
         for name, stem in zip(settings.data, stems, strict=True):
             folder = RunFolder(Path(settings.out) / stem) if settings.out else None
             _refuse_faults(replace(settings, data=(name,)), folder, ranks)
-        root = Path(settings.out) if settings.out else _new_root(settings, ranks)
+        root = Path(settings.out) if settings.out else new_folder(settings, ranks, "each").path
         shared, exit_code = Shared(), 0
         runs = [root / stem for stem in stems]
         for number, (name, run) in enumerate(zip(settings.data, runs, strict=True), 1):
@@ -136,10 +136,6 @@ def _refuse_faults(settings: Settings, folder: RunFolder | None, ranks: Ranks) -
     if folder and folder.finished:
         record = data_record(prepared, as_begun(settings, folder), today)
         refuse_changes(begun_with(folder), record, folder)
-
-
-def _new_root(settings: Settings, ranks: Ranks) -> Path:
-    return new_folder(replace(settings, data=("each",)), ranks).path
 
 
 def _show_verdicts(adapters: Adapters, out: Console) -> None:

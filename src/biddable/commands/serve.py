@@ -35,7 +35,9 @@ def serve(runs: str | PathLike[str] | Sequence[str | PathLike[str]], **options: 
     settings = with_values(ServeSettings(), {"runs": runs, **options})
     refuse_early(settings)
     if not settings.runs:
-        raise BiddableError("option", "there is no model to serve", "biddable serve RUN")
+        raise BiddableError(
+            "option", "there is no model to serve", "give a run: biddable serve RUN"
+        )
     need_server()
     key = _key_for(settings.host)
     from biddable.serving.decoder import Decoder

@@ -114,7 +114,7 @@ def store(path: Path, prepared: Prepared, opened: OpenedBase) -> Prepared:
     mapped = load_cached(path, opened) or prepared
     if damaged:
         what = f"The encoded rows kept in {path} were damaged, and were encoded anew."
-        note = Finding("kept_rows_damaged", "note", what, "Is the disk sound?")
+        note = Finding("kept_rows_damaged", "note", what, "Check the disk.")
         mapped = replace(mapped, findings=[*mapped.findings, note])
     return mapped
 

@@ -220,7 +220,7 @@ def free_marks(text: str, count: int) -> str:
     raise BiddableError(
         "template_refused",
         "The conversation has more texts than there are characters to mark them with.",
-        "Make it shorter.",
+        "Divide the conversation into shorter ones.",
     )
 
 

@@ -124,7 +124,7 @@ def choose_device(name: str) -> torch.device:
     if not available.get(name):
         known = {"cuda": "CUDA is not available", "mps": "Apple's GPU is not available"}
         what = known.get(name, f"there is no device '{name}'")
-        raise BiddableError("no_device", what, "--device auto or cpu")
+        raise BiddableError("no_device", what, "give --device auto or cpu")
     return torch.device(name)
 
 

@@ -59,7 +59,7 @@ def start(
     refuse_two_lengths(options)
     settings = new_settings({"data": data, **options} if data else options)
     if not settings.data:
-        raise BiddableError("option", "no data is given", "biddable train data.jsonl")
+        raise BiddableError("option", "no data is given", "give a file: biddable train data.jsonl")
     if resume != AUTO:
         refuse_early(settings)
         return settings, None
@@ -93,9 +93,9 @@ def as_begun(settings: Settings, folder: RunFolder) -> Settings:
     return replace(settings, out=before.out, **chosen)
 
 
-def new_folder(settings: Settings, ranks: Ranks) -> RunFolder:
-    """The folder of a new run, the same on all ranks."""
-    new = partial(new_run_folder, settings.out, settings.data)
+def new_folder(settings: Settings, ranks: Ranks, stem: str = "") -> RunFolder:
+    """The folder of a new run, the same on all ranks, named after `stem` or else the data."""
+    new = partial(new_run_folder, settings.out, (stem,) if stem else settings.data)
     return RunFolder(Path(broadcast_from_first(ranks, lambda: str(new().path))))
 
 
