@@ -37,7 +37,7 @@ from biddable.encoding.encode import Example, encode, stop_token_ids
 from biddable.engine.memory import keep_freed_memory
 from biddable.engine.precision import choose_device, load_model
 from biddable.generation.generate import generate
-from biddable.judging.judge import answer_limit, ask
+from biddable.judging.judge import answer_limit, make_questions
 from biddable.judging.probes import probes
 from biddable.judging.text_measures import copier, normalized, similarity, words
 from biddable.models.adapters import add_adapter
@@ -135,7 +135,7 @@ def asked(
     """Asks the held-out questions as trained, or otherwise put or under another template."""
     rows, made = conversations or bench.prepared.held_out.conversations, template
     made, tokenizer = made or bench.prepared.template, bench.prepared.tokenizer
-    questions = ask(rows, tokenizer, made)
+    questions = make_questions(rows, tokenizer, made)
     found = generate(
         model,
         [q.prompt for q in questions],

@@ -38,7 +38,7 @@ def test_the_tokens_shown_are_all_the_text(tokenizer: Any, text: str) -> None:
     assert [token.text for token in shown if token.stop] == ["<|im_end|>"]
 
 
-def test_a_terminal_without_colour_shows_what_is_trained(tokenizer: Any) -> None:
+def test_a_terminal_without_color_shows_what_is_trained(tokenizer: Any) -> None:
     out = StringIO()
     console = Console(file=out, no_color=True, width=200)
     console.print(example_text(example(tokenizer, "Two?", "Four."), tokenizer, CHATML))

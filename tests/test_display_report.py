@@ -15,7 +15,7 @@ from biddable.display.masks import Token
 from biddable.display.report import Report, page
 from biddable.encoding.encode import Example
 from biddable.judging.judge import Judgement, Question
-from biddable.judging.outliers import unusual
+from biddable.judging.outliers import outliers
 from biddable.judging.scorecard import score
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -63,7 +63,7 @@ def report(rows: int) -> Report:
         tuned=tuned,
         examples=[Example([1, 2, 3], [0, 1, 1], "dir/<b>.jsonl", i + 1) for i in range(rows)],
         tokens=[tokens, tokens],
-        training_answers=training,
+        training_answers=[(answer, "") for answer in training],
         trained=[(f"trained.jsonl:{i}", 9.0 if i == 3 else i / 100) for i in range(12)],
         events=EVENTS,
         lengths=[10, 20, 20, 30],
@@ -146,8 +146,8 @@ def test_the_rows_with_the_highest_and_lowest_losses_are_named_with_their_places
 
 
 def test_too_few_rows_have_no_unusual_ones() -> None:
-    assert unusual([1.0] * 9) == ([], [])
-    assert unusual([float(i) for i in range(10)]) == ([9, 8, 7, 6, 5], [0, 1, 2, 3, 4])
+    assert outliers([1.0] * 9) == ([], [])
+    assert outliers([float(i) for i in range(10)]) == ([9, 8, 7, 6, 5], [0, 1, 2, 3, 4])
 
 
 PROBE = """<script>

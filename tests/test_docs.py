@@ -37,6 +37,12 @@ def test_every_file_that_a_page_names_is_there(page: Path) -> None:
         assert (ROOT / name).exists(), f"{name} is not there"
 
 
+def test_every_test_that_a_page_names_is_there() -> None:
+    tests = "\n".join(p.read_text(encoding="utf-8") for p in ROOT.glob("tests/test_*.py"))
+    names = {n for p in PAGES for n in re.findall(r"`(test_\w+)`", p.read_text(encoding="utf-8"))}
+    assert [name for name in sorted(names) if f"def {name}(" not in tests] == []
+
+
 def test_every_page_of_the_docs_is_in_their_table_of_contents() -> None:
     contents = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     for page in ROOT.glob("docs/**/*.md"):

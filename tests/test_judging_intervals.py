@@ -13,7 +13,7 @@ from scipy import stats
 
 from biddable.judging.intervals import (
     ALPHA,
-    cluster_numbers,
+    cluster_array,
     holm,
     paired_bootstrap,
     relation,
@@ -138,7 +138,7 @@ def test_rows_of_one_cluster_speak_once() -> None:
         paired_rates([False] * 3, [True] * 3)
     )
     assert paired_rates(before, after, alone(12)) == paired_rates(before, after)
-    assert list(cluster_numbers([7, None, 7, None, 7], 4)) == [0, 1, 0, 2]
+    assert list(cluster_array([7, None, 7, None, 7], 4)) == [0, 1, 0, 2]
 
 
 def test_copies_of_a_row_do_not_narrow_a_bootstrap() -> None:

@@ -12,7 +12,15 @@ from biddable.data.conversation import Conversation, Message
 from biddable.display.scorecard_lines import card_lines
 from biddable.encoding.encode import encode
 from biddable.judging.format import given_format
-from biddable.judging.judge import Judgement, Question, answer_limit, ask, judge, loss_rows, swapped
+from biddable.judging.judge import (
+    Judgement,
+    Question,
+    answer_limit,
+    judge,
+    loss_rows,
+    make_questions,
+    swapped,
+)
 from biddable.judging.scorecard import Terms, score
 from biddable.template.template import Template
 from biddable.training.evaluate import held_out_loss
@@ -166,7 +174,7 @@ def test_a_tiny_model_is_judged() -> None:
     tokenizer, template = letters(), Template.frame("plain")
     rows = conversations(5)
     examples = [e for c in rows for e in encode(c, tokenizer, template)]
-    questions = ask(rows, tokenizer, template, most=3)
+    questions = make_questions(rows, tokenizer, template, most=3)
     assert [q.reference for q in questions] == ["ab 0.", "ac 1.", "ad 2."]
     assert answer_limit(questions) == 16
     model = tiny("llama", ours=True)

@@ -14,7 +14,7 @@ import pytest
 import biddable
 from biddable import storage as aside
 from biddable.errors import BiddableError
-from biddable.storage import Aside, alone, is_sound, write_whole
+from biddable.storage import AtomicFolder, folder_lock, is_sound, write_whole
 from biddable.training.run_folder import Lock, RunFolder
 from folders import base_folder, rows, write_jsonl
 
@@ -91,7 +91,7 @@ def test_windows_locks_a_byte_behind_the_content(
     assert min(locks.places) > 1000
     locks.held = True
     monkeypatch.setattr("time.sleep", lambda _: setattr(locks, "held", False))
-    with alone(tmp_path):
+    with folder_lock(tmp_path):
         assert locks.held
 
 
@@ -124,7 +124,7 @@ def test_a_file_system_that_flushes_no_folder_is_written_all_the_same(
 
     monkeypatch.setattr(os, "fsync", files_only)
     write_whole(tmp_path / "a.json", "1")
-    with Aside(tmp_path / "b") as part:
+    with AtomicFolder(tmp_path / "b") as part:
         (part / "c").write_text("d")
     assert is_sound(tmp_path / "b")
 
@@ -171,7 +171,7 @@ def test_a_folder_that_stands_there_is_replaced_without_a_rename_over_it(
 
     monkeypatch.setattr(Path, "rename", renamed)
     for text in ("one", "two"):
-        with Aside(tmp_path / "a") as part:
+        with AtomicFolder(tmp_path / "a") as part:
             (part / "b").write_text(text)
     assert (tmp_path / "a" / "b").read_text() == "two"
 

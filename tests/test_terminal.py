@@ -165,10 +165,10 @@ def python(code: str, **env: str) -> subprocess.CompletedProcess[bytes]:
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1:strict", "cp437", "utf-8:strict", "cp1252"])
 def test_no_character_fails_in_a_narrow_code_page(encoding: str) -> None:
     code = (
-        "from biddable.terminal import answers, console, guard, notices\n"
+        "from biddable.terminal import console, exact_output, guard, notices\n"
         "guard()\n"
         "text = 'ü€漢😀\\ud800\\udcff▁█…'\n"
-        "answers().write(text); notices().write(text); console().print(text); print(text)\n"
+        "exact_output().write(text); notices().write(text); console().print(text); print(text)\n"
     )
     done = python(code, PYTHONIOENCODING=encoding)
     assert (done.returncode, b"Error" in done.stderr) == (0, False), done.stderr

@@ -9,7 +9,7 @@ import torch
 
 from biddable.errors import BiddableError
 from biddable.settings import Settings
-from biddable.storage import Aside, is_sound
+from biddable.storage import AtomicFolder, is_sound
 from biddable.training.checkpoint import (
     Progress,
     load_checkpoint,
@@ -99,11 +99,11 @@ def test_no_sound_checkpoint_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_save_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
-    with Aside(tmp_path / "best") as aside:
+    with AtomicFolder(tmp_path / "best") as aside:
         (aside / "a.txt").write_text("old")
 
     def half_a_save() -> None:
-        with Aside(tmp_path / "best") as aside:
+        with AtomicFolder(tmp_path / "best") as aside:
             (aside / "a.txt").write_text("new")
             raise OSError("full")
 

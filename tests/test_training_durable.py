@@ -24,7 +24,7 @@ import biddable
 from biddable import storage as durable
 from biddable.cli import main
 from biddable.errors import BiddableError
-from biddable.storage import Aside, is_sound, write_whole
+from biddable.storage import AtomicFolder, is_sound, write_whole
 from biddable.training import checkpoint
 from biddable.training.checkpoint import Progress, load_checkpoint, read_best, save_best
 from biddable.training.loop import SECONDS_BETWEEN_SAVES, _save_is_due
@@ -81,7 +81,7 @@ def test_content_is_on_disk_before_its_name(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", renamed)
-    with Aside(tmp_path / "step-1") as aside:
+    with AtomicFolder(tmp_path / "step-1") as aside:
         (aside / "a.txt").write_text("a")
     made = ["flush a.txt", "flush manifest.json", "flush .step-1.part", "rename to step-1"]
     assert order == [*made, f"flush {tmp_path.name}"]
@@ -186,7 +186,7 @@ def test_room_is_looked_for_before_a_save(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_other_errors_of_the_system_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="unwell") as caught, Aside(tmp_path / "a"):
+    with pytest.raises(OSError, match="unwell") as caught, AtomicFolder(tmp_path / "a"):
         raise OSError(errno.EIO, "unwell")
     assert caught.value.errno == errno.EIO
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from biddable.settings import Settings
 from biddable.terminal import console
 from biddable.training.checkpoint import Progress
 from biddable.training.interrupt import Interrupt
-from biddable.training.log import Screen, each
+from biddable.training.log import Screen, combined
 from biddable.training.loop import TrainerParts, finished, fit, make_optimizer
 from biddable.training.schedule import evaluation_interval
 from biddable.training.weights import Replicas
@@ -43,7 +43,7 @@ def run(
         examples=EXAMPLES,
         evaluate=lambda: next(scripted),
         answer=lambda: next(answers),
-        log=each(events.append, screen),
+        log=combined(events.append, screen),
         folder=folder,
         settings=settings,
         every=1,

@@ -15,7 +15,7 @@ from rich.console import Console
 from biddable.errors import BiddableError
 from biddable.settings import TRACKERS
 from biddable.terminal import console
-from biddable.training.trackers import numbers, tracker, tracker_package
+from biddable.training.trackers import figures, tracker, tracker_package
 
 EVENTS: list[dict[str, Any]] = [
     {"event": "eval", "step": 0, "held_out_loss": 4.5, "prompt": "Hi?", "answer": "x"},
@@ -38,7 +38,7 @@ def send_all(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_only_the_numbers_of_steps_and_evaluations_are_handed_on() -> None:
-    assert [numbers(e) for e in EVENTS] == [
+    assert [figures(e) for e in EVENTS] == [
         {"eval/held_out_loss": 4.5},
         {"train/loss": 4.0, "train/learning_rate": 0.25, "train/tokens": 9},
         {"train/loss": 3.0, "train/learning_rate": 0.5, "train/tokens": 9},

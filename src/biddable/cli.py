@@ -35,14 +35,14 @@ from biddable.options import (
 )
 from biddable.terminal import console, drop_output, flush_output, guard, notices, write_json
 
-_OTHER_REMEDY = "see that it is there, and that there is room and the right to use it"
+_OTHER_REMEDY = "check that it exists, that there is room, and that you may use it"
 _REMEDIES = {
     errno.EACCES: "give a place where you may read and write",
     errno.EPERM: "give a place where you may read and write",
     errno.EROFS: "give a place that may be written",
     errno.ENOSPC: "make room on this disk",
     errno.EDQUOT: "make room within your quota",
-    errno.ENOENT: "see that it is there",
+    errno.ENOENT: "check that it exists",
     errno.EMFILE: "allow more open files: ulimit -n",
 }
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone; nothing more can be said to it.
+        # The reader of our output has gone; nothing more can be written to it.
         drop_output()
         return 1
     except SystemExit:
@@ -171,7 +171,7 @@ def read_arguments(name: str, command: Command, words: list[str]) -> tuple[dict[
     for word in words:
         refuse_no_text(word, "an argument")
     parser = make_parser(name, command)
-    # Hands that know other tools write --batch_size.
+    # Users of other tools write --batch_size.
     dashed = [
         w.replace("_", "-", w.partition("=")[0].count("_")) if w.startswith("--") else w
         for w in words
@@ -179,18 +179,18 @@ def read_arguments(name: str, command: Command, words: list[str]) -> tuple[dict[
     namespace, unknown = parser.parse_known_intermixed_args(dashed)
     if unknown:
         raise _unknown(unknown[0], command)
-    given = {k: v for k, v in vars(namespace).items() if v not in (None, [])}
-    config, resume = given.pop("config", ""), given.pop("resume", "")
+    typed = {k: v for k, v in vars(namespace).items() if v not in (None, [])}
+    config, resume = typed.pop("config", ""), typed.pop("resume", "")
     screened = {f.name for f in fields(command.printing)}
-    printing = with_values(command.printing(), {k: v for k, v in given.items() if k in screened})
+    printing = with_values(command.printing(), {k: v for k, v in typed.items() if k in screened})
     own = {f.name for f in fields(command.options)}
     values = read_config(config, command.config) if config and command.config else {}
-    refuse_two_lengths(given)
-    # A file holds all lengths of a run: of them the one counts that decided, if none is given here.
-    replaced = any(given.get(name) for name in LENGTHS)
+    refuse_two_lengths(typed)
+    # A config holds all three lengths; the first that is set counts, unless one is given here.
+    replaced = any(typed.get(name) for name in LENGTHS)
     first = "" if replaced else next((name for name in LENGTHS if values.get(name)), "")
     values = {k: v for k, v in values.items() if k in own and (k not in LENGTHS or k == first)}
-    chosen = checked_values(command.options, {k: v for k, v in given.items() if k in own})
+    chosen = checked_values(command.options, {k: v for k, v in typed.items() if k in own})
     refuse_other_rate(values, chosen)
     values |= chosen
     if not resume:
@@ -200,7 +200,11 @@ def read_arguments(name: str, command: Command, words: list[str]) -> tuple[dict[
 
 def _unknown(word: str, command: Command) -> BiddableError:
     if not word.startswith("-"):
-        return BiddableError("usage", f"{word!r} is one argument too many", "quote what has blanks")
+        return BiddableError(
+            "usage",
+            f"{word!r} is one argument too many",
+            "put quotes around an argument with spaces",
+        )
     flag = word.partition("=")[0]
     names = names_of(command.options) | names_of(command.printing)
     hint = did_you_mean(flag, [f"--{name.replace('_', '-')}" for name in (*names, "config")])
@@ -214,7 +218,7 @@ def _unknown(word: str, command: Command) -> BiddableError:
 
 
 def finding_of(error: BaseException) -> Finding:
-    """What a person is told of an error: its own finding, the system's words, or where to look."""
+    """The finding to show for an error: its own, the system's words, or where the traceback is."""
     if isinstance(error, BiddableError):
         return error.finding
     if isinstance(error, OSError) and error.errno is not None:
@@ -243,8 +247,8 @@ def _report(error: BaseException) -> str:
 
 
 def waiting() -> dict[str, str]:
-    """Settings for how OpenMP's threads wait for each other, to be made before torch loads.
-    Those of the environment win.
+    """Environment variables for how OpenMP's threads wait for each other, set before torch loads.
+    Where the user has set one, nothing is changed.
 
     On an idle machine they spin for about 0.1 ms first, for waking up costs that: 264 ms a step of
     a 30M model against 332. On a busy one a spinning thread takes the core from the one that it
@@ -264,7 +268,7 @@ def run() -> None:
 
 
 def _fail(finding: Finding, as_json: bool, usage: bool) -> int:
-    """Shows what is wrong; while the arguments are read, wrong options are a fault of usage."""
+    """Shows what is wrong; a bad option among the arguments exits like a usage error."""
     where = finding.place()
     try:
         out = console()

@@ -1,4 +1,4 @@
-"""The commands by name: the record of their options and what the help says of them."""
+"""The commands by name, each with the record of its options and its line in the help."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COMMANDS = {
         printing=settings.TrainPrinting, config=settings.Settings, resume=True,
     ),
     "chat": Command(
-        settings.ChatSettings, "talk to a model, asked as it was in training",
+        settings.ChatSettings, "talk to a model, prompted as in training",
         printing=settings.NoPrinting,
     ),
     "compare": Command(settings.CompareSettings, "judge base and tuned on the same held-out rows"),

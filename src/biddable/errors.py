@@ -10,17 +10,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES = ("error", "warning", "note")
-# So many places of one kind are kept; the rest is a number.
+# Places of one kind that are kept; the rest is only counted.
 MOST_PLACES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was found in the data.
+    """One fault or remark about the data.
 
     Args:
         code: a stable snake_case name, e.g. `empty_assistant`.
@@ -30,7 +31,7 @@ class Finding:
         file: where; empty when it is about the whole data set.
         line: 1-based line (or record) of the file, 0 when unknown.
         turn: 0-based index of the message in its conversation.
-        count: how many places it stands for, where it sums up others.
+        count: how many places it sums up; 1 for its own.
     """
 
     code: str
@@ -74,16 +75,10 @@ def capped(findings: Iterable[Finding]) -> list[Finding]:
     return kept
 
 
-def as_record(finding: Finding) -> dict[str, Any]:
-    """The finding as `check --json` gives it."""
-    names = ("code", "severity", "file", "line", "turn", "message", "fix", "count")
-    return {name: getattr(finding, name) for name in names}
-
-
 class BiddableError(ValueError):
     """An error that is the input's fault, with the finding that says what, where and the remedy.
 
-    Whoever finds the fault need not know its place: the caller who does adds it with `of`.
+    Code that does not know the place raises without it; a caller that does adds it with `of`.
     """
 
     def __init__(
@@ -109,15 +104,15 @@ class BiddableError(ValueError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The known name that was likely meant; empty where none is near."""
-    # What all of them begin with makes none of them nearer.
+    """The known name that was likely meant; empty where none is similar."""
+    # Leading dashes, which all options share, would make every name look similar.
     bare = {name.lstrip("-/"): name for name in known}
     near = difflib.get_close_matches(word.lstrip("-/"), bare, 1, 0.55)
     return bare[near[0]] if near else ""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean NAME?` where one of the known names is near, else nothing."""
+    """`; did you mean NAME?` where a known name is similar, else an empty text."""
     name = nearest(word, known)
     return f"; did you mean {name}?" if name else ""
 
@@ -129,7 +124,7 @@ def suggestion(written: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says, with the next behind a colon."""
+    """An error's type and its first line, and the second where the first ends in a colon."""
     lines = str(error).strip().splitlines() or [""]
     said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     return f"{type(error).__name__}: {' '.join(said.split())[:200]}"
@@ -144,10 +139,20 @@ def place(file: str, line: int, turn: int | None = None) -> str:
 
 
 def refuse_no_text(text: str, name: str) -> None:
-    """Refuses a string that holds bytes of no known meaning, which no file can store."""
+    """Refuses a string with surrogates: bytes that were no UTF-8, which no file can store."""
     if any("\ud800" <= c <= "\udfff" for c in text):
         raise BiddableError(
             "not_text",
             f"{name} is not valid text: {text!r}",
             "type it, or rename the file, in UTF-8; PYTHONUTF8=1 makes Python read UTF-8",
         )
+
+
+def extra_module(module: str, extra: str, purpose: str = "Reading this") -> Any:
+    """A module of an extra's package; `missing_extra` where it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError:
+        what = f"{purpose} needs the package {module.partition('.')[0]}."
+        fix = f'Install it: pip install "biddable[{extra}]".'
+        raise BiddableError("missing_extra", what, fix) from None

@@ -34,7 +34,7 @@ CHOICES = {
     "to": ("gguf", "ollama", "hf", "peft"),
     "type": ("f32", "f16", "q8_0", "q4_0"),
 }
-# The smallest and the largest good number; any count where nothing stands here.
+# The smallest and the largest accepted number; an option without an entry takes any count.
 RANGES: dict[str, tuple[float, float]] = {
     "epochs": (0, 1e5), "batch_size": (1, MOST), "lr": (0, 1), "warmup": (0, 1),
     "weight_decay": (0, 100), "beta1": (0, 0.999999), "beta2": (0, 0.999999), "eps": (1e-30, 1),
@@ -66,7 +66,7 @@ ALIASES = {
     "temperature": ("-t",),
     "max_new_tokens": ("--max-tokens",),
 }
-# The headings of the help, each with its options; whatever is in none trains.
+# The headings of the help, each with its options; all others stand under "training".
 GROUPS = {
     "data": (
         "data", "eval", "train", "checkpoint", "prompt", "map", "system", "encoding", "group_by",
@@ -88,20 +88,20 @@ GROUPS = {
 }  # fmt: skip
 
 
-# Each says how long to train; the first that is not 0 decides.
+# Options that each say how long to train; the first that is not 0 decides.
 LENGTHS = ("steps", "epochs", "minutes")
 
 
-def refuse_two_lengths(given: Mapping[str, Any]) -> None:
+def refuse_two_lengths(options: Mapping[str, Any]) -> None:
     """Refuses options that each say how long to train; a config.toml holds them all."""
-    lengths = [f"--{name}" for name in LENGTHS if given.get(name)]
+    lengths = [f"--{name}" for name in LENGTHS if options.get(name)]
     if len(lengths) > 1:
         what = f"{' and '.join(lengths)} each say how long to train"
         raise BiddableError("option", what, "give one of them")
 
 
 def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
-    """The settings with these values, each as its field's type wants it and within its range.
+    """The settings with these values, each checked against its field's type and range.
 
     Raises:
         BiddableError: `option`, there is no such setting, or a value is of another kind, out of
@@ -114,7 +114,7 @@ def with_values(settings: Record, values: Mapping[str, Any]) -> Record:
 
 
 def _refuse_contradictions(settings: Settings) -> None:
-    """Raises `option` where settings of `train` cannot hold together."""
+    """Raises `option` where two settings of `train` exclude each other."""
     # `pretrain` may leave both 0: then --minutes says how long the run is.
     if settings.steps == 0 and settings.epochs == 0:
         raise _bad_value("epochs", 0, "more than 0, or give --steps")
@@ -133,7 +133,7 @@ def _refuse_contradictions(settings: Settings) -> None:
 
 
 def checked_values(kind: type[DataclassInstance], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as the fields of a record want them: a path becomes its text, one text a tuple."""
+    """The values in the types of a record's fields: a path becomes a text, one text a tuple."""
     known = {f.name: f for f in fields(kind)}
     for name in values:
         if name not in known:
@@ -144,20 +144,20 @@ def checked_values(kind: type[DataclassInstance], values: Mapping[str, Any]) -> 
 
 
 def names_of(kind: type[DataclassInstance]) -> dict[str, str]:
-    """What each name of an option, its aliases too, is called in a record."""
+    """The field behind each name of an option, aliases included."""
     names = {f.name: f.name for f in fields(kind)}
     also = {n.lstrip("-").replace("-", "_"): f for f in names for n in ALIASES.get(f, ())}
     return also | names
 
 
 def choices_of(f: Field[Any]) -> tuple[str, ...]:
-    """The good values of an option that has few."""
+    """The accepted values of an option that has a fixed set of them."""
     values: tuple[str, ...] = f.metadata.get("choices") or CHOICES.get(f.name, ())
     return values
 
 
 def range_of(f: Field[Any]) -> tuple[float, float]:
-    """The smallest and the largest good number of an option."""
+    """The smallest and the largest accepted number of an option."""
     bounds: tuple[float, float] = f.metadata.get("within") or RANGES.get(f.name, (0, MOST))
     return bounds
 
@@ -234,13 +234,13 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
 def _number(f: Field[Any], value: Any) -> int | float:
     """A number within the field's range; a whole one where its default is one."""
     low, high = range_of(f)
-    whole = isinstance(f.default, int)
-    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    is_count = isinstance(f.default, int)
+    number = isinstance(value, int if is_count else int | float) and not isinstance(value, bool)
     # NaN is within no bounds.
     if not (number and low <= value <= high):
-        wanted = "a whole number" if whole else "a number"
+        wanted = "a is_count number" if is_count else "a number"
         raise _bad_value(f.name, value, f"{wanted} from {low:g} to {high:g}")
-    return int(value) if whole else float(value)
+    return int(value) if is_count else float(value)
 
 
 def _bad_config(path: str, why: str) -> BiddableError:

@@ -12,14 +12,14 @@ PACKAGED = "smollm2"
 LORA_LR = 2e-3
 # Held-out prompts that are answered; each costs as many passes as its answer has tokens.
 ANSWERS = 32
-# Their own packages do the work: training/trackers.py.
+# Each is used through its own package: training/trackers.py.
 TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 # The kinds of rows that `mine` writes.
 MINED = (
-    *("faq", "definition", "section", "code", "body", "test", "commit", "message"),
-    *("ticket", "help", "pdf"),
-)
-# No count that anyone needs is larger; what TOML and generators of numbers can hold.
+    "faq", "definition", "section", "code", "body", "test", "commit", "message", "ticket", "help",
+    "pdf",
+)  # fmt: skip
+# The largest count, and the largest seed that TOML and random generators can hold.
 MOST, MOST_SEED = 10**9, 2**63 - 1
 
 
@@ -59,7 +59,7 @@ class ReadSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How the loop trains, whatever it trains on."""
+    """Options of the training loop, for `train` and `pretrain`."""
 
     data: tuple[str, ...] = _option((), "files or folders to train on", nargs="*", file="read")
     epochs: float = _option(3.0, "passes over the training rows")
@@ -254,12 +254,12 @@ class ServeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class NoPrinting:
-    """Of a command whose result is no value that could be printed as JSON."""
+    """For a command without a result to print as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Printing:
-    """What the command line alone can be told: how a result is printed."""
+    """Options of the command line alone: how a result is printed."""
 
     json: bool = _option(False, "print the result as JSON")
 

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, whatever kills the process or the machine.
+"""Files and folders that appear whole or not at all, even if the process or machine dies.
 
 All go the same way: written aside, flushed to disk, renamed into place, and the folder that holds
 the new name flushed too. A rename that is not preceded by these flushes may reach the disk before
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 WINDOWS = os.name == "nt"
-# What some systems answer where a folder shall be flushed, or a file locked: they cannot.
+# Errors of systems that cannot flush a folder or lock a file.
 _CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.ENOLCK)
-# Windows locks bytes, and nobody may read them then: one far behind the content.
+# Windows makes locked bytes unreadable, so one far behind the content is locked.
 _LOCKED_BYTE = 2**30
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Aside:
+class AtomicFolder:
     """A folder that is written beside its place and appears there whole or not at all.
 
-    On leaving without an error every file is summed, the sums listed in a manifest, all flushed to
-    disk, and the folder renamed into place; with an error it is removed. A folder that already
-    stands there is removed just before the rename, so no reader may depend on it: names that are
-    never used twice (a step in them) keep this safe.
+    On leaving without an error the SHA-256 of every file is listed in a manifest, all is flushed to
+    disk, and the folder renamed into place; with an error it is removed. A folder that is already
+    there is removed just before the rename, so no reader may depend on it: names that are never
+    used twice (with a step in them) keep this safe.
 
     Args:
         target: the folder to make.
-        manifest: whether `is_sound` shall be able to check it.
+        manifest: whether to write the sums, by which `is_sound` checks it.
 
     Raises:
         BiddableError: `no_space`, on leaving, where the disk or a quota is full.
@@ -97,20 +97,20 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in UTF-8 where a half of it can do no harm."""
+    """Writes a text file in UTF-8 where a partial file does no harm."""
     # Line breaks as they are: a chat template with others would be another template.
     path.write_text(text, encoding="utf-8", newline="")
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes tensors as safetensors where a half of them can do no harm."""
+    """Writes tensors as safetensors where a partial file does no harm."""
     from safetensors.torch import save_file
 
-    whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    # The library makes a file that only its owner may read; this one is as the umask wants it.
+    stored = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    # The library makes a file that only its owner may read; this one follows the umask.
     path.touch()
     mode = path.stat().st_mode
-    save_file(whole, path, metadata={"format": "pt"})
+    save_file(stored, path, metadata={"format": "pt"})
     path.chmod(mode)
 
 
@@ -118,7 +118,7 @@ def flush(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on disk."""
     folder = path.is_dir()
     if WINDOWS and folder:
-        return  # It opens no folder.
+        return  # Windows cannot open a folder.
     # Windows flushes only what is open for writing.
     descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
@@ -130,7 +130,7 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def hold_alone(file: IO[Any], *, wait: bool) -> None:
+def lock_file(file: IO[Any], *, wait: bool) -> None:
     """Locks an open file for this process, until it is closed or the process ends.
 
     Where the system or the file system has no locks, nothing is held.
@@ -141,7 +141,7 @@ def hold_alone(file: IO[Any], *, wait: bool) -> None:
     try:
         fcntl: Any = import_module("fcntl")
     except ImportError:
-        _hold_on_windows(file, wait)
+        _lock_on_windows(file, wait)
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -150,7 +150,7 @@ def hold_alone(file: IO[Any], *, wait: bool) -> None:
             raise
 
 
-def _hold_on_windows(file: IO[Any], wait: bool) -> None:
+def _lock_on_windows(file: IO[Any], wait: bool) -> None:
     try:
         msvcrt: Any = import_module("msvcrt")
     except ImportError:
@@ -175,7 +175,7 @@ def remove(folder: Path) -> None:
 
 
 def is_sound(folder: Path) -> bool:
-    """Whether every file that `Aside` listed is there with its sum."""
+    """Whether every file that `AtomicFolder` listed is there, unchanged."""
     try:
         sums: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return bool(sums) and all(sha256(folder / name) == want for name, want in sums.items())
@@ -184,10 +184,10 @@ def is_sound(folder: Path) -> bool:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process writes there; the kernel drops the lock with the process."""
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Waits until no other process holds the folder; the kernel drops a dead process's lock."""
     with (folder / ".lock").open("a") as file:
-        hold_alone(file, wait=True)
+        lock_file(file, wait=True)
         yield
 
 
@@ -228,14 +228,14 @@ def write_new(path: str, lines: Iterable[str]) -> None:
 
 
 def refuse_existing_run(out: str, *, resumes: bool = True) -> None:
-    """Raises `output_exists` where something would be overwritten; what `resumes` may go on."""
+    """Raises `output_exists` where `out` is there; where runs resume, the fix says so."""
     if out and os.path.lexists(out):
         fix = "give another --out" + (", or go on with --resume" if resumes else "")
         raise BiddableError("output_exists", f"the output folder {out!r} exists already", fix)
 
 
 def need_space(folder: Path, needed: int) -> None:
-    """Makes sure that the disk of a folder has room.
+    """Raises `no_space` unless the disk of a folder has room.
 
     Args:
         folder: it, or the nearest of its parents that is there, is looked at.

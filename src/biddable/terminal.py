@@ -60,7 +60,7 @@ def _written_out(character: str) -> str:
 
 
 class Guarded:
-    """A stream whose texts are made visible; it may be cut anywhere, for no sequence passes.
+    """A stream whose texts are made visible; no escape sequence passes, wherever a text is cut.
 
     Args:
         stream: where the texts go.
@@ -72,7 +72,7 @@ class Guarded:
         self._shows = not exact or self.stream.isatty()
 
     def write(self, text: str, /) -> int:
-        """Writes a text, and returns its length as it was given."""
+        """Writes a text, and returns the length of the original."""
         if not self._shows or _MOVES.fullmatch(text):
             self.stream.write(text)
         elif text.startswith("\r"):
@@ -86,7 +86,7 @@ class Guarded:
 
 
 def guard() -> None:
-    """Guards this process's streams, for what other packages print; the program calls it at start.
+    """Guards the streams of this process against what other packages print; called at the start.
 
     A closed stream becomes one that goes nowhere, and no character fails in a narrow code page.
     """
@@ -100,7 +100,7 @@ def guard() -> None:
         setattr(sys, name, guarded)
 
 
-def answers() -> Writer:
+def exact_output() -> Writer:
     """Standard output for the text of an answer: exact for a file or program, else visible."""
     return Guarded(sys.stdout, exact=True)
 
@@ -143,7 +143,7 @@ def _finite(value: Any) -> Any:
 def console() -> Console:
     """Standard error, with color where it is a terminal and NO_COLOR is not set.
 
-    Strings are never read as markup, and whatever is printed passes `visible`.
+    Strings are never read as markup, and all output passes `visible`.
     """
     from rich.console import Console
 
@@ -189,10 +189,10 @@ def line(out: Console, name: str, text: str | Text) -> None:
 
 
 def flush_output() -> None:
-    """Hands over what was written to standard output; a full disk or a lost reader shows now."""
+    """Flushes standard output; a full disk or a reader that has gone raises an error here."""
     sys.stdout.flush()
 
 
 def drop_output() -> None:
-    """Sends what is still to be written to standard output nowhere: its reader has gone."""
+    """Discards whatever is still written to standard output: its reader has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

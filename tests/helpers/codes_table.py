@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,18 @@ CODE = re.compile(r"[a-z]+(_[a-z]+)*")
 LONGEST = 140
 
 
+@dataclass(frozen=True)
+class Passing:
+    """A function that takes a code and passes it on, with the places of its arguments.
+
+    A message or severity that it does not take is the text itself.
+    """
+
+    code: int
+    message: int | str
+    severity: int | str
+
+
 def rows() -> list[tuple[str, str, str, str]]:
     """Code, kind, room or module, and the form of the message, sorted."""
     forms: set[tuple[str, str, str, str]] = set()
@@ -36,24 +49,29 @@ def rows() -> list[tuple[str, str, str, str]]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         constants, passing = module_texts(tree), passing_functions(tree)
         for scope in scopes(tree):
+            if getattr(scope, "name", "") in passing:
+                continue
             assigned = constants | module_texts(scope)
             for call in (node for node in own_nodes(scope) if isinstance(node, ast.Call)):
                 forms |= set(of_call(call, assigned, place, passing))
     return sorted(forms)
 
 
-def passing_functions(tree: ast.AST) -> dict[str, int]:
-    """Functions that take a code and hand it on, with the place of that argument."""
+def passing_functions(tree: ast.AST) -> dict[str, Passing]:
+    """The functions that take a code and pass it on, by name."""
     passing = {}
     for scope in scopes(tree)[1:]:
         assert isinstance(scope, ast.FunctionDef)
-        parameters = [argument.arg for argument in scope.args.args]
+        places = {argument.arg: i for i, argument in enumerate(scope.args.args)}
         for call in (node for node in own_nodes(scope) if isinstance(node, ast.Call)):
-            code = call.args[0] if call.args else None
-            called = ast.unparse(call.func)
-            name = code.id if isinstance(code, ast.Name) else ""
-            if called in ("BiddableError", "Finding") and name in parameters:
-                passing[scope.name] = parameters.index(name)
+            kind, arguments = ast.unparse(call.func), [ast.unparse(a) for a in call.args]
+            if kind in ("BiddableError", "Finding") and arguments[:1] and arguments[0] in places:
+                level = "error" if kind == "BiddableError" else arguments[1].strip("'")
+                at = 1 if kind == "BiddableError" else 2
+                own = form(call.args[at], module_texts(scope))
+                message = places.get(arguments[at], own)
+                severity = places.get(level, level)
+                passing[scope.name] = Passing(places[arguments[0]], message, severity)
     return passing
 
 
@@ -73,8 +91,8 @@ def module_texts(scope: ast.AST) -> dict[str, list[ast.expr]]:
     """What names are given in a scope: the expressions, in order."""
     texts: dict[str, list[ast.expr]] = {}
     for node in own_nodes(scope):
-        if isinstance(node, ast.Assign):
-            for target in node.targets:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 pairs = [(target, node.value)]
                 if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
                     pairs = list(zip(target.elts, node.value.elts, strict=True))
@@ -88,22 +106,22 @@ def of_call(
     call: ast.Call, names: dict[str, list[ast.expr]], place: str, passing: dict[str, int]
 ) -> Iterator[tuple[str, str, str, str]]:
     """The codes of one construction of an error or a finding."""
-    called = ast.unparse(call.func).split(".")[-1]
-    arguments = list(call.args)
-    if called in passing and len(arguments) > passing[called] + 1:
-        arguments = arguments[passing[called] :]
-        levels = [n for n in arguments if isinstance(n, ast.Constant) and n.value in SEVERITIES]
-        kinds = [str(n.value) for n in levels] or ["by place"]
-        message = next(n for n in arguments[1:] if n not in levels)
-    elif called == "BiddableError" and len(arguments) >= 2:
-        kinds, message = ["error"], arguments[1]
-    elif called == "Finding" and len(arguments) >= 3:
-        kinds = constants_of(arguments[1], names) or ["by place"]
-        message = arguments[2]
-    else:
+    # An assignment counts for the calls behind it, and the last one before a call is its message.
+    names = {name: [v for v in values if v.lineno <= call.lineno] for name, values in names.items()}
+    called, arguments = ast.unparse(call.func).split(".")[-1], list(call.args)
+    how = ({"BiddableError": Passing(0, 1, "error"), "Finding": Passing(0, 2, 1)} | passing).get(
+        called
+    )
+    places = [n for n in (how.code, how.message, how.severity) if isinstance(n, int)] if how else []
+    if how is None or len(arguments) <= max(places):
         return
-    for code in constants_of(arguments[0], names) or of_tables(arguments[0], names):
-        yield code, ", ".join(sorted(set(kinds))), place, form(message, names)
+    severity, message = how.severity, how.message
+    text = message if isinstance(message, str) else form(arguments[message], names)
+    kinds = [severity] if isinstance(severity, str) else constants_of(arguments[severity], names)
+    kinds = [kind for kind in kinds if kind in SEVERITIES] or ["by place"]
+    code = arguments[how.code]
+    for name in constants_of(code, names) or of_tables(code, names):
+        yield name, ", ".join(sorted(set(kinds))), place, text
 
 
 def constants_of(node: ast.expr, names: dict[str, list[ast.expr]]) -> list[str]:
@@ -151,7 +169,9 @@ def plain(node: ast.expr, names: dict[str, list[ast.expr]]) -> str:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return plain(node.left, names) + plain(node.right, names)
     if isinstance(node, ast.Name) and names.get(node.id):
-        return plain(names[node.id][0], {})
+        return plain(names[node.id][-1], {})
+    if isinstance(node, ast.IfExp):
+        return f"{plain(node.body, names)} / {plain(node.orelse, names)}"
     inner = node.value if isinstance(node, ast.FormattedValue) else node
     name = inner.attr if isinstance(inner, ast.Attribute) else getattr(inner, "id", "")
     return f"{{{name or 'text'}}}"

@@ -17,9 +17,9 @@ from biddable.generation.speaker import Reply, Speaker, checked_sampling, load
 from biddable.options import with_values
 from biddable.settings import ChatSettings, NoPrinting, Sampling
 from biddable.storage import write_new
-from biddable.terminal import Writer, answers, console, line, notices, read_line
+from biddable.terminal import Writer, console, exact_output, line, notices, read_line
 
-# In a talk an answer needs room: this part of the context, or its longest length if that is less.
+# Reserved for an answer: a quarter of the context, or --max-new-tokens if that is less.
 ROOM_SHARE = 4
 # Characters of the system prompt that are shown.
 SHOWN = 100
@@ -36,7 +36,7 @@ COMMANDS = ("/help", "/retry", "/reset", "/new", "/system", "/save", "/quit")
 
 @dataclass(slots=True)
 class Talk:
-    """A talk: who answers, and what was said; a system prompt of None is none, "" an empty one."""
+    """A conversation at the terminal. A system prompt of None sends none, "" an empty one."""
 
     speaker: Speaker
     options: Sampling
@@ -46,7 +46,7 @@ class Talk:
     messages: list[Message] = field(default_factory=list)
 
     def sent(self) -> list[Message]:
-        """What the model is asked with: the system prompt, if any, and the turns."""
+        """The messages that are sent: the system prompt, if any, and the turns."""
         return [*([] if self.system is None else [Message("system", self.system)]), *self.messages]
 
 
@@ -69,7 +69,7 @@ def chat(model: str | PathLike[str], **options: Any) -> None:
     line(console(), "loading", f"'{settings.model}'")
     speaker = load(settings.model, device=settings.device)
     system = speaker.trained_system if settings.system is None else settings.system or None
-    talk = Talk(speaker, sampling, answers(), notices(), system)
+    talk = Talk(speaker, sampling, exact_output(), notices(), system)
     if settings.system is None and system is not None:
         talk.notices.write(f"system prompt, as in training: {_short(system) or 'an empty one'}\n")
     if settings.prompt is None:
@@ -153,7 +153,7 @@ def _save(talk: Talk, name: str) -> None:
 
 
 def _turn(talk: Talk, reply: Reply, text: str) -> None:
-    """One prompt and its answer; a prompt that got none leaves no trace."""
+    """Adds a prompt and its answer; a prompt without an answer is taken back."""
     talk.messages.append(Message("user", text))
     try:
         _drop_oldest(talk)

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from biddable.dataset.early import refuse_early
 from biddable.dataset.prepare import prepare
 from biddable.dataset.prepared import Prepared, summary
 from biddable.display.preparation import chosen, mask_page, show_findings, show_masks, show_prepared
-from biddable.errors import SEVERITIES, BiddableError, Finding, as_record, capped
+from biddable.errors import SEVERITIES, BiddableError, Finding, capped
 from biddable.options import with_values
 from biddable.settings import CheckPrinting, CheckSettings, ReadSettings
 from biddable.storage import write_new
@@ -28,9 +28,9 @@ from biddable.training.log import counting
 
 # Findings that --fix mends.
 MENDED = (
-    *("duplicate_exact", "ends_without_answer", "no_value_as_answer", "no_value_in_prompt"),
+    "duplicate_exact", "ends_without_answer", "no_value_as_answer", "no_value_in_prompt",
     "carriage_return_in_answers",
-)
+)  # fmt: skip
 # Settings that decide how files are read; a repaired file needs none of them.
 READING = ("data", "map", "system", "encoding", "group_by")
 # Settings that change what `check` says of a file.
@@ -91,7 +91,7 @@ class Checked:
     def as_json(self) -> dict[str, Any]:
         """The object that `check --json` prints."""
         findings = [*self.prepared.findings, *self.prepared.dropped]
-        record = {**summary(self.prepared), "findings": [as_record(f) for f in capped(findings)]}
+        record = {**summary(self.prepared), "findings": [asdict(f) for f in capped(findings)]}
         return {**record, "fixed": self.fixed} if self.fixed else record
 
 
@@ -107,7 +107,7 @@ def check(data: Any = (), **options: Any) -> Checked:
     """
     settings = with_values(CheckSettings(), with_files({"data": data, **options}))
     if not settings.data:
-        raise BiddableError("option", "no data is given", "biddable check data.jsonl")
+        raise BiddableError("option", "no data is given", "give a file: biddable check data.jsonl")
     refuse_early(settings)
     line(console(), "reading", ", ".join(settings.data))
     prepared = prepare(settings, counting(console()))

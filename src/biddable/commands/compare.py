@@ -22,11 +22,11 @@ from biddable.display.report import card_table, page, versions
 from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.errors import BiddableError, did_you_mean
 from biddable.judging.format import given_format
-from biddable.judging.judge import Judgement, ask, judge, loss_rows
-from biddable.judging.metric import title
+from biddable.judging.judge import Judgement, judge, loss_rows, make_questions
+from biddable.judging.metric import NAMES, title
 from biddable.judging.own_metric import load_metric
 from biddable.judging.probes import probes, with_shots
-from biddable.judging.scorecard import NAMES, Scorecard, Terms
+from biddable.judging.scorecard import Scorecard, Terms
 from biddable.judging.verdict import Verdict
 from biddable.models.base import (
     SYSTEM_PROMPT_FILE,
@@ -71,7 +71,7 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """What an expert would say to the figures."""
+        """The outcome of the comparison."""
         return self.scorecard.verdict
 
     def as_json(self) -> dict[str, dict[str, Any]]:
@@ -133,19 +133,19 @@ def _base_judgements(
     model = _loaded(settings, base)
     judgements = {"base": exam.judged(model)}
     if shots:
-        judgements["few-shot"] = _asked(exam, model, shots, exam.template)
+        judgements["few-shot"] = _judged_answers(exam, model, shots, exam.template)
     return judgements
 
 
 def _exam(
     settings: CompareSettings,
     rows: JudgedRows,
-    words: tuple[Any, Template],
+    texts: tuple[Any, Template],
     context: int,
     terms: Terms,
 ) -> Exam:
     """The exam on the held-out rows; some of the training rows are encoded with them."""
-    tokenizer, template = words
+    tokenizer, template = texts
 
     def encoded(conversations: Sequence[Conversation]) -> Any:
         result = encode_all(conversations, tokenizer, template, max_length=context)
@@ -168,11 +168,11 @@ def _loaded(settings: CompareSettings, base: Base) -> Any:
     return model
 
 
-def _asked(
+def _judged_answers(
     exam: Exam, model: Any, conversations: Sequence[Conversation], template: Template
 ) -> Judgement:
     """A model's answers to the same prompts in other words or frames."""
-    questions = ask(conversations, exam.tokenizer, template, most=len(exam.questions))
+    questions = make_questions(conversations, exam.tokenizer, template, most=len(exam.questions))
     limit = exam.max_new_tokens
     rows = loss_rows(model, exam.tokenizer, [])
     return judge(model, exam.tokenizer, template, questions, rows, max_new_tokens=limit)
@@ -182,7 +182,7 @@ def _probed(exam: Exam, model: Any, card: Scorecard) -> dict[str, dict[str, floa
     """Figures of tuned under the frames that it was not trained with."""
     figures: dict[str, dict[str, float]] = {}
     for probe in probes(exam.held_out.conversations, exam.template):
-        judgement = _asked(exam, model, probe.conversations, probe.template)
+        judgement = _judged_answers(exam, model, probe.conversations, probe.template)
         # Compared with itself: only its own figures count here.
         metrics = exam.scored(judgement, judgement).metrics
         figures[probe.name] = {
@@ -256,7 +256,7 @@ def _show_other_system_prompt(tuned: Base, rows: Sequence[Conversation]) -> None
 
 
 def run(options: dict[str, Any], printing: Printing) -> int:
-    """Compares; returns 1 where --fail-under found something."""
+    """Compares; returns 1 where a limit of --fail-under was missed."""
     comparison, out = compare(**options), console()
     for probe, values in comparison.probes.items():
         figures = ", ".join(f"{title(name)} {value:.2f}" for name, value in values.items())

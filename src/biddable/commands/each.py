@@ -32,7 +32,7 @@ from biddable.training.resume import (
 )
 from biddable.training.run_folder import RunFolder, run_stem
 
-# Trains on the options of one run, with what the runs before left; returns the exit code.
+# Trains one run with these options and what earlier runs left; returns the exit code.
 TrainOnce = Callable[[dict[str, Any], str, Ranks, Shared], int]
 
 
@@ -84,7 +84,7 @@ def train_files(
         for name, stem in zip(settings.data, stems, strict=True):
             folder = RunFolder(Path(settings.out) / stem) if settings.out else None
             _refuse_faults(replace(settings, data=(name,)), folder, ranks)
-        root = Path(settings.out) if settings.out else _new_root(settings, ranks)
+        root = Path(settings.out) if settings.out else new_folder(settings, ranks, "each").path
         shared, exit_code = Shared(), 0
         runs = [root / stem for stem in stems]
         for number, (name, run) in enumerate(zip(settings.data, runs, strict=True), 1):
@@ -116,7 +116,7 @@ def _stems(settings: Settings, resume: str) -> list[str]:
     stems: list[str] = []
     for name in settings.data:
         stem = run_stem((fspath(Path(name)),))
-        # Not every file system tells large letters from small ones.
+        # Some file systems ignore letter case.
         if stem.casefold() in names:
             what = f"{names[stem.casefold()]} and {name} would both be written to the folder {stem}"
             raise BiddableError("option", what, "rename one of them, or give it once")
@@ -128,7 +128,7 @@ def _stems(settings: Settings, resume: str) -> list[str]:
 def _refuse_faults(settings: Settings, folder: RunFolder | None, ranks: Ranks) -> None:
     """Raises the first error in a file, so that none shows when others have been trained.
 
-    A run that is finished is none of these files and settings once they have changed.
+    A finished run counts only while its files and settings are unchanged.
     """
     today = day_of(folder, ranks)
     prepared = first_before_others(ranks, lambda: prepare(settings, None, today))
@@ -136,10 +136,6 @@ def _refuse_faults(settings: Settings, folder: RunFolder | None, ranks: Ranks) -
     if folder and folder.finished:
         record = data_record(prepared, as_begun(settings, folder), today)
         refuse_changes(begun_with(folder), record, folder)
-
-
-def _new_root(settings: Settings, ranks: Ranks) -> Path:
-    return new_folder(replace(settings, data=("each",)), ranks).path
 
 
 def _show_verdicts(adapters: Adapters, out: Console) -> None:

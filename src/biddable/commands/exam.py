@@ -10,21 +10,15 @@ from typing import Any
 
 from biddable.data.split import cluster_numbers
 from biddable.dataset.prepared import SplitPart
-from biddable.display.report import (
-    Report,
-    shown_tokens,
-    sources_of,
-    training_answers,
-    training_places,
-)
+from biddable.display.report import Report, shown_tokens, sources_of, training_answers
 from biddable.encoding.encode import Example
 from biddable.judging.judge import (
     Judgement,
     LossRows,
     Question,
-    ask,
     judge,
     loss_rows,
+    make_questions,
     summed_losses,
 )
 from biddable.judging.own_metric import try_metric
@@ -90,7 +84,7 @@ class Exam:
         self, base: Judgement, tuned: Judgement, few_shot: Judgement | None = None
     ) -> Scorecard:
         """The two models compared."""
-        answers = training_answers(self.train.conversations)
+        answers = [answer for answer, _ in training_answers(self.train.conversations)]
         return score(base, tuned, self.questions, answers, few_shot=few_shot, terms=self.terms)
 
     def report(
@@ -108,7 +102,6 @@ class Exam:
             examples=examples,
             tokens=shown_tokens(examples, self.tokenizer, self.template),
             training_answers=training_answers(self.train.conversations),
-            training_places=training_places(self.train.conversations),
             sources=sources_of(self.held_out.conversations),
             **facts,
         )
@@ -122,10 +115,10 @@ def set_exam(
     most: int,
     terms: Terms,
 ) -> Exam:
-    """The exam on at most so many of the held-out rows."""
+    """The exam on at most `most` of the held-out rows."""
     rows = held_out.conversations
     clusters = cluster_numbers(rows)
-    questions = ask(rows, tokenizer, template, most=most, clusters=clusters)
+    questions = make_questions(rows, tokenizer, template, most=most, clusters=clusters)
     try_metric(terms.user_metric, questions)
     places = {(c.file, c.line): number for c, number in zip(rows, clusters, strict=True)}
     terms = replace(terms, clusters=[places[e.file, e.line] for e in held_out.examples])

@@ -24,7 +24,7 @@ from biddable.exporting.llama_cpp import LlamaCpp, llama_cpp
 from biddable.exporting.read_me import readme
 from biddable.exporting.round_trip import composes
 from biddable.exporting.targets import GGUF, SPARE, Tuned, write_folder, write_gguf_folder
-from biddable.generation.stream import text_of
+from biddable.generation.stream import text_decoder
 from biddable.judging.judge import Judgement, answer_limit
 from biddable.judging.scorecard import Terms
 from biddable.models.adapter_files import adapter_folder
@@ -34,7 +34,7 @@ from biddable.models.model_files import stop_ids_of
 from biddable.models.support import context_of
 from biddable.options import with_values
 from biddable.settings import CompareSettings, ExportSettings, Printing
-from biddable.storage import Aside, refuse_existing_run, write_text
+from biddable.storage import AtomicFolder, refuse_existing_run, write_text
 from biddable.template.template import Template
 from biddable.terminal import console, line, write_json
 from biddable.training.run_folder import RunFolder
@@ -85,7 +85,7 @@ def export(run: str | PathLike[str], **options: Any) -> Exported:
         "round_trip": None, "cost": None,
     }  # fmt: skip
     write = write_gguf_folder if settings.to in GGUF else write_folder
-    with Aside(folder, manifest=False) as aside:
+    with AtomicFolder(folder, manifest=False) as aside:
         record |= write(settings, tuned, aside)
         if exam is not None and record["file"] and record["reader"]:
             record["cost"] = _cost(tuned, exam, aside, record)
@@ -114,7 +114,7 @@ def _refuse_misfits(settings: ExportSettings) -> None:
 
 
 def _folder(settings: ExportSettings) -> Path:
-    """--out, or a folder in the run, or beside a model that is no run."""
+    """--out, else a folder in the run folder, or beside another model."""
     if settings.out:
         return Path(settings.out)
     parts = (settings.to, settings.type, "apart" if settings.apart else "")
@@ -168,7 +168,7 @@ def _chats(exam: Exam | None) -> list[list[Message]]:
 
 
 def _cost(tuned: Tuned, exam: Exam, folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """The scorecard of the files beside that of the tuned model, whose weights it changes."""
+    """The scorecards of the tuned model and of the files; rounds the model's weights in place."""
     kind, adapter = record["type"], record["adapter"] and folder / record["adapter"]
     line(console(), "judging", f"{len(exam.questions)} answers, tuned and {kind}")
     before = exam.judged(tuned.model)
@@ -190,7 +190,7 @@ def _cost(tuned: Tuned, exam: Exam, folder: Path, record: dict[str, Any]) -> dic
 def _answered(judgement: Judgement, exam: Exam, server: LlamaCpp, limit: int) -> Judgement:
     """A judgement with llama.cpp's own answers."""
     answers = [server.answer(q.prompt, limit) for q in exam.questions]
-    text = text_of(exam.tokenizer)
+    text = text_decoder(exam.tokenizer)
     return replace(
         judgement,
         answers=[text(a.ids) for a in answers],

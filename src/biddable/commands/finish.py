@@ -13,7 +13,7 @@ from biddable import __version__
 from biddable.commands.run_parts import Run
 from biddable.dataset.prepared import Prepared, shared_system_prompt
 from biddable.display.model_card import hub_id, model_card
-from biddable.display.outcome import samples, show_outcome, show_unusual
+from biddable.display.outcome import samples, show_outcome, show_outliers
 from biddable.display.report import page, sources_of, versions
 from biddable.errors import place
 from biddable.judging.judge import Judgement
@@ -79,7 +79,7 @@ def finish(run: Run, card: Scorecard, judgements: Mapping[str, Judgement]) -> No
     write_whole(folder.path / "report.html", page(report))
     clear_best(folder.checkpoints)
     show_outcome(card, run.exam.questions, judgements, out)
-    show_unusual(trained, out)
+    show_outliers(trained, out)
     line(out, "run", str(folder.path))
     line(out, "report", str(folder.path / "report.html"))
     line(out, "next", f"biddable chat {folder.path}")

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from biddable.data.conversation import Conversation
 from biddable.data.readers import ReadResult, read
-from biddable.dataset.prepare import read_rows, unknown
+from biddable.dataset.prepare import read_rows, without_known
 from biddable.dataset.prepared import SplitPart
-from biddable.errors import BiddableError, Finding
+from biddable.errors import BiddableError
 from biddable.options import read_config, with_values
 from biddable.settings import CompareSettings, Settings
 from biddable.terminal import line
@@ -52,7 +52,7 @@ def judged_rows(settings: CompareSettings, out: Console) -> JudgedRows:
         held_out = _good(read([str(run.eval_rows)]))
         leaked = bool(run.read_json("data.json").get("leaked"))
         return JudgedRows(held_out, train, leaked)
-    side, leaked, findings = unknown(train, SplitPart(_read(settings, settings.data), ()))
+    side, leaked, findings = without_known(train, SplitPart(_read(settings, settings.data), ()))
     for finding in findings:
         line(out, "known rows", finding.message)
     if not train:
@@ -81,7 +81,6 @@ def _read(settings: CompareSettings, name: str) -> Sequence[Conversation]:
 
 
 def _good(rows: ReadResult) -> Sequence[Conversation]:
-    errors: list[Finding] = list(rows.errors())
-    if errors:
+    if errors := rows.errors():
         raise BiddableError.of(errors[0])
     return rows.conversations

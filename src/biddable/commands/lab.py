@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from biddable.commands.listening import listen
-from biddable.data.parquet import extra_module
+from biddable.commands.listening import listen, need_server
 from biddable.data.readers import ReadResult, read
 from biddable.data.rows import number_of
 from biddable.dataset.early import refuse_early
@@ -30,8 +29,7 @@ def lab(**options: Any) -> None:
     """
     settings = with_values(LabSettings(), options)
     refuse_early(settings)
-    extra_module("uvicorn", "serve", "Serving a page")
-    extra_module("starlette", "serve", "Serving a page")
+    need_server()
     line(console(), "loading", f"'{settings.base}'")
     rows = read([settings.data]) if settings.data else ReadResult()
     base = resolve_base(settings.base)

@@ -1,10 +1,16 @@
-"""What the commands that serve a page share: their packages, and the socket."""
+"""What the commands that serve a page share: the check of their packages, and the socket."""
 
 from __future__ import annotations
 
 import socket
 
-from biddable.errors import BiddableError
+from biddable.errors import BiddableError, extra_module
+
+
+def need_server() -> None:
+    """Raises `missing_extra` unless the packages that serve a page are installed."""
+    for module in ("uvicorn", "starlette"):
+        extra_module(module, "serve", "Serving a page")
 
 
 def listen(host: str, port: int) -> socket.socket:

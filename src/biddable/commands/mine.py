@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from biddable.options import with_values
 from biddable.settings import MINED, MineSettings, Printing
 from biddable.storage import refuse_existing, write_whole
 from biddable.terminal import console, line, write_json
+from biddable.training.log import seldom
 
 RECORD = "mined.json"
 
@@ -141,15 +141,8 @@ def _line(row: dict[str, Any]) -> str:
 def _progress(out: Console) -> Iterator[Callable[[int, int], None]]:
     """A bar of the files read on a terminal, else a line every two seconds."""
     if not out.is_terminal:
-        last = time.monotonic()
-
-        def tell(done: int, every: int) -> None:
-            nonlocal last
-            if time.monotonic() - last >= 2:
-                last = time.monotonic()
-                line(out, "mining", f"{done:,} of {every:,} files")
-
-        yield tell
+        show = seldom(out, "mining")
+        yield lambda done, every: show(f"{done:,} of {every:,} files")
         return
     columns = (TextColumn("[bold]mining"), BarColumn(bar_width=24), TaskProgressColumn())
     files = TextColumn("{task.completed:,.0f} of {task.total:,.0f} files")
@@ -161,7 +154,7 @@ def _progress(out: Console) -> Iterator[Callable[[int, int], None]]:
 
 
 def _show_findings(record: Record, out: Console) -> None:
-    # The last of a kind stands for those that were not kept, and so for no line.
+    # A finding that counts others has no line of its own.
     findings = (replace(f, line=0) if f.count > 1 else f for f in record.findings())
     show_kinds(by_kind(findings), out)
 

@@ -1,4 +1,4 @@
-"""Rows in memory: kept as a file under the cache folder, so that all data goes one way."""
+"""Rows in memory: stored as a file in the cache folder, so that all data takes one path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from biddable.data.conversation import Conversation
 from biddable.data.fix import as_row
 from biddable.errors import BiddableError
 from biddable.models.base import cache_folder
-from biddable.storage import alone, write_whole
+from biddable.storage import folder_lock, write_whole
 
 
 def with_files(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def _file_of(value: Any) -> Any:
     path = cache_folder("rows") / f"rows-{hashlib.sha256(text.encode()).hexdigest()[:16]}.jsonl"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with alone(path.parent):
+        with folder_lock(path.parent):
             if not path.is_file():
                 write_whole(path, text)
     except OSError as error:

@@ -22,7 +22,7 @@ from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.engine.proof import Proof
 from biddable.errors import BiddableError
 from biddable.generation.generate import generate
-from biddable.generation.stream import text_of
+from biddable.generation.stream import text_decoder
 from biddable.judging.judge import Judgement, LossRows, answer_limit
 from biddable.models.adapter_files import adapter_folder
 from biddable.models.base import load_config
@@ -52,7 +52,7 @@ MOST_WATCHED = 64
 
 @dataclass(slots=True)
 class Shared:
-    """What runs of one process have in common: their base.
+    """What the runs of one process share: their base.
 
     Args:
         loaded: the base in memory, with or without an adapter, and its proof; None before.
@@ -102,7 +102,7 @@ def load_base(run: Run) -> tuple[Run, WeightStore, Callable[[], Any]]:
     keep_freed_memory()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.precision, device)  # type: ignore[arg-type]
-    # Two ranks that measured for themselves might choose otherwise.
+    # Ranks on different machines might choose differently.
     precision = broadcast_from_first(
         run.ranks, lambda: "bf16" if dtype == torch.bfloat16 else "fp32"
     )
@@ -141,7 +141,7 @@ def _fed_rows(run: Run, weights: WeightStore) -> FedRows:
     if not settings.top_layers:
         return rows
     assert isinstance(weights, Replicas)
-    others = run.exam.loss_rows(weights.whole)
+    others = run.exam.loss_rows(weights.full_model)
     rows = replace(rows, judged=[*others.swapped, *others.train, *others.general])
     return keep_rows(weights, settings.top_layers, rows, settings, run.folder.path, run.out)
 
@@ -195,7 +195,7 @@ def trainer_parts(run: Run, weights: WeightStore, log: Log) -> TrainerParts:
     assert run.rows is not None
     settings, examples = run.settings, run.rows.train
     held_out, budget = run.rows.held_out, settings.batch_tokens
-    watched = weights.whole if run.ranks.first and isinstance(weights, Replicas) else None
+    watched = weights.full_model if run.ranks.first and isinstance(weights, Replicas) else None
     return TrainerParts(
         weights=weights,
         optimizer=make_optimizer(weights, settings),
@@ -219,7 +219,7 @@ def _watched_answer(exam: Exam, model: Any) -> str:
         stop_ids=stop_ids_of(model, exam.tokenizer, exam.template),
         max_new_tokens=min(MOST_WATCHED, answer_limit(exam.questions)),
     )[0]
-    return text_of(exam.tokenizer)(answer.ids) + ("" if answer.stopped else " …")
+    return text_decoder(exam.tokenizer)(answer.ids) + ("" if answer.stopped else " …")
 
 
 def base_judgement(run: Run, weights: WeightStore, fresh: Callable[[], Any]) -> Judgement:

@@ -10,8 +10,7 @@ from os import PathLike
 from types import FrameType
 from typing import Any
 
-from biddable.commands.listening import listen
-from biddable.data.parquet import extra_module
+from biddable.commands.listening import listen, need_server
 from biddable.dataset.early import refuse_early
 from biddable.engine.precision import choose_device
 from biddable.errors import BiddableError
@@ -36,9 +35,10 @@ def serve(runs: str | PathLike[str] | Sequence[str | PathLike[str]], **options: 
     settings = with_values(ServeSettings(), {"runs": runs, **options})
     refuse_early(settings)
     if not settings.runs:
-        raise BiddableError("option", "there is no model to serve", "biddable serve RUN")
-    extra_module("uvicorn", "serve", "Serving a page")
-    extra_module("starlette", "serve", "Serving a page")
+        raise BiddableError(
+            "option", "there is no model to serve", "give a run: biddable serve RUN"
+        )
+    need_server()
     key = _key_for(settings.host)
     from biddable.serving.decoder import Decoder
     from biddable.serving.endpoints import Desk, serve_desk

@@ -44,7 +44,7 @@ from biddable.terminal import console, line, notices, write_json
 from biddable.training.checkpoint import Progress
 from biddable.training.estimate import in_words, seconds_of_fit
 from biddable.training.interrupt import Interrupt
-from biddable.training.log import Log, Screen, counting, each, json_log, silent
+from biddable.training.log import Log, Screen, combined, counting, json_log, silent
 from biddable.training.loop import best_weights, finished, fit
 from biddable.training.ranks import Ranks, broadcast_from_first, first_before_others, joined_ranks
 from biddable.training.resume import (
@@ -144,7 +144,7 @@ def train_each(data: Any = (), *, resume: str = "", **options: Any) -> Adapters:
 
 
 def _train_once(options: dict[str, Any], resume: str, ranks: Ranks, shared: Shared) -> Trained:
-    """One run, which takes the base that an earlier one left in `shared`, or leaves it there."""
+    """One run; it takes the base from `shared`, or loads it and leaves it there."""
     out = console()
     out.quiet = not ranks.first
     settings, folder = start(options.pop("data"), resume, options, ranks)
@@ -169,13 +169,13 @@ def _train_once(options: dict[str, Any], resume: str, ranks: Ranks, shared: Shar
     with Lock(folder) if ranks.first else nullcontext(), Interrupt() as interrupt:
         if not ranks.first:
             return _train(run, interrupt, silent)
-        sent = tracker(settings.report_to, package, folder.path, asdict(settings), out)
-        with sent as log:
+        tracker_log = tracker(settings.report_to, package, folder.path, asdict(settings), out)
+        with tracker_log as log:
             return _train(run, interrupt, log)
 
 
-def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
-    """Loads the base, judges it, trains it, and judges and saves what came of it."""
+def _train(run: Run, interrupt: Interrupt, tracker_log: Log) -> Trained:
+    """Loads the base, judges it, trains it, and judges and saves the tuned model."""
     folder, out, prepared = run.folder, run.out, run.prepared
     resumed = broadcast_from_first(run.ranks, lambda: folder.begun)
     if resumed:
@@ -188,7 +188,7 @@ def _train(run: Run, interrupt: Interrupt, sent: Log) -> Trained:
     if run.ranks.first and not resumed:
         begin(run, weights)
     screen = Screen(steps, out)
-    parts = trainer_parts(run, weights, each(json_log(folder.log), screen, sent))
+    parts = trainer_parts(run, weights, combined(json_log(folder.log), screen, tracker_log))
     began = time.perf_counter()
     base = base_judgement(run, weights, fresh) if run.ranks.first else None
     judging = time.perf_counter() - began
@@ -239,7 +239,7 @@ def run(options: dict[str, Any], printing: TrainPrinting) -> int:
     try:
         trained = (train_each if printing.each else train)(**options)
     except BiddableError as error:
-        # Whatever restarts what died must not take a run that is done for one that failed.
+        # A program that restarts dead runs must not take a finished run for a failed one.
         if options.get("resume") != "auto" or error.finding.code != "run_finished":
             raise
         notices().write(f"{error.finding.message}\n")

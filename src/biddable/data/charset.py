@@ -24,7 +24,7 @@ CHUNK = 1 << 20
 
 
 def check_encoding(name: str) -> None:
-    """Refuses a name that Python knows no text encoding by."""
+    """Refuses a name of no text encoding that Python knows."""
     try:
         "".encode(name)
         b"".decode(name)
@@ -36,19 +36,19 @@ def check_encoding(name: str) -> None:
 
 @contextmanager
 def as_utf8(
-    stream: io.BufferedIOBase, given: str, name: str, findings: list[Finding]
+    stream: io.BufferedIOBase, named: str, name: str, findings: list[Finding]
 ) -> Iterator[io.BufferedIOBase]:
     """The stream in UTF-8; text of another encoding is copied to a temporary file.
 
-    Without a name only what cannot be mistaken is taken for another encoding than UTF-8: a byte
-    order mark, and UTF-16 of which at least a fifth of the characters are ASCII.
+    Without a name, another encoding than UTF-8 is assumed only where it is certain: by a byte order
+    mark, or for UTF-16 of which at least a fifth of the characters are ASCII.
     """
     head = stream.read(4096)
     stream.seek(0)
     marked = next((encoding for mark, encoding in MARKS if head.startswith(mark)), "")
-    wanted = codecs.lookup(given).name if given else ""
+    wanted = codecs.lookup(named).name if named else ""
     if wanted and marked and not wanted.startswith(marked):
-        what = f"The file begins with the byte order mark of {marked}, not of {given}."
+        what = f"The file begins with the byte order mark of {marked}, not of {named}."
         raise BiddableError("invalid_encoding", what, "Leave --encoding out.", file=name)
     encoding = wanted or marked or _plain_utf16(head) or "utf-8"
     if not (wanted or marked) and encoding != "utf-8":
@@ -60,7 +60,7 @@ def as_utf8(
         return
     with tempfile.TemporaryFile() as copy:
         if _copy(stream, copy, marked or encoding, name) and wanted and not marked:
-            what = f"The file is valid UTF-8, but --encoding has it read as {given}."
+            what = f"The file is valid UTF-8, but --encoding has it read as {named}."
             fix = "Leave --encoding out, unless the texts shown are right."
             findings.append(Finding("mojibake", "warning", what, fix, name))
         copy.seek(0)
@@ -77,7 +77,7 @@ def _plain_utf16(head: bytes) -> str:
 
 
 def _copy(stream: io.BufferedIOBase, target: IO[bytes], encoding: str, name: str) -> bool:
-    """Copies the text as UTF-8; whether it was UTF-8, and not only ASCII, to begin with."""
+    """Copies the text as UTF-8; returns whether it already was UTF-8, and not only ASCII."""
     decoder = codecs.getincrementaldecoder(encoding)()
     plain = codecs.getincrementaldecoder("utf-8")()
     lines, is_utf8, is_ascii = 1, True, True

@@ -17,7 +17,7 @@ JSON = "json:"
 FIELDS = ("system", "user", "assistant", "group", "weight", "messages", "tools")
 QUOTES = "\"'"
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-# What is left of a placeholder that was never closed.
+# A placeholder that is never closed.
 HALF = re.compile(r"\{(\w+)(?![\w:])")
 _QUOTED = r""""(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'"""
 _NAME = rf"\s*(?:{_QUOTED}|[^,]*?)\s*"
@@ -70,7 +70,7 @@ def _invalid(what: str, fix: str) -> BiddableError:
 
 @dataclass(frozen=True, slots=True)
 class MappedField:
-    """What a field of the map is made of, in rows that have certain columns.
+    """How one field of the map is made, in rows with certain columns.
 
     Args:
         columns: whose cells it holds.
@@ -88,7 +88,7 @@ class MappedField:
         """The field's value in a row."""
         if self.form == "column":
             value = row[self.columns[0]]
-            # A label column often holds numbers; NaN is none.
+            # A label column often holds numbers; NaN is an empty cell.
             return plain_text(value, "") or None if isinstance(value, int | float) else value
         if self.form == "object":
             return _object({name: row[name] for name in self.columns})
@@ -169,7 +169,7 @@ def _filled(template: str, texts: Mapping[str, str]) -> str:
 
 
 def _check_json(text: str, escaped: str) -> None:
-    """Refuses what a template of JSON became by a cell with quotes, line breaks or backslashes."""
+    """Refuses a row whose cells (quotes, line breaks, backslashes) break or change the JSON."""
     broken = parsed(text) is text
     if broken or (parsed(escaped) is not escaped and parsed(escaped) != parsed(text)):
         what = f"The cells of this row {'break' if broken else 'change'} the JSON of --map."

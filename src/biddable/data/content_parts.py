@@ -15,7 +15,7 @@ TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refu
 THINKING, TEXT, CALL = range(3)
 ORDER = {"thinking": THINKING, "tool_use": CALL}
 
-# What a message holds beside its text: a kind ("message", "part", "number") and a key or a value.
+# Remarks on a message: a kind ("message", "part", "number") and a key or a value.
 Notes = list[tuple[str, str]]
 
 

@@ -1,4 +1,4 @@
-"""The records that every reader makes and the dialogue room renders."""
+"""The records that every reader makes and the template room renders."""
 
 from __future__ import annotations
 

@@ -22,12 +22,12 @@ from biddable.data.wording import (
     Words,
     digest,
     is_number,
-    numbers,
-    plain,
     question_and_answer,
     signs,
     spoken,
     system_of,
+    with_digits,
+    without_politeness,
     words,
 )
 
@@ -56,7 +56,7 @@ def clusters(rows: int, groups: Iterable[Sequence[int]]) -> list[list[int]]:
 
 
 class Duplicates(NamedTuple):
-    """Indices of rows that say the same, in groups: what `inspect` and `split` both need."""
+    """Indices of rows that say the same, in groups; `inspect` and `split` both need them."""
 
     exact: list[list[int]]
     near: list[list[int]]
@@ -103,24 +103,24 @@ def _read(conversations: Sequence[Conversation]) -> _Reading:
     triples, question_keys, row_keys = [np.zeros(0, np.uint32)], [], []
     flat, lengths, replies = [np.zeros((0, 3), np.uint64)], [], []
     for start in range(0, len(conversations), minhash.CHUNK):
-        whole: list[list[bytes]] = []
+        all_words: list[list[bytes]] = []
         short: list[bytes] = []
         for conversation in conversations[start : start + minhash.CHUNK]:
             question, answer = question_and_answer(conversation)
             of_question, of_answer = words(question), words(answer)
-            bare, reply = plain(of_question), hash((tuple(of_answer), signs(answer)))
+            bare, reply = without_politeness(of_question), hash((tuple(of_answer), signs(answer)))
             framed = len(bare) < FEWEST_FRAMED and len(bare) < len(of_question)
             question_keys.append(hash((tuple(of_question) if framed else bare, signs(question))))
             row_keys.append(hash((bare, reply)))
-            whole.append([*of_question, *of_answer] or [b""])
-            # Of rows that say the same one is looked at for all.
+            all_words.append([*of_question, *of_answer] or [b""])
+            # Rows with the same key are compared once.
             looked_at = 1 < len(bare) <= variants.LONGEST and row_keys[-1] not in seen
             seen.add(row_keys[-1])
             lengths.append(len(bare) if looked_at else 0)
             short += bare[: lengths[-1]]
             replies.append(reply)
-        triples.append(minhash.chunk_triples(whole))
-        counts += map(len, whole)
+        triples.append(minhash.chunk_triples(all_words))
+        counts += map(len, all_words)
         table = {
             word: (hash(word) % 2**64, int.from_bytes(word[:8].ljust(8)), is_number(word))
             for word in set(short)
@@ -157,13 +157,13 @@ def prompt_groups(
 
 def prefix_groups(conversations: Sequence[Conversation]) -> list[list[int]]:
     """Pairs of rows of which one is the whole beginning of the other (one row a turn)."""
-    whole = {digest(spoken(c)): index for index, c in enumerate(conversations)}
+    indices = {digest(spoken(c)): index for index, c in enumerate(conversations)}
     pairs = []
     for index, conversation in enumerate(conversations):
         messages = spoken(conversation)
         for end, message in enumerate(messages[:-1], start=1):
             if message.role == "assistant":
-                other = whole.get(digest(messages[:end]))
+                other = indices.get(digest(messages[:end]))
                 if other is not None:
                     pairs.append([other, index])
     return pairs
@@ -190,7 +190,7 @@ def near_groups(
 
     @cache
     def question(index: int) -> Words:
-        return plain(words(texts(index)[0]))
+        return without_politeness(words(texts(index)[0]))
 
     for one, other, spelling_only in variants.candidates(reading.questions):
         if not united.connected(one, other) and variants.variant(
@@ -211,8 +211,8 @@ def near_groups(
 def _says_the_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
     """Whether what differs between two rows of nearly the same text is only wording.
 
-    It is more where a short answer or a number differs, and where a word that only one question has
-    comes back in its answer alone: a name that the pattern was filled with.
+    It is not where a short answer or a number differs, nor where a word that only one question has
+    also stands in its answer alone: a name that the pattern was filled with.
     """
     (my_question, my_answer), (your_question, your_answer) = (
         (set(words(question)), words(answer)) for question, answer in (one, other)
@@ -222,8 +222,8 @@ def _says_the_same(one: tuple[str, str], other: tuple[str, str]) -> bool:
         return True
     short = min(len(my_answer), len(your_answer)) < LONG_ANSWER
     if my_answer == your_answer and signs(one[1]) == signs(other[1]):
-        return not (short and numbers(changed))
-    if short or numbers(my_answer) != numbers(your_answer):
+        return not (short and with_digits(changed))
+    if short or with_digits(my_answer) != with_digits(your_answer):
         return False
     if any(text.lstrip().startswith(("{", "[")) for _, text in (one, other)):
         return False

@@ -13,20 +13,19 @@ from biddable.data.conversation import Conversation, Message
 from biddable.data.rows import Fields, checked_text, is_nothing
 from biddable.errors import BiddableError
 
+# The last two are Gemini's, an object with parts; keys come here in lower case.
 SYSTEM_KEYS = (
-    *("system", "system_prompt", "system_message"),
-    # Of Gemini, an object with parts; keys come here in small letters.
-    *("system_instruction", "systeminstruction"),
-)
+    "system", "system_prompt", "system_message", "system_instruction", "systeminstruction",
+)  # fmt: skip
 
 
 def take_system(fields: Fields) -> str:
     """Takes the row's system prompt, a text or text parts, out of it; empty where it has none."""
-    given = [value for key in SYSTEM_KEYS if (value := fields.pop(key, None)) not in (None, "")]
-    given = [
-        text_of(v, "system", False, []) if isinstance(v, list) else v for v in map(_parts, given)
+    prompts = [value for key in SYSTEM_KEYS if (value := fields.pop(key, None)) not in (None, "")]
+    prompts = [
+        text_of(v, "system", False, []) if isinstance(v, list) else v for v in map(_parts, prompts)
     ]
-    texts = {checked_text(value, "'system'") for value in given}
+    texts = {checked_text(value, "'system'") for value in prompts}
     if len(texts) > 1:
         raise _two_prompts("two system prompts")
     return next(iter(texts), "")
@@ -60,7 +59,7 @@ def group_of(value: object) -> str | None:
 
 
 def take_origin(fields: Fields) -> dict[str, Any]:
-    """Takes out of a row what `mine` says of where it stands; empty where `mine` did not write it.
+    """Takes the source that `mine` wrote out of a row; empty for other rows.
 
     A `source` with a path and two lines is known by its form, and its row's `kind` and `license`
     with it.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from biddable.data.charset import as_utf8
 from biddable.data.json_rows import json_rows
-from biddable.data.parquet import arrow_rows, damaged, parquet_rows
+from biddable.data.parquet import arrow_rows, broken_file, parquet_rows
 from biddable.data.rows import Row
 from biddable.data.tables import table_rows
 from biddable.data.workbook import workbook_rows
@@ -26,7 +26,7 @@ from biddable.errors import BiddableError, Finding, nearest, refuse_no_text
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
 MOST_BLANK = 1 << 16
 PACKED = b"\x1f\x8b"
-# What marks files of records, and archives that may be workbooks, by their first bytes.
+# The first bytes of files of records, and of archives that may be workbooks.
 BINARY = (b"PAR1", b"ARROW1", b"\xff\xff\xff\xff", b"PK\x03\x04")
 # The usual files that hold no rows, by their first bytes, gzip taken off.
 STRANGERS = {
@@ -95,7 +95,7 @@ def _train_split(folder: Path, findings: list[Finding]) -> str:
 
 def _is_data(path: Path) -> bool:
     name = path.name.lower()
-    # Such names are those of locks and of what systems keep beside a file.
+    # These are lock files, and files that systems create beside others.
     beside = name.startswith((".", "~$")) or name.endswith("mined.json")
     return not beside and path.is_file() and name.removesuffix(".gz").endswith(SUFFIXES)
 
@@ -105,13 +105,13 @@ def file_rows(
 ) -> Iterator[Row]:
     """The rows of a file, or of standard input for `-`, in order; what gzip packed is unpacked.
 
-    JSON lines, a JSON array and pretty-printed JSON are told apart by their beginning, Parquet,
+    JSON lines, a JSON array and pretty-printed JSON are recognized by their beginning, Parquet,
     Arrow and workbooks by their first bytes, CSV and TSV by the suffix.
 
     Args:
         name: as it was given.
         hashes: gets the sha256 of the file as stored, under this name.
-        findings: gets what is to be said of the file as a whole.
+        findings: gets the findings about the whole file.
         encoding: of text; if empty, UTF-8, or what a byte order mark says.
 
     Raises:
@@ -138,7 +138,7 @@ def file_rows(
             with as_utf8(stream, encoding, name, findings) as text:
                 yield from _text_rows(text, suffix)
         except (EOFError, zlib.error, OSError) as error:
-            yield Row(0, damaged(error))
+            yield Row(0, broken_file(error))
 
 
 def _records(

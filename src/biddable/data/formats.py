@@ -21,9 +21,9 @@ Drafts = list[list[Any]]
 
 QUESTIONS = ("question", "query", "prompt", "instruction", "user", "human", "request", "input", "q")
 ANSWERS = (
-    *("assistant", "answer", "response", "completion", "output", "reply", "target"),
-    *("demonstration", "a"),
-)
+    "assistant", "answer", "response", "completion", "output", "reply", "target", "demonstration",
+    "a",
+)  # fmt: skip
 CITATION = re.compile(r"\[\d+\]")
 NO_INPUT = ("", "<noinput>")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
@@ -103,7 +103,7 @@ def _take_citations(row: Fields) -> None:
 
 
 def _with_input(row: Fields, key: str, question: Any) -> Any:
-    """The question and what belongs to it; what belongs to it alone where there is no question."""
+    """The question with its context and input; these alone where there is no question."""
     texts = [plain_text(row.pop(name, None), name) for name in ("context", "input")]
     texts = [text for text in texts if text.strip() not in NO_INPUT]
     if isinstance(question, int | float):
@@ -239,7 +239,7 @@ FORMATS: tuple[Format, ...] = (
 _FLAT_KEYS, _TREE_KEYS = "message_id parent_id text role", "message_tree_id prompt"
 _OASST = "OpenAssistant {} (best path)"
 FLAT = _format(_OASST.format("messages"), _FLAT_KEYS, "", take_node, "message_tree_id")
-# What a row is that has none of the formats above.
+# Tried for a row that fits none of the formats above.
 LAST_FORMATS = (
     _format(_OASST.format("trees"), _TREE_KEYS, "", tree_path, "message_tree_id"),
     *(
@@ -257,7 +257,7 @@ def detect(written: Mapping[str, str]) -> Format:
         written: each key in its plain form, and as the row has it.
 
     Raises:
-        BiddableError: there is none, or there are two of which neither reads the other's keys.
+        BiddableError: no format fits, or two of which neither reads the other's keys.
     """
     keys = frozenset(written)
     if FLAT.needs <= keys:

@@ -32,7 +32,7 @@ def json_rows(stream: io.BufferedIOBase, head: bytes) -> Iterator[Row]:
 
     Args:
         stream: UTF-8.
-        head: the beginning of it, by which these are told apart.
+        head: its beginning, by which the form is recognized.
     """
     return _array_rows(stream) if _is_one_value(head) else _line_rows(stream)
 
@@ -92,7 +92,7 @@ def _array_rows(stream: io.BufferedIOBase) -> Iterator[Row]:
     """The elements of JSON arrays and the objects between them, each with its line.
 
     Where all stand on one line, they are numbered instead: each has a place of its own, by which
-    rows are split. A syntax error ends the file: nobody knows where the next element begins.
+    rows are split. A syntax error ends the file: where the next element begins is unknown.
     """
     data = stream.read(MOST_ARRAY_BYTES + 1)
     if len(data) > MOST_ARRAY_BYTES:

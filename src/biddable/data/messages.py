@@ -37,7 +37,7 @@ OTHER_FLAGS = re.compile(
 # The sum of larger ones would be no number in fp32.
 MOST_WEIGHT = 1_000_000
 READ_KEYS = ("role", "content", *ALIASES, "weight", *FLAGS)
-# What templates print under these names; anything else is handed on with a warning.
+# Fields that templates print; any other is passed to the template with a warning.
 EXTRA_KEYS = ("name", "tool_call_id", "reasoning_content", "thinking", "reasoning")
 
 
@@ -121,7 +121,7 @@ def _message(fields: Fields, notes: Notes, row_weight: float | None) -> Message:
         # What OpenAI writes instead of a content where the model declines.
         value = fields.pop("refusal", None)
     content = text_of(value, role, bool(calls), notes)
-    weight = trained(fields, role, row_weight)
+    weight = take_weight(fields, role, row_weight)
     for key in fields:
         if OTHER_FLAGS.fullmatch(key) and not is_nothing(fields[key]):
             raise _weight_invalid(f"The message has {shown(key)}, which may say what is trained.")
@@ -159,27 +159,27 @@ def _role(written: object) -> str:
     raise BiddableError("unrecognized_role", f"The role {shown(written)} is not known.", fix)
 
 
-def trained(fields: Fields, role: str, row_weight: float | None = None) -> float | None:
+def take_weight(fields: Fields, role: str, row_weight: float | None = None) -> float | None:
     """Takes weight and flags out of a message, or of a row; `"loss": false` is weight 0.
 
     Args:
         fields: of the message or the row.
         role: whose text it is; only answers are trained.
-        row_weight: the weight where there is none of its own.
+        row_weight: the weight of a message without one.
 
     Raises:
-        BiddableError: `weight_invalid`, a weight or flag is none, they contradict each other, or
-            another role's text is to be trained.
+        BiddableError: `weight_invalid`, a weight or flag is malformed, they contradict each other,
+            or another role's text is to be trained.
     """
-    given = fields.pop("weight", None)
-    weight = None if given in (None, "") else weight_of(given)
+    number = fields.pop("weight", None)
+    weight = None if number in (None, "") else weight_of(number)
     flags: dict[str, bool | None] = {}
     for key in FLAGS:
         flag = fields.pop(key, None)
         if is_nothing(flag):
             continue
-        number = isinstance(flag, float) and flag not in (0, 1)
-        word = "" if number else str(flag).strip().casefold().removesuffix(".0")
+        fraction = isinstance(flag, float) and flag not in (0, 1)
+        word = "" if fraction else str(flag).strip().casefold().removesuffix(".0")
         if word not in FLAG_VALUES:
             raise _weight_invalid(f"{key!r} is {shown(flag)}, not true or false.")
         flags[key] = FLAG_VALUES[word]
@@ -187,7 +187,7 @@ def trained(fields: Fields, role: str, row_weight: float | None = None) -> float
         raise _weight_invalid(f"A {role} message has weight {weight or 1:g}.")
     says = {*flags.values(), *([bool(weight)] if weight is not None else [])}
     if len(says) > 1:
-        raise _weight_invalid(f"Weight {given!r} and {flags} contradict each other.")
+        raise _weight_invalid(f"Weight {number!r} and {flags} contradict each other.")
     if role != "assistant":
         return None
     if weight is not None or not flags:

@@ -16,7 +16,7 @@ BANDS, BAND_ROWS = 12, 4
 # Odd constants that make a triple's hash depend on the order of its words.
 MIX = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
 CHUNK = 2000
-# What most of so many rows share is taken for their template.
+# In at least so many rows, triples that most of a sample share count as their template.
 FEWEST_FOR_TEMPLATE, TEMPLATE_SAMPLE = 20, 1000
 
 

@@ -1,4 +1,4 @@
-"""Findings about keys of the rows: those that nothing read, and those read for their name alone."""
+"""Findings about keys: those that no reader used, and columns used for their name alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETS_ASIDE = re.compile(
     r"|(?:is_)?(?:deleted|valid|invalid|excluded?|skip|discard(?:ed)?|correct|accepted|rejected)",
     re.IGNORECASE,
 )
-# Distinct values of a column that are kept to be told apart.
+# Distinct values of a column that are stored.
 MOST_VALUES = 1000
 LETTER = re.compile(r"\s*\(?[a-h0-9][.):]?\s*", re.IGNORECASE)
 
@@ -39,9 +39,8 @@ LETTER = re.compile(r"\s*\(?[a-h0-9][.):]?\s*", re.IGNORECASE)
 UNUSED = ("row", "rows", "was not used", "were not used")
 UNUSED_PART = ("part of a message", "parts of messages", *UNUSED[2:])
 HANDED_ON = (
-    *("message", "messages"),
-    *("is handed to the template only", "are handed to the template only"),
-)
+    "message", "messages", "is passed to the template only", "are passed to the template only",
+)  # fmt: skip
 
 
 @dataclass(slots=True)

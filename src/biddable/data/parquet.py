@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from biddable.data.rows import Row
-from biddable.errors import BiddableError, first_line
+from biddable.errors import BiddableError, extra_module, first_line
 
 BATCH_ROWS = 1000
 
@@ -44,7 +43,7 @@ def _batch_rows(batches: Callable[[], Iterator[Any]]) -> Iterator[Row]:
         for number, value in enumerate(values, start=1):
             yield Row(number, _without_padding(value, keep=True))
     except (arrow.ArrowException, OSError) as error:
-        yield Row(number, damaged(error))
+        yield Row(number, broken_file(error))
 
 
 def hub_rows(name: str) -> Iterator[Row]:
@@ -79,18 +78,8 @@ def _without_padding(value: Any, keep: bool = False) -> Any:
     return [_without_padding(part) for part in value] if isinstance(value, list) else value
 
 
-def damaged(error: Exception) -> BiddableError:
+def broken_file(error: Exception) -> BiddableError:
     """The error for a file of which the rest cannot be read."""
     what = f"Reading broke off: {first_line(error)}"
     fix = "The file is damaged or cut short; fetch or write it again."
     return BiddableError("unreadable_file", what, fix)
-
-
-def extra_module(module: str, extra: str, purpose: str = "Reading this") -> Any:
-    """A module of an extra's package; `missing_extra` where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        what = f"{purpose} needs the package {module.partition('.')[0]}."
-        fix = f'Install it: pip install "biddable[{extra}]".'
-        raise BiddableError("missing_extra", what, fix) from None

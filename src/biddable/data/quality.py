@@ -21,7 +21,7 @@ SAME_SPEAKER = (("user", "user"), ("assistant", "assistant"))
 DOMINANT = 0.3
 # A question that training answers in more ways has no answer of its own to be known.
 MOST_ANSWERS = 3
-# Held-out rows that training knows of which the place is said.
+# Held-out rows known to training that the finding names.
 MOST_PLACES = 3
 
 
@@ -64,8 +64,8 @@ def known_rows(
 
     A row is known where it is equal to a trained one but for its system prompt, is its near
     duplicate or its beginning, or asks the same, whatever it answers: the model was taught that
-    question. A question to which training gives more than `MOST_ANSWERS` answers is a fixed one,
-    and its rows are told apart by their answers.
+    question. A question to which training gives more than `MOST_ANSWERS` answers is a fixed one;
+    its rows are compared by their answers.
     """
     both = [*train, *held_out]
     duplicates = find(both)

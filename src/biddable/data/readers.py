@@ -1,6 +1,6 @@
-"""Files to conversations: what the data room does for everybody else.
+"""Files to conversations: the entry of the data room for all other rooms.
 
-`read` never raises for a bad row: it gives a Finding with file, line and turn, and goes on.
+`read` never raises for a bad row: it records a Finding with file, line and turn, and continues.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from biddable.data.conversation import Conversation
 from biddable.data.fields import group_of, take_origin, take_system, with_system
 from biddable.data.files import expanded, file_rows
 from biddable.data.formats import FLAT, Drafts, Format, detect
-from biddable.data.messages import to_messages, trained, written_role
+from biddable.data.messages import take_weight, to_messages, written_role
 from biddable.data.notes import RESERVED, KeyNotes, inside_of
 from biddable.data.parquet import hub_rows
 from biddable.data.rows import Fields, Row, is_nothing, kind, number_of
@@ -175,12 +175,12 @@ class _Reader:
             fix = "Keep whole trees in one file."
             self._add(Finding("missing_parent", "warning", what, fix, "", row.line))
         if left_out:
-            what = f"Left out: {left_out:,} of {number_of(len(rows), 'message')} of trees, which"
-            what += " are not on a best path."
+            messages = number_of(len(rows), "message")
+            what = f"Left out: {left_out:,} of {messages} of trees, which are not on a best path."
             self._add(Finding("not_on_best_path", "note", what, ""))
 
     def _take(self, row: Row, tree: Drafts | None = None) -> None:
-        """Takes one row; whatever is wrong with it becomes a Finding at its place.
+        """Takes one row; a fault in it becomes a Finding at its place.
 
         Args:
             tree: the messages, where the row is the first one of a tree.
@@ -273,7 +273,7 @@ class _Reader:
             group = fields.pop(form.group, None)
         system, weight, tools = (
             take_system(fields),
-            trained(fields, "assistant"),
+            take_weight(fields, "assistant"),
             take_tools(fields),
         )
         conversations = []

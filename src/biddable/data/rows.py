@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from biddable.errors import BiddableError
 
 Fields = dict[str, Any]
-# The deepest tool call in the wild has about ten levels; a template walks them by recursion.
+# Real tool calls have about ten levels; a template walks them by recursion.
 MOST_DEPTH = 50
 KINDS = {
     type(None): "null",
@@ -46,7 +46,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parsed(text: str) -> Any:
-    """The value of JSON text, or the text itself where it is none."""
+    """The value of a JSON text, or the text itself where it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -115,7 +115,7 @@ def checked_text(value: object, what: str = "The text") -> str:
 
 
 def check_value(value: object) -> None:
-    """Refuses a nested JSON value with a text that is none, or too deep; without recursion."""
+    """Refuses a JSON value that is nested too deep, or holds a text that cannot be encoded."""
     todo: list[tuple[object, int]] = [(value, 0)]
     while todo:
         item, depth = todo.pop()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from biddable.data.conversation import Conversation
 from biddable.data.duplicates import Duplicates, clusters, find, groups_by
 
-# So many times the wanted number may be held out where only whole clusters can be.
+# Where every cluster is larger than the wanted number, at most this multiple is held out.
 MOST_BEYOND = 3
 
 
@@ -28,12 +28,12 @@ def split(
     the smallest is held out if it is not much larger, else none.
 
     A prompt that more rows share than are wanted is a fixed one, as in data that teaches nothing
-    but a tone; its rows are told apart by their answers.
+    but a tone; its rows are compared by their answers.
 
     Args:
         conversations: as read.
         share: the part of the rows to hold out.
-        at_least: and so many, even if it is a larger part.
+        at_least: hold out at least this many, even if that is a larger part.
         seed: another one draws other rows.
         duplicates: those among the rows if they are known already.
     """
@@ -75,7 +75,7 @@ def cluster_numbers(conversations: Sequence[Conversation]) -> list[int]:
 
 
 def why_unsplit(conversations: Sequence[Conversation], duplicates: Duplicates) -> tuple[str, str]:
-    """Why `split` held out none of these rows, at least one, and what to do."""
+    """Why `split` held out no row of these (there is at least one), and what to do."""
     rows = len(conversations)
     fix = "Give rows about other things, or a file of held-out rows with --eval."
     if rows == 1:

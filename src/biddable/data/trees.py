@@ -15,9 +15,9 @@ from biddable.errors import BiddableError
 UNRANKED = float(1 << 30)
 # What the choice of the path reads of a message.
 NODE_KEYS = (
-    *("message_id", "parent_id", "role", "text", "rank", "replies", "deleted"),
-    *("review_result", "message_tree_id"),
-)
+    "message_id", "parent_id", "role", "text", "rank", "replies", "deleted", "review_result",
+    "message_tree_id",
+)  # fmt: skip
 
 
 def tree_path(row: Fields) -> list[list[Fields]]:
@@ -48,7 +48,7 @@ def tree_path(row: Fields) -> list[list[Fields]]:
 
 
 def take_node(row: Fields) -> list[list[Fields]]:
-    """Nothing yet: a flat row is one message, put together with the others of its file."""
+    """No path yet: a flat row is one message; `flat_paths` joins those of a file."""
     for key in set(NODE_KEYS[:-1]) & row.keys():
         del row[key]
     return []

@@ -25,7 +25,7 @@ from biddable.data.wording import Words, is_number
 LONGEST, FEWEST_FOR_THIRDS = 32, 9
 # A question of fewer words is another one as soon as a word is, unless it is a misspelling.
 FEWEST_WORDS = 5
-# One word in so many may be another.
+# One word in this many may differ.
 WORDS_FOR_EACH = 6
 # More words than these in one place are the fillings of a pattern.
 MOST_VARIANTS = 4
@@ -126,24 +126,24 @@ def variant(one: Words, other: Words, *, spelling_only: bool = False) -> bool:
     more, less, changed or exchanged; two in long words) pair off. One in `WORDS_FOR_EACH` may be
     spelled otherwise, and as many may be others in a question of `FEWEST_WORDS` or more.
     """
-    mine = list((Counter(one) - Counter(other)).elements())
-    yours = list((Counter(other) - Counter(one)).elements())
-    if any(map(is_number, (*mine, *yours))):
+    only_one = list((Counter(one) - Counter(other)).elements())
+    only_other = list((Counter(other) - Counter(one)).elements())
+    if any(map(is_number, (*only_one, *only_other))):
         return False
     shortest = min(len(one), len(other))
-    alike = _spelled_alike(mine, yours)
-    left = max(len(mine), len(yours)) - alike
+    alike = _spelled_alike(only_one, only_other)
+    left = max(len(only_one), len(only_other)) - alike
     most = max(1, shortest // WORDS_FOR_EACH)
     if left == 0 or alike > most:
         return alike <= most
     return not spelling_only and shortest >= FEWEST_WORDS and left <= most
 
 
-def _spelled_alike(mine: Sequence[bytes], yours: Sequence[bytes]) -> int:
+def _spelled_alike(only_one: Sequence[bytes], only_other: Sequence[bytes]) -> int:
     """How many words of one side pair off with words of the other that are nearly spelled so."""
-    rest = [word.decode("utf-8", "replace") for word in sorted(yours)]
+    rest = [word.decode("utf-8", "replace") for word in sorted(only_other)]
     count = 0
-    for word in sorted(mine):
+    for word in sorted(only_one):
         text = word.decode("utf-8", "replace")
         near = next((w for w in rest if OSA.distance(text, w) <= _slips(text, w)), None)
         if near is not None:

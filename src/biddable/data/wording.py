@@ -14,8 +14,10 @@ from biddable.data.conversation import Conversation, Message
 
 Words = tuple[bytes, ...]
 # Scripts written without spaces are cut into characters, everything else into words.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+)
+WORD = re.compile(f"[{UNSPACED}]|[^\\W{UNSPACED}]+")
 # ASCII letters, digits and underscores stay, all else becomes a space; apostrophes vanish.
 _ASCII_WORDS = bytes(c if chr(c).isalnum() or c == 95 else 32 for c in range(128)) + bytes(128)
 _DIGIT = re.compile(rb"\d")
@@ -35,7 +37,7 @@ _CLOSING = frozenset(
     b" would could can will".split()
 )
 _LONGEST_CLOSING = 9
-# Behind a whole question; a name may follow them, and what kind they are stand before.
+# Regards close a whole question; a name may follow them, and an adjective stands before.
 _REGARDS = frozenset(b"regards sincerely".split())
 _KINDS_OF_REGARDS = frozenset(b"best kind kindest warm with many yours".split())
 _FEWEST_BEFORE_REGARDS = 3
@@ -50,7 +52,7 @@ def _phrases(text: bytes, at: int) -> dict[bytes, list[Words]]:
     return phrases
 
 
-# What only as a whole says nothing, behind an opening and before a closing; the longest first.
+# Phrases that say nothing as a whole, behind an opening or before a closing; the longest first.
 _OPENING_PHRASES = _phrases(
     b"""do you have any idea
 do you happen to know
@@ -130,35 +132,35 @@ def words(text: str) -> list[bytes]:
     return split or [c.encode("utf-8", "surrogatepass") for c in text.split()]
 
 
-def plain(of: Sequence[bytes]) -> Words:
-    """Words without the polite frame around them; all of them where nothing else is there."""
-    start, end = 0, len(of)
-    while start < end and (length := _opening(of[start:end])):
+def without_politeness(tokens: Sequence[bytes]) -> Words:
+    """Words without polite phrases around them; all of them where nothing else is left."""
+    start, end = 0, len(tokens)
+    while start < end and (length := _opening(tokens[start:end])):
         start += length
-    while (shorter := _without_closing(of, start, end)) < end:
+    while (shorter := _without_closing(tokens, start, end)) < end:
         end = shorter
-    return tuple(of[start:end] or of)
+    return tuple(tokens[start:end] or tokens)
 
 
-def _opening(of: Sequence[bytes]) -> int:
-    """How many words at the beginning say nothing."""
-    phrases = _OPENING_PHRASES.get(of[0], ())
-    whole = next((p for p in phrases if tuple(of[: len(p)]) == p), ())
-    return len(whole) or int(of[0] in _OPENING)
+def _opening(tokens: Sequence[bytes]) -> int:
+    """How many words of a polite opening the tokens begin with."""
+    phrases = _OPENING_PHRASES.get(tokens[0], ())
+    phrase = next((p for p in phrases if tuple(tokens[: len(p)]) == p), ())
+    return len(phrase) or int(tokens[0] in _OPENING)
 
 
-def _without_closing(of: Sequence[bytes], start: int, end: int) -> int:
+def _without_closing(tokens: Sequence[bytes], start: int, end: int) -> int:
     """Where the words end without the last polite closing."""
-    for phrase in _CLOSING_PHRASES.get(of[end - 1], ()) if end else ():
-        if end - start > len(phrase) and tuple(of[end - len(phrase) : end]) == phrase:
+    for phrase in _CLOSING_PHRASES.get(tokens[end - 1], ()) if end else ():
+        if end - start > len(phrase) and tuple(tokens[end - len(phrase) : end]) == phrase:
             return end - len(phrase)
     for place in range(end - 1, max(start, end - 4), -1):
-        if of[place] in _REGARDS and place - start > _FEWEST_BEFORE_REGARDS:
-            return place - (of[place - 1] in _KINDS_OF_REGARDS)
+        if tokens[place] in _REGARDS and place - start > _FEWEST_BEFORE_REGARDS:
+            return place - (tokens[place - 1] in _KINDS_OF_REGARDS)
     for place in range(end - 1, max(start, end - _LONGEST_CLOSING), -1):
-        if of[place] in _THANKS:
+        if tokens[place] in _THANKS:
             return place
-        if of[place] not in _CLOSING:
+        if tokens[place] not in _CLOSING:
             break
     return end
 
@@ -170,9 +172,9 @@ def signs(text: str) -> str:
     return "".join(_SIGNS.findall(text))
 
 
-def numbers(of: Iterable[bytes]) -> list[bytes]:
+def with_digits(tokens: Iterable[bytes]) -> list[bytes]:
     """The words that hold a digit, sorted."""
-    return sorted(word for word in of if is_number(word))
+    return sorted(word for word in tokens if is_number(word))
 
 
 def is_number(word: bytes) -> bool:

@@ -11,10 +11,9 @@ from datetime import datetime, time
 from typing import Any
 from xml.parsers import expat
 
-from biddable.data.parquet import extra_module
 from biddable.data.rows import Row, number_of
 from biddable.data.tables import named_rows
-from biddable.errors import BiddableError, Finding, first_line
+from biddable.errors import BiddableError, Finding, extra_module, first_line
 
 # Texts that cells share are held in memory; a tag of their XML is as little as four bytes.
 MOST_TAGS = 6_000_000
@@ -70,7 +69,7 @@ def workbook_rows(stream: io.BufferedIOBase, name: str, findings: list[Finding])
                 yield row
     except BiddableError:
         raise
-    except Exception as error:  # Damaged parts make openpyxl raise whatever they lead to.
+    except Exception as error:  # Damaged parts make openpyxl raise errors of any type.
         what = f"The workbook is damaged: {first_line(error)}"
         fix = "Open it in Excel and save it again, or save it as CSV."
         damaged = BiddableError("unreadable_file", what, fix)

@@ -29,11 +29,11 @@ from biddable.dataset.mapped_rows import (
 from biddable.dataset.prepared import Counts, OpenedBase, Prepared, SplitPart
 from biddable.errors import BiddableError, Finding
 from biddable.models.base import cache_folder
-from biddable.storage import Aside, alone, is_sound, need_space, remove, write_text
+from biddable.storage import AtomicFolder, folder_lock, is_sound, need_space, remove, write_text
 
 # Fewer training examples are read and encoded in a second or two.
 FEWEST = 4_000
-# Data sets, each of about the size of its files.
+# Data sets to keep, each about as large as its files.
 MOST = 4
 _PACKAGES = ("tokenizers", "jinja2", "numpy", "datasketch")
 
@@ -68,7 +68,7 @@ def hashes_of(sources: Sequence[str]) -> dict[str, str] | None:
 
 @cache
 def _own_source() -> str:
-    """A sum over this package's files, so that a changed reader or encoder finds nothing."""
+    """A sum over this package's files, so that a changed reader or encoder uses no old rows."""
     digest = hashlib.sha256()
     for path in sorted(Path(biddable.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
@@ -95,12 +95,12 @@ def load_cached(path: Path, opened: OpenedBase) -> Prepared | None:
             **record,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # Another run has just put newer data in its stead, or the sums are of damaged files.
+        # Another run has just replaced it, or the files were damaged before they were summed.
         return None
 
 
 def store(path: Path, prepared: Prepared, opened: OpenedBase) -> Prepared:
-    """Stores the rows, and gives them back mapped and no longer in memory.
+    """Stores the rows, and returns them mapped, no longer in memory.
 
     Where the cache cannot be written they stay in memory, and a note says so.
     """
@@ -114,7 +114,7 @@ def store(path: Path, prepared: Prepared, opened: OpenedBase) -> Prepared:
     mapped = load_cached(path, opened) or prepared
     if damaged:
         what = f"The encoded rows kept in {path} were damaged, and were encoded anew."
-        note = Finding("kept_rows_damaged", "note", what, "Is the disk sound?")
+        note = Finding("kept_rows_damaged", "note", what, "Check the disk.")
         mapped = replace(mapped, findings=[*mapped.findings, note])
     return mapped
 
@@ -131,11 +131,11 @@ def _write(path: Path, prepared: Prepared, opened: OpenedBase) -> None:
         "findings": [asdict(f) for f in prepared.findings],
         "train": [len(prepared.train.conversations), len(prepared.train.examples)],
     }
-    with alone(path.parent):
+    with folder_lock(path.parent):
         # Another run may have stored the same meanwhile.
         if load_cached(path, opened) is not None:
             return
-        with Aside(path) as aside:
+        with AtomicFolder(path) as aside:
             write_conversations(prepared.conversations(), aside)
             write_examples(list(prepared.examples()), aside)
             write_text(aside / "prepared.json", json.dumps(record))

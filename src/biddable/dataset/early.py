@@ -22,12 +22,12 @@ from biddable.settings import PACKAGED, FitSettings
 from biddable.storage import refuse_existing, refuse_existing_run
 from biddable.template.frames import FRAMES
 from biddable.template.rendering import attempt, literal_texts
-from biddable.template.template import ANSWER, QUESTION, Template, read, render_dicts
+from biddable.template.template import ANSWER, QUESTION, Template, read_template, render_dicts
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# Bytes of a tokenizer's settings; a larger file is none.
+# Bytes; a larger file holds no tokenizer's settings.
 LARGEST_SETTINGS = 16 << 20
 SYSTEM = {"role": "system", "content": "S."}
 
@@ -68,7 +68,7 @@ def refuse_early(settings: DataclassInstance) -> None:
 
 
 def _refuse_missing_model(name: str) -> None:
-    """Raises an error for a path that is not there; any other name may be one of a hub."""
+    """Raises an error for a path that is not there; any other name may be a hub id."""
     path = Path(name).expanduser()
     here = name[:1] in ("/", ".", "~") or name.endswith(".gguf") or path.parent.is_dir()
     if name != PACKAGED and len(path.parts) > 1 and here and not path.exists():
@@ -77,10 +77,10 @@ def _refuse_missing_model(name: str) -> None:
 
 
 def refuse_template(template: str, models: Sequence[str]) -> None:
-    """Raises an error where a template needs no more than a greeting to take too much.
+    """Raises an error for a template that takes too much even for a greeting.
 
-    It costs a tenth of a second here, and many seconds behind the libraries that load a base. What
-    else is wrong with a model's folder is said by who loads it.
+    It costs a tenth of a second here, and many seconds once the libraries that load a base are in.
+    Other faults of a model's folder are reported when it is loaded.
 
     Args:
         template: a frame's name, a file, or empty: then the one in a model's folder counts.
@@ -88,7 +88,7 @@ def refuse_template(template: str, models: Sequence[str]) -> None:
     Raises:
         BiddableError: the file cannot be read, is no Jinja, or takes too much.
     """
-    texts = [read(template)] if template not in ("", *FRAMES) else []
+    texts = [read_template(template)] if template not in ("", *FRAMES) else []
     for text in texts if template else _own_templates(models):
         tried = Template(text)
         literal_texts(tried.text)
@@ -103,9 +103,8 @@ def _own_templates(models: Sequence[str]) -> Iterator[str]:
         for folder in (path, path / "model", path / "adapter"):
             config = folder / "tokenizer_config.json"
             if (folder / "chat_template.jinja").is_file():
-                yield read(str(folder / "chat_template.jinja"))
+                yield read_template(str(folder / "chat_template.jinja"))
             elif config.is_file() and config.stat().st_size <= LARGEST_SETTINGS:
-                # What is wrong with the file otherwise is said by who loads it.
                 with suppress(OSError, ValueError, RecursionError):
                     value = json.loads(config.read_text(encoding="utf-8"))
                     own = value.get("chat_template") if isinstance(value, dict) else None
@@ -113,7 +112,7 @@ def _own_templates(models: Sequence[str]) -> Iterator[str]:
 
 
 def refuse_machine(settings: DataclassInstance) -> None:
-    """Raises an error where it is certain without torch that device or package are not there."""
+    """Raises an error where a device or package is missing, as far as that shows without torch."""
     device = getattr(settings, "device", "")
     if getattr(settings, "base_bits", 0):
         refuse_without_bits()

@@ -107,7 +107,7 @@ def mapped_conversations(folder: Path) -> MappedRows[Conversation]:
     with (folder / "conversations.jsonl").open("rb") as file:
         text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_RANDOM"):
-        # A row here and there is read; its neighbours need not be.
+        # A row here and there is read; its neighbors need not be.
         text.madvise(mmap.MADV_RANDOM)
 
     def build(index: int) -> Conversation:

@@ -31,17 +31,19 @@ from biddable.models.support import UNLIMITED, context_of
 from biddable.settings import ReadSettings
 from biddable.template.template import Template
 
-Tell = Callable[[int], None] | None
-# Held-out rows beyond this make the interval of a rate no narrower than anyone needs.
+Progress = Callable[[int], None] | None
+# More held-out rows would narrow the interval of a rate beyond need.
 MOST_HELD_OUT = 500
 
 
-def prepare(settings: ReadSettings, tell: Tell = None, today: date | None = None) -> Prepared:
+def prepare(
+    settings: ReadSettings, progress: Progress = None, today: date | None = None
+) -> Prepared:
     """Reads, checks, renders, encodes and splits; faults of single rows are findings.
 
     Args:
         settings: those of the run.
-        tell: called now and then with the number of conversations encoded so far.
+        progress: called now and then with the number of conversations encoded so far.
         today: for templates that print a date; a resumed run keeps the one it began with.
 
     Raises:
@@ -52,7 +54,7 @@ def prepare(settings: ReadSettings, tell: Tell = None, today: date | None = None
     path = None if hashes is None else cache_path(_inputs(settings, opened), hashes)
     if path and (cached := load_cached(path, opened)):
         return cached
-    prepared = _encode_and_split(settings, opened, tell)
+    prepared = _encode_and_split(settings, opened, progress)
     if path is None or len(prepared.train.examples) < FEWEST or prepared.hashes != hashes:
         return prepared
     return store(path, prepared, opened)
@@ -91,7 +93,7 @@ def _inputs(settings: ReadSettings, opened: OpenedBase) -> dict[str, Any]:
     }
 
 
-def _encode_and_split(settings: ReadSettings, opened: OpenedBase, tell: Tell) -> Prepared:
+def _encode_and_split(settings: ReadSettings, opened: OpenedBase, progress: Progress) -> Prepared:
     encode = partial(
         encode_all,
         tokenizer=opened["tokenizer"],
@@ -104,20 +106,20 @@ def _encode_and_split(settings: ReadSettings, opened: OpenedBase, tell: Tell) ->
     eval_rows = read_rows(settings, (settings.eval,)) if settings.eval else None
     # Many rows are encoded by worker processes; meanwhile this one looks for duplicates.
     with ThreadPoolExecutor(1) as beside:
-        looking = beside.submit(_look, rows.conversations)
-        encoded = [encode(rows.conversations, progress=tell)]
-    twins, looked = looking.result()
+        looking = beside.submit(_inspected, rows.conversations)
+        encoded = [encode(rows.conversations, progress=progress)]
+    duplicates, looked = looking.result()
     train, leaked = SplitPart(rows.conversations, encoded[0].examples), False
     if rows.errors() and not rows.conversations:
         looked = []  # That there are too few rows follows from why none could be read.
     findings = [*rows.findings, *looked, *encoded[0].findings]
     if eval_rows is None:
-        train, held_out = _split(train, settings.seed, twins)
-        findings += _none_held_out(rows.conversations, held_out, twins)
+        train, held_out = _split(train, settings.seed, duplicates)
+        findings += _none_held_out(rows.conversations, held_out, duplicates)
     else:
         encoded.append(encode(eval_rows.conversations))
         held_out = SplitPart(eval_rows.conversations, encoded[1].examples)
-        held_out, leaked, leaks = unknown(train.conversations, held_out)
+        held_out, leaked, leaks = without_known(train.conversations, held_out)
         findings = [*leaks, *findings, *eval_rows.findings, *encoded[1].findings]
     findings += _none_to_judge(train, held_out, settings.eval)
     examples = train.examples
@@ -170,32 +172,32 @@ def read_rows(settings: ReadSettings, sources: Sequence[str]) -> ReadResult:
     )
 
 
-def _look(conversations: Sequence[Conversation]) -> tuple[Duplicates, list[Finding]]:
+def _inspected(conversations: Sequence[Conversation]) -> tuple[Duplicates, list[Finding]]:
     """Duplicates among the rows, and the findings about them and all else that is odd."""
-    twins = find(conversations)
-    return twins, inspect(conversations, twins)
+    duplicates = find(conversations)
+    return duplicates, inspect(conversations, duplicates)
 
 
-def _split(rows: SplitPart, seed: int, twins: Duplicates) -> tuple[SplitPart, SplitPart]:
+def _split(rows: SplitPart, seed: int, duplicates: Duplicates) -> tuple[SplitPart, SplitPart]:
     """Both sides; what came from one line of a file stays together."""
     share = min(0.1, MOST_HELD_OUT / max(1, len(rows.conversations)))
-    _, chosen = split(rows.conversations, share=share, seed=seed, duplicates=twins)
+    _, chosen = split(rows.conversations, share=share, seed=seed, duplicates=duplicates)
     places = {(rows.conversations[i].file, rows.conversations[i].line) for i in chosen}
     return _at(rows, places, False), _at(rows, places, True)
 
 
 def _at(rows: SplitPart, places: set[tuple[str, int]], wanted: bool) -> SplitPart:
-    """The rows that stand at some places of the files, or the others."""
+    """The rows at these places (file, line), or, where `wanted` is false, all others."""
     return SplitPart(
         [c for c in rows.conversations if ((c.file, c.line) in places) is wanted],
         [e for e in rows.examples if ((e.file, e.line) in places) is wanted],
     )
 
 
-def unknown(
+def without_known(
     train: Sequence[Conversation], held_out: SplitPart
 ) -> tuple[SplitPart, bool, list[Finding]]:
-    """The held-out rows that training does not know, and what is said of the others.
+    """The held-out rows that training does not know, and the findings about the others.
 
     Where it knows all of them they stay as they are, and the second value is True: what is judged
     on them is memory.
@@ -209,10 +211,10 @@ def unknown(
 
 
 def _none_held_out(
-    rows: Sequence[Conversation], held_out: SplitPart, twins: Duplicates
+    rows: Sequence[Conversation], held_out: SplitPart, duplicates: Duplicates
 ) -> Iterator[Finding]:
     if rows and not held_out.conversations:
-        why, fix = why_unsplit(rows, twins)
+        why, fix = why_unsplit(rows, duplicates)
         yield Finding("too_few_held_out", "error", f"No row can be held out: {why}.", fix)
 
 

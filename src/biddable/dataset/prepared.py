@@ -1,4 +1,4 @@
-"""What is known of the data before the first weight is loaded: a record, and its counts."""
+"""The prepared data, before any weights are loaded: records and counts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class OpenedBase(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that is known before the first weight is loaded.
+    """The data as `train` works on it, before any weights are loaded.
 
     Args:
         base: where tokenizer and weights stand.
@@ -131,7 +131,7 @@ class Prepared:
 
 
 def summary(prepared: Prepared) -> dict[str, Any]:
-    """The counts of `check --json`, as in docs/design.md."""
+    """The counts that `check --json` prints."""
     return {
         "rows": prepared.rows,
         "examples": len(prepared.train.examples) + len(prepared.held_out.examples),

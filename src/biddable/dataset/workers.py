@@ -1,4 +1,4 @@
-"""Encoding on several cores: worker processes that are sent conversations as lines of JSON.
+"""Encoding on several cores: worker processes that get conversations as lines of JSON.
 
 Plain child processes rather than multiprocessing: that would import the caller's main module again
 in every worker (a script without a guard would start over), or fork a process that has threads.
@@ -26,7 +26,7 @@ from biddable.encoding.tokens import make_codec
 from biddable.encoding.trained_turns import LossOn
 from biddable.errors import BiddableError, Finding
 from biddable.template.template import Template
-from biddable.terminal import Writer, answers, guard
+from biddable.terminal import Writer, exact_output, guard
 
 BATCH = 512
 # Below this a worker's start costs more than it saves.
@@ -74,7 +74,7 @@ def encode_each(
         for results in pool.map(encode, batches):
             yield from results
     finally:
-        # The caller may want no more of them: what is not done yet is stopped too.
+        # The caller may stop early: batches that are not done yet are cancelled.
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in started:
             worker.kill()
@@ -124,7 +124,7 @@ def work() -> None:
     for line in sys.stdin:
         batch = [from_json(value) for value in json.loads(line)]
         results = encode_many(encoder, batch, setup["loss_on"])
-        _send(answers(), [_as_json_result(result) for result in results])
+        _send(exact_output(), [_as_json_result(result) for result in results])
 
 
 def _send(pipe: Writer | None, value: Any) -> None:

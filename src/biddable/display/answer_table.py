@@ -30,20 +30,20 @@ Copied = Callable[[str], tuple[int, int, int]]
 def answer_table(
     questions: Sequence[Question],
     judgements: Mapping[str, Judgement],
-    training_answers: Sequence[str],
-    training_places: Sequence[str] = (),
+    training_answers: Sequence[tuple[str, str]],
 ) -> dict[str, Any] | None:
     """Prompt, reference and the answer of each model, a row each; None without questions.
 
     Args:
         judgements: by the name of the model, `base` first and `tuned` last.
-        training_places: where each training answer stands.
+        training_answers: each with its place.
     """
     if not questions:
         return None
     longest = TABLE_CHARACTERS // (5 * len(questions))
     longest = max(SHORTEST_CELL, min(LONGEST_CELL, longest))
-    copied = copier(training_answers) if training_answers else None
+    known = [answer for answer, _ in training_answers]
+    copied = copier(known) if known else None
     rows = []
     for i, question in enumerate(questions):
         row = {
@@ -60,8 +60,8 @@ def answer_table(
             "nearest": None,
         }
         tuned = judgements["tuned"].answers[i]
-        if near := process.extractOne(tuned, training_answers, scorer=fuzz.ratio):
-            where = training_places[near[2]] if training_places else ""
+        if near := process.extractOne(tuned, known, scorer=fuzz.ratio):
+            where = training_answers[near[2]][1]
             row |= {"nearest": _cut(near[0], longest), "alike": f"{near[1]:.0f}", "where": where}
         rows.append(row)
     counts = {kind: sum(kind in str(row["kinds"]).split() for row in rows) for kind in KINDS}

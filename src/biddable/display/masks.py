@@ -43,7 +43,7 @@ class Token:
 
 
 class Shown(NamedTuple):
-    """A token in a page: its text, the names of its kinds, and what pointing at it tells."""
+    """A token in a page: its text, the names of its kinds, and its tooltip."""
 
     text: str
     kinds: str
@@ -124,11 +124,11 @@ def heading(example: Example) -> str:
 
 
 def marked(text: str) -> str:
-    """A token's text with line breaks and tabs marked, and what would steer written out."""
+    """A token's text with line breaks, tabs and control characters made visible."""
     return visible(text).replace("\t", "\\t").replace("\n", "\\n\n")
 
 
-def shown(token: Token, note: str) -> Shown:
+def page_token(token: Token, note: str) -> Shown:
     """A token as the pages show it."""
     kinds = ["trained" if token.weight > 0 else "context"]
     kinds += ["special"] * token.special + ["stop"] * token.stop
@@ -166,7 +166,7 @@ def page(
         {
             "heading": heading(example),
             "tokens": [
-                shown(token, f"{' '.join(map(str, token.ids))}, weight {token.weight:g}")
+                page_token(token, f"{' '.join(map(str, token.ids))}, weight {token.weight:g}")
                 for token in tokens_of(example, tokenizer, encoder)
             ],
         }

@@ -1,4 +1,4 @@
-"""README.md of a model folder: what the model is, how it was made and judged, how it is asked."""
+"""README.md of a model folder: what the model is, how it was trained, judged and is prompted."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def model_card(
         "display/model_card.md",
         # A hub id is ASCII, so that its JSON is YAML too.
         base_id=json.dumps(base) if base else "",
-        name=plain(base or Path(prepared.base.name).name),
+        name=as_code(base or Path(prepared.base.name).name),
         version=version,
         rows=len(prepared.train.examples),
-        format=plain(prepared.format),
+        format=as_code(prepared.format),
         verdict=f"{one_line(card.verdict.sentence)} {one_line(card.verdict.evidence)}",
         metrics=metrics,
         settings=settings,
@@ -55,6 +55,6 @@ def one_line(text: str) -> str:
     return " ".join("".join(" " if steers(c) else c for c in text).split())
 
 
-def plain(text: str) -> str:
-    """A text as Markdown that shows it and means nothing by it."""
+def as_code(text: str) -> str:
+    """A text as Markdown code, in which nothing is markup."""
     return "`" + one_line(text).replace("`", "'") + "`"

@@ -13,7 +13,7 @@ from biddable.display.pages import PALETTE
 from biddable.display.scorecard_lines import card_lines
 from biddable.judging.intervals import smallest_difference
 from biddable.judging.judge import Judgement, Question
-from biddable.judging.outliers import ENDS, unusual
+from biddable.judging.outliers import ENDS, outliers
 from biddable.judging.scorecard import Scorecard
 from biddable.terminal import line
 
@@ -48,7 +48,7 @@ def show_outcome(
 
 
 def show_smallest_difference(questions: Sequence[Question], out: Console) -> None:
-    """What the rows to judge on could show at best, said before anything is trained."""
+    """Shows, before training, the smallest change that the held-out rows could prove."""
     independent = len({i if q.cluster is None else -1 - q.cluster for i, q in enumerate(questions)})
     least = smallest_difference(independent)
     rows = number_of(len(questions), "held-out row")
@@ -61,9 +61,9 @@ def show_smallest_difference(questions: Sequence[Question], out: Console) -> Non
     line(out, "judged on", f"{rows}: {shown}")
 
 
-def show_unusual(trained: Sequence[tuple[str, float]], out: Console) -> None:
-    """The training rows, as (place, loss), that most need a look, and those that need none."""
-    for end, rows in zip(ENDS, unusual([loss for _, loss in trained]), strict=True):
+def show_outliers(trained: Sequence[tuple[str, float]], out: Console) -> None:
+    """Shows the training rows, as (place, loss), with the highest and the lowest losses."""
+    for end, rows in zip(ENDS, outliers([loss for _, loss in trained]), strict=True):
         places = ", ".join(f"{trained[i][0]} {trained[i][1]:.2f}" for i in rows[:SIDE_BY_SIDE])
         if places:
             line(out, "trained on", f"{end}  {places}")

@@ -1,4 +1,4 @@
-"""What a person sees before step 1: the data in numbers, the masks, and the findings."""
+"""What is shown before step 1: the data in numbers, the masks, and the findings."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def show_kinds(kinds: Sequence[Sequence[Finding]], out: Console) -> None:
 
 
 def mask_page(prepared: Prepared) -> str:
-    """One HTML page with the findings, and the masks of the examples that most need a look."""
+    """One HTML page with the findings, and the masks of the least trained examples."""
     kinds = by_kind([*prepared.findings, *prepared.dropped])
     return page(
         chosen(prepared, MOST_MASKS, worst=True),

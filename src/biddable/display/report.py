@@ -1,4 +1,4 @@
-"""report.html: one file that shows whether the tuning worked, and from what it was made."""
+"""report.html: one file that shows whether the tuning worked, and what went into it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from biddable.data.conversation import Conversation
 from biddable.data.fields import origin_place
 from biddable.display.answer_table import answer_table
-from biddable.display.masks import Shown, Token, heading, shown, tokens_of
+from biddable.display.masks import Shown, Token, heading, page_token, tokens_of
 from biddable.display.outcome import COLORS
 from biddable.display.pages import render
 from biddable.display.plots import histogram, loss_curve
@@ -21,7 +21,7 @@ from biddable.errors import place
 from biddable.judging.intervals import wilson
 from biddable.judging.judge import MOST_SHOWN, Judgement, Question
 from biddable.judging.metric import Metric, title
-from biddable.judging.outliers import ENDS, unusual
+from biddable.judging.outliers import ENDS, outliers
 from biddable.judging.scorecard import Scorecard
 from biddable.template.template import Template
 
@@ -39,7 +39,7 @@ CHANGE = "change (95 % CI)"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What the page shows; whatever is empty is left out.
+    """What the page shows; empty parts are left out.
 
     Args:
         title: of the page.
@@ -47,9 +47,9 @@ class Report:
         few_shot: base with training examples in its prompts, where it was measured.
         examples: the held-out examples, as in the judgements' losses.
         tokens: the tokens of the first of them.
-        training_answers, training_places: for the nearest training answer of each row.
+        training_answers: (answer, place), for the nearest training answer of each row.
         sources: where mined rows stand, by file and line of the row.
-        trained: (place, loss of tuned) of training rows, among which unusual ones are named.
+        trained: (place, loss) of training rows when they were last trained on.
         events: log.jsonl.
         lengths, limit: tokens of all examples, and the longest allowed.
         facts: names and values: settings, versions, hashes.
@@ -64,8 +64,7 @@ class Report:
     few_shot: Judgement | None = None
     examples: Sequence[Example] = ()
     tokens: Sequence[Sequence[Token]] = ()
-    training_answers: Sequence[str] = ()
-    training_places: Sequence[str] = ()
+    training_answers: Sequence[tuple[str, str]] = ()
     sources: Mapping[tuple[str, int], str] = field(default_factory=dict)
     trained: Sequence[tuple[str, float]] = ()
     events: Sequence[Mapping[str, Any]] = ()
@@ -96,7 +95,7 @@ def page(report: Report, *, redact: bool = False) -> str:
         watched=texts and _watched(texts),
         masks=texts and list(_masks(texts)),
         shades=SHADE_NAMES,
-        unusual=list(_unusual(report)),
+        outliers=list(_outliers(report)),
         lengths=histogram(report.lengths, LENGTH_BINS) if report.lengths else (),
         longest=max(report.lengths, default=0),
         limit=report.limit,
@@ -118,29 +117,23 @@ def shown_tokens(
     return [tokens_of(example, tokenizer, encoder) for example in examples[:MOST_SHOWN]]
 
 
-def training_answers(conversations: Sequence[Conversation]) -> list[str]:
-    """The answers, without empty ones, of the training rows or of `MOST_COMPARED` of them.
+def training_answers(conversations: Sequence[Conversation]) -> list[tuple[str, str]]:
+    """(answer, place) of each training answer that is not empty, of at most `MOST_COMPARED` rows.
 
     Every answer of base and tuned is compared with each of them, cut into runs of words.
     """
     spread = conversations[:: -(-len(conversations) // MOST_COMPARED) or 1]
-    return [m.content for c in spread for m in c.messages if m.role == "assistant" and m.content]
+    return [
+        (m.content, origin_place(c)[0] or place(c.file, c.line))
+        for c in spread
+        for m in c.messages
+        if m.role == "assistant" and m.content
+    ]
 
 
 def sources_of(conversations: Sequence[Conversation]) -> dict[tuple[str, int], str]:
     """Where rows that `mine` wrote stand, by file and line of the row."""
     return {(c.file, c.line): origin_place(c)[0] for c in conversations if c.origin}
-
-
-def training_places(conversations: Sequence[Conversation]) -> list[str]:
-    """Where the training answers stand, in their order."""
-    spread = conversations[:: -(-len(conversations) // MOST_COMPARED) or 1]
-    return [
-        origin_place(c)[0] or place(c.file, c.line)
-        for c in spread
-        for m in c.messages
-        if m.role == "assistant" and m.content
-    ]
 
 
 def versions() -> dict[str, str]:
@@ -179,8 +172,7 @@ def _rates(metrics: Mapping[str, Metric]) -> Iterator[tuple[str, list[tuple[floa
 def _answers(report: Report) -> dict[str, Any] | None:
     models = {"base": report.base, "few-shot baseline": report.few_shot, "tuned": report.tuned}
     judgements = {name: judgement for name, judgement in models.items() if judgement}
-    training = report.training_answers, report.training_places
-    return answer_table(report.questions, judgements, *training)
+    return answer_table(report.questions, judgements, report.training_answers)
 
 
 def _watched(report: Report) -> dict[str, Any] | None:
@@ -212,10 +204,10 @@ def _masks(report: Report) -> Iterator[dict[str, Any]]:
 def _with_losses(token: Token, pairs: Iterator[tuple[float, float]]) -> Shown:
     """A token; a trained one takes its losses, one for each of its ids, from `pairs`."""
     if token.weight <= 0:
-        return shown(token, "")
+        return page_token(token, "")
     losses = [next(pairs, (0.0, 0.0)) for _ in token.ids]
     base, tuned = (sum(side) for side in zip(*losses, strict=True))
-    plain = shown(token, f"tuned {tuned:.2f}, base {base:.2f}")
+    plain = page_token(token, f"tuned {tuned:.2f}, base {base:.2f}")
     return plain._replace(kinds=f"{plain.kinds} t{_shade(tuned)} b{_shade(base)}")
 
 
@@ -224,14 +216,14 @@ def _shade(loss: float) -> int:
     return sum(loss > limit for limit in SHADES)
 
 
-def _unusual(report: Report) -> Iterator[list[str]]:
-    """The rows with the highest and the lowest loss of tuned, with their places."""
+def _outliers(report: Report) -> Iterator[list[str]]:
+    """The rows with the highest and the lowest losses: held-out ones, and training rows."""
     keys = [(example.file, example.line) for example in report.examples]
     places = [report.sources.get(key) or place(*key) for key in keys]
     means = [[s / w if w else 0.0 for s, w in j.losses] for j in (report.base, report.tuned)]
     held_out = [(where, f"{b:.3f}", t) for where, b, t in zip(places, *means, strict=False)]
     trained = [(where, "-", loss) for where, loss in report.trained]
     for side, rows in (("training", trained), ("held out", held_out)):
-        for end, indices in zip(ENDS, unusual([loss for *_, loss in rows]), strict=True):
+        for end, indices in zip(ENDS, outliers([loss for *_, loss in rows]), strict=True):
             for where, base, tuned in (rows[i] for i in indices):
                 yield [where, side, end, base, f"{tuned:.3f}"]

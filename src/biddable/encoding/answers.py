@@ -43,8 +43,8 @@ def answer_start(prompt: Located, finished: Located, index: int) -> int | None:
 
     Usually the prompt is a prefix. Some templates write the messages before otherwise in a finished
     conversation: the answer then begins after the same words that stand between the last message
-    and the answer in the prompt. Of an empty thinking block that the prompt opens and closes, and
-    of white space that it ends in, a finished conversation need not have a trace.
+    and the answer in the prompt. An empty thinking block in the prompt, and white space at its end,
+    may be absent from a finished conversation.
     """
     if finished.text.startswith(prompt.text):
         return len(prompt.text)

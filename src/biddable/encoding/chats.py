@@ -1,4 +1,4 @@
-"""How messages are handed to a template, and where their texts stand in what it makes of them."""
+"""How messages are passed to a template, and where their texts stand in its render."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from biddable.template.template import Template, request_of
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What turns are made by: a template, a codec, and the template's ends of turn.
+    """What turns are made with: a template, a codec, and the template's ends of turn.
 
     Args:
         ends: texts of the control tokens that end an answer.
@@ -42,7 +42,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """The rules, the tool schemas of a conversation, and the renders that are known."""
+    """What the turns of one conversation are made with: rules, tool schemas and stored renders."""
 
     rules: Rules
     tools: Sequence[Mapping[str, Any]]
@@ -60,30 +60,30 @@ def has_calls(chat: Chat) -> bool:
 
 def located(scene: Scene, chat: Chat, *, prompt: bool, since: int = -1) -> Located:
     """Renders messages and finds their texts, those of message `since` and after it."""
-    whole, wanted = marked_texts(scene, chat, since)
-    plain = request(scene, prompt, whole)
+    with_tools, wanted = marked_texts(scene, chat, since)
+    plain = request(scene, prompt, with_tools)
     return locate(
-        lambda form: scene.renders.text(request(scene, prompt, form)), whole, wanted, plain
+        lambda form: scene.renders.text(request(scene, prompt, form)), with_tools, wanted, plain
     )
 
 
 def requests_to_locate(scene: Scene, chat: Chat, *, prompt: bool, since: int = -1) -> list[str]:
     """What `located` renders where the first marks show every text."""
-    whole, wanted = marked_texts(scene, chat, since)
-    plain = request(scene, prompt, whole)
-    marked = with_marks(whole, wanted, free_marks(plain, len(wanted)), PLACES[0])
+    with_tools, wanted = marked_texts(scene, chat, since)
+    plain = request(scene, prompt, with_tools)
+    marked = with_marks(with_tools, wanted, free_marks(plain, len(wanted)), PLACES[0])
     return [plain, request(scene, prompt, marked)]
 
 
 def marked_texts(scene: Scene, chat: Chat, since: int) -> tuple[Chat, list[Leaf]]:
     """The messages with the tool schemas behind them, and the texts that are to be found."""
-    whole = [*chat, {"tools": scene.tools}]
-    texts = leaves(whole, scene.rules.codec.pattern)
-    return whole, [leaf for leaf in texts if leaf.message >= since]
+    with_tools = [*chat, {"tools": scene.tools}]
+    texts = leaves(with_tools, scene.rules.codec.pattern)
+    return with_tools, [leaf for leaf in texts if leaf.message >= since]
 
 
-def request(scene: Scene, prompt: bool, whole: Chat) -> str:
-    return request_of(scene.rules.template, whole[:-1], prompt, whole[-1]["tools"])
+def request(scene: Scene, prompt: bool, with_tools: Chat) -> str:
+    return request_of(scene.rules.template, with_tools[:-1], prompt, with_tools[-1]["tools"])
 
 
 def argument_forms(chat: Chat) -> list[Chat]:
@@ -94,7 +94,7 @@ def argument_forms(chat: Chat) -> list[Chat]:
 
 
 def answer_forms(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The ways to hand an answer to a template, the likeliest first."""
+    """The forms in which an answer can be passed to a template, the likeliest first."""
     forms = [form for chat in argument_forms([message]) for form in chat]
     thinking = THINKING.fullmatch(str(message.get("content")))
     if thinking and "reasoning_content" not in message:

@@ -23,7 +23,7 @@ from biddable.encoding.tokens import (
     ids,
     make_codec,
 )
-from biddable.encoding.trained_turns import LossOn, placed, plan_all
+from biddable.encoding.trained_turns import LossOn, plan_all, with_place
 from biddable.encoding.turns import Turn, prompt_of
 from biddable.errors import BiddableError
 from biddable.template.template import Template, adds_bos
@@ -52,7 +52,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A template and a tokenizer made ready once: plain data that worker processes can be sent.
+    """A template bound to a tokenizer: plain data, which can be sent to worker processes.
 
     Args:
         rules: how turns are made.
@@ -128,8 +128,8 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerFast, template: Template) -> tu
 def make_encoder(tokenizer: PreTrainedTokenizerFast, template: Template) -> Encoder:
     """Binds a template to a tokenizer and finds how it ends a turn.
 
-    The last few are kept, so that a caller may encode prompt after prompt; a tokenizer that gets
-    another token or another special token is read again.
+    The last few encoders are cached, so that a caller may encode prompt after prompt; a tokenizer
+    whose tokens have changed is read again.
     """
     tokens = tuple((name, str(text)) for name, text in tokenizer.special_tokens_map.items())
     return kept_encoder(tokenizer, template, len(tokenizer), tokens)
@@ -174,7 +174,7 @@ def encode_many(
             continue
         rows = [(turn, weight, *next(encoded)) for turn, weight in plan]
         results.append(
-            placed(conversation, partial(assemble, encoder, conversation, rows, loss_on))
+            with_place(conversation, partial(assemble, encoder, conversation, rows, loss_on))
         )
     return results
 
@@ -195,8 +195,8 @@ def assemble(
         closing = ids(encoder.rules.codec, Piece(turn.closing)) if turn.closing else []
         trained_ids = answer + closing
         check_stop(encoder, trained_ids, turn.message)
-        whole = prompt + trained_ids
-        check_bos(encoder, whole)
+        ids_so_far = prompt + trained_ids
+        check_bos(encoder, ids_so_far)
         before: list[float] = []
         if joined and prompt[: len(joined[-1][0])] == joined[-1][0]:
             before = joined.pop()[1]
@@ -204,12 +204,12 @@ def assemble(
         weights = before + [context] * (len(prompt) - len(before)) + [weight] * len(trained_ids)
         if loss_on == "all" or not prompt:
             weights[0] = 0.0
-        joined.append((whole, weights, turn.message))
+        joined.append((ids_so_far, weights, turn.message))
     return [Example(i, w, conversation.file, conversation.line, turn) for i, w, turn in joined]
 
 
 def check_stop(encoder: Encoder, answer: Sequence[int], turn: int) -> None:
-    """The proof that the model learns to stop where the answer ends, and not before."""
+    """Proves that the model learns to stop where the answer ends, and not before."""
     stops = [place for place, token in enumerate(answer) if token in encoder.stops]
     if not stops:
         raise BiddableError(
@@ -228,9 +228,9 @@ def check_stop(encoder: Encoder, answer: Sequence[int], turn: int) -> None:
         )
 
 
-def check_bos(encoder: Encoder, whole: Sequence[int]) -> None:
-    """One BOS at the start; two are what a template and a tokenizer together would write."""
-    if encoder.bos is not None and list(whole[:2]) == [encoder.bos] * 2:
+def check_bos(encoder: Encoder, input_ids: Sequence[int]) -> None:
+    """Refuses two BOS tokens at the start: one of the template, one of the tokenizer."""
+    if encoder.bos is not None and list(input_ids[:2]) == [encoder.bos] * 2:
         raise BiddableError(
             "two_bos",
             "The text begins with two BOS tokens.",

@@ -87,7 +87,7 @@ class Located:
 
 
 def leaves(chat: Chat, control: re.Pattern[str]) -> Iterator[Leaf]:
-    """The texts of some messages, and control-token look-alikes in whatever else they hold.
+    """The texts of messages, and control-token look-alikes in their other fields.
 
     The last of `chat` is no message but holds the tool schemas.
     """
@@ -131,7 +131,7 @@ def stripped(index: int, path: Path, start: int, text: str, kind: str) -> Iterat
 
 
 def strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    """Every string in a JSON value with the way to it."""
+    """Every string in a JSON value, with its path."""
     if len(path) > DEEPEST:
         raise nested_too_deep()
     if isinstance(value, str):
@@ -181,7 +181,7 @@ def locate(
 def ranges_of(
     plain: str, marked: str, leaves: Sequence[Leaf], marks: str, place: float
 ) -> Ranges | None:
-    """The ranges of leaves by the marks in them; None where the marks changed the text."""
+    """Where each leaf stands, by its mark; None where the marks changed the text."""
     marks = marks[: len(leaves)]
     pattern = re.compile(f"[{marks[0]}-{marks[-1]}]")
     if pattern.sub("", marked) != plain:
@@ -190,7 +190,7 @@ def ranges_of(
     for before, match in enumerate(pattern.finditer(marked)):
         index = marks.index(match.group())
         text = leaves[index].text
-        around = whole(plain, match.start() - before, text, mark_place(text, place))
+        around = text_range(plain, match.start() - before, text, mark_place(text, place))
         if around is not None:
             ranges[index].append(around)
     return ranges
@@ -200,7 +200,7 @@ def mark_place(text: str, place: float) -> int:
     return round(place * len(text))
 
 
-def whole(plain: str, at: int, text: str, before: int) -> tuple[int, int] | None:
+def text_range(plain: str, at: int, text: str, before: int) -> tuple[int, int] | None:
     """The range of a text that is split at `at`, as it is or as JSON writes it inside quotes."""
     left, right = text[:before], text[before:]
     if not (plain.startswith(right, at) and plain.endswith(left, 0, at)):
@@ -211,7 +211,7 @@ def whole(plain: str, at: int, text: str, before: int) -> tuple[int, int] | None
 
 
 def free_marks(text: str, count: int) -> str:
-    """As many private-use characters in a row as are needed, none of which is in the text."""
+    """`count` consecutive private-use characters that do not occur in the text."""
     used = [] if text.isascii() else [ord(c) for c in set(text) if c >= "\ue000"]
     for first, end in ((0xE000, 0xF8FF), (0xF0000, 0xFFFF0)):
         for start in range(first, end - count, max(count, 64)):
@@ -220,7 +220,7 @@ def free_marks(text: str, count: int) -> str:
     raise BiddableError(
         "template_refused",
         "The conversation has more texts than there are characters to mark them with.",
-        "Make it shorter.",
+        "Divide the conversation into shorter ones.",
     )
 
 
@@ -229,7 +229,7 @@ def with_marks(chat: Chat, leaves: Sequence[Leaf], marks: str, place: float) -> 
     marked = [dict(message) for message in chat]
     if any(len(leaf.path) > 1 for leaf in leaves):
         marked = copy.deepcopy(marked)
-    # From the back, so that a mark moves none of the places before it.
+    # From the back, so that a mark does not move the places before it.
     for leaf, mark in sorted(zip(leaves, marks, strict=False), key=lambda pair: -pair[0].start):
         holder: Any = marked[leaf.message]
         for key in leaf.path[:-1]:

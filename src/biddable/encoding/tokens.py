@@ -1,4 +1,4 @@
-"""Text to token ids with the template's control tokens told apart from text that looks like them.
+"""Text to token ids, with the template's control tokens kept apart from text that looks alike.
 
 The tokenizer is copied once with every control token renamed to one private-use character. A
 control token that the template wrote is replaced by its character; the same letters in a message
@@ -145,8 +145,8 @@ def continuation_batch(
     """Token ids of each pair's second piece as the continuation of the first.
 
     A tokenizer that adds nothing to a text encodes the answer on its own. One that writes a space
-    before a text (SentencePiece's habit) is asked for prompt and answer together; where a token
-    spans the boundary, for a line break and the answer, of which the line break is dropped.
+    before a text (SentencePiece's habit) encodes prompt and answer together; where a token spans
+    the boundary, it encodes a line break and the answer, and the line break is dropped.
     """
     answers = [answer for _, answer in pairs]
     if not codec.adds_prefix:

@@ -30,11 +30,11 @@ def plan_all(
     the template unusable stands for all of them.
     """
     renders = Renders(rules.template.text)
-    jobs = [placed(c, partial(job_of, rules, renders, c, loss_on)) for c in conversations]
+    jobs = [with_place(c, partial(job_of, rules, renders, c, loss_on)) for c in conversations]
     renders.gather(r for job in jobs if isinstance(job, Job) for r in job.requests)
     plans: list[list[tuple[Turn, float]] | BiddableError] = []
     for conversation, job in zip(conversations, jobs, strict=True):
-        plan = placed(conversation, partial(turns_of, job)) if isinstance(job, Job) else job
+        plan = with_place(conversation, partial(turns_of, job)) if isinstance(job, Job) else job
         plans.append(plan)
         if isinstance(plan, BiddableError) and plan.finding.code == UNUSABLE:
             return [plan] * len(conversations)
@@ -54,7 +54,7 @@ class Job:
 def job_of(rules: Rules, renders: Renders, conversation: Conversation, loss_on: LossOn) -> Job:
     scene = Scene(rules, conversation.tools, renders)
     chat = [message.as_dict() for message in conversation.messages]
-    indices = trained(conversation, loss_on)
+    indices = trained_messages(conversation, loss_on)
     requests = [request for index, _ in indices for request in requests_of(scene, chat, index)]
     return Job(scene, chat, indices, requests)
 
@@ -66,7 +66,7 @@ def turns_of(job: Job) -> list[tuple[Turn, float]]:
     return turns
 
 
-def placed(conversation: Conversation, make: Callable[[], Result]) -> Result | BiddableError:
+def with_place(conversation: Conversation, make: Callable[[], Result]) -> Result | BiddableError:
     """What a function makes of a conversation, or its error with file and line."""
     try:
         return make()
@@ -75,7 +75,7 @@ def placed(conversation: Conversation, make: Callable[[], Result]) -> Result | B
         return BiddableError.of(finding)
 
 
-def trained(conversation: Conversation, loss_on: LossOn) -> list[tuple[int, float]]:
+def trained_messages(conversation: Conversation, loss_on: LossOn) -> list[tuple[int, float]]:
     """Indices and weights of the messages to train.
 
     Raises:

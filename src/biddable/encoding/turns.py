@@ -65,8 +65,8 @@ def requests_of(scene: Scene, chat: Chat, index: int) -> list[str]:
 def first_accepted(make: Callable[[Form], Result], forms: Sequence[Form]) -> Result:
     """The result for the first form that the template takes.
 
-    Where it takes none, an error of ours is raised before one of the template's own, which may be
-    about a form that is not the user's.
+    Where it takes none, our own error is preferred to the template's, which may be about a form
+    that the user did not write.
     """
     errors = []
     for form in forms:
@@ -113,10 +113,10 @@ def turn_of(scene: Scene, chat: Chat, index: int) -> Turn:
 
 
 def usual_turn(scene: Scene, chat: Chat) -> Turn | None:
-    """The turn of the last message where the usual holds, which saves rendering the prompt twice.
+    """The turn of the last message in the usual case, which saves rendering the prompt twice.
 
-    That is: no tool calls, the prompt is a prefix of the finished conversation, every text comes
-    back once and in its place, and the end of turn follows the answer.
+    In that case there are no tool calls, the prompt is a prefix of the finished conversation, every
+    text comes back once and in its place, and the end of turn follows the answer.
     """
     if has_calls(chat):
         return None
@@ -128,8 +128,8 @@ def usual_turn(scene: Scene, chat: Chat) -> Turn | None:
         span.start >= start if span.leaf.message == index else span.end <= start
         for span in finished.spans
     )
-    whole = in_place and finished.of_message(index) and not finished.lost + finished.repeated
-    if not whole or not finished.text.startswith(prompt):
+    complete = in_place and finished.of_message(index) and not finished.lost + finished.repeated
+    if not complete or not finished.text.startswith(prompt):
         return None
     piece = piece_of(scene.rules.codec, finished)
     end = own_end(scene.rules, piece, finished.last_end(index))

@@ -1,7 +1,7 @@
 """Tool schemas and names of speakers that a chat template does not print.
 
-Contents, calls and thinking are proven turn by turn (`spans`). Schemas and names are handed to the
-template beside them, and many templates leave them out. Each of their texts gets a mark that
+Contents, calls and thinking are proven turn by turn (`spans`). Schemas and names are passed to the
+template too, and many templates leave them out. Each of their texts gets a mark that
 nothing else holds; a mark that does not come out shows that the model never sees that text.
 """
 
@@ -36,8 +36,11 @@ def unprinted(rules: Rules, conversations: Sequence[Conversation]) -> Iterator[F
             counts[kind] += 1
             firsts.setdefault(kind, (conversation, text))
     for kind, (first, text) in firsts.items():
-        what = f"The chat template does not print {kind}, such as {shown(text)}"
-        what = f"{what}: the model never sees them ({number_of(counts[kind], 'row')})."
+        rows = number_of(counts[kind], "row")
+        what = (
+            f"The chat template does not print {kind}, such as {shown(text)}: the model never sees"
+            f" them ({rows})."
+        )
         code = "tools_not_printed" if kind == "tool schemas" else "name_not_printed"
         fix = "Use a template that prints them (--template), write them into a message, or remove"
         severity: Literal["note", "warning"] = "note" if kind == "names of tools" else "warning"

@@ -5,7 +5,7 @@ width. The batch dimension is always 1.
 
 Each segment attends to itself causally, and to all of the prefix that it continues, if any. On a
 CPU that is `flash`, on CUDA `varlen`, elsewhere and for what these cannot do `masked`. How the
-tokens are cut is known to the pass, not to the model: some models hand nothing on to the attention
+tokens are cut is known to the pass, not to the model: some models pass nothing on to the attention
 function, so the `Layout` waits in a context variable while the model runs (`laid_out`).
 """
 
@@ -64,7 +64,7 @@ def attend(
     Args:
         query: (1, H, T, E).
         key, value: (1, K, T, E); heads are never repeated; the value may be of another width.
-        options: what transformers passes beside it; `scaling`, `sliding_window`, `softcap` and
+        options: further arguments of transformers; `scaling`, `sliding_window`, `softcap` and
             `s_aux` (attention sinks) are honored, `dropout` refused, the rest changes nothing.
 
     Returns:
@@ -73,8 +73,8 @@ def attend(
     Raises:
         RuntimeError: the caller broke a contract (a mask, no layout, dropout).
     """
-    cut = _LAYOUT.get()
-    if cut is None or attention_mask is not None or options.get("dropout", 0.0) > 0:
+    layout = _LAYOUT.get()
+    if layout is None or attention_mask is not None or options.get("dropout", 0.0) > 0:
         raise RuntimeError("attention needs a layout, and takes no mask or dropout")
     scaling = options.get("scaling")
     how = Scores(
@@ -86,11 +86,11 @@ def attend(
     width, widest = value.shape[-1], max(query.shape[-1], value.shape[-1])
     # Zeros change no product of a query and a key, and are cut off what comes out of the values.
     qkv = (_widened(query, widest), _widened(key, widest), _widened(value, widest))
-    call, cut.calls = cut.calls, cut.calls + 1
-    if isinstance(cut, Rows):
-        out = attend_rows(cut, call, qkv, how)
+    call, layout.calls = layout.calls, layout.calls + 1
+    if isinstance(layout, Rows):
+        out = attend_rows(layout, call, qkv, how)
     else:
-        out = _attend_segments(cut, call, qkv, how)
+        out = _attend_segments(layout, call, qkv, how)
     return out[..., :width].contiguous(), None
 
 

@@ -30,8 +30,8 @@ def embed(module: nn.Module, input_ids: Tensor) -> Tensor:
 
 
 def tokens_of(module: nn.Module, ids: Tensor) -> Tensor:
-    """The token ids that ids (T,) fed to an input embedding stand for: others than these only where
-    the model is fed with numbers of beginnings (kept_states.py)."""
+    """The tokens behind the ids (T,) that an input embedding is fed: the ids themselves, unless the
+    model is fed with numbers of beginnings (kept_states.py)."""
     last_tokens: Tensor | None = getattr(module, "last_tokens", None)
     return ids if last_tokens is None else last_tokens[ids.to(last_tokens.device)].to(ids.device)
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Segments up to the first length share a flash call with their neighbours, up to the second.
+# Segments up to the first length share a flash call with their neighbors, up to the second.
 _SHORT, _TILE = 64, 256
-# Queries that are worth a part of their own in a backward.
+# The fewest queries of a part in a backward.
 _PART = 32
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -31,7 +31,7 @@ Span = tuple[int, int, int]
 def tiles_of(lengths: Sequence[int], like: Tensor) -> list[Tile]:
     """Cuts the micro-batch into flash calls: a call costs more than a few short segments do.
 
-    Short neighbours form one tile, whose mask (L, L) keeps them apart: 0 where a token sees
+    Short neighbors form one tile, whose mask (L, L) keeps them apart: 0 where a token sees
     another of its own segment that does not come after it, else minus infinity, which adds an
     exact 0 to a sum.
     """
@@ -58,7 +58,7 @@ def _blocks(run: list[int], like: Tensor) -> Tensor:
 
 
 def _continuations(spans: list[Span]) -> list[Span]:
-    """Joins neighbouring segments of one prefix: to the prefix they are one run of queries."""
+    """Joins neighboring segments of one prefix: to the prefix they are one run of queries."""
     runs: list[Span] = []
     for start, stop, g in spans:
         if g < 0:

@@ -55,7 +55,7 @@ class KeptStates:
         return self._fed
 
     def entering(self, _: Tensor) -> Tensor:
-        """The states last fed, whatever the model has made of them on their way."""
+        """The states that were fed last, whatever the model did to them since."""
         return self._fed
 
     def embedded(self, numbers: Tensor, embedding: nn.Module) -> Tensor:
@@ -109,14 +109,10 @@ def top_of(model: Any, count: int, kept: KeptStates) -> Any:
 def bottom_of(model: Any, count: int, kept: KeptStates) -> Any:
     """A model without the top `count` layers: fed with numbers, it stores their states."""
     first, *others = decoder_layers(model)[-count:]
-    changes = {first: kept.keep} | dict.fromkeys(others, _unchanged)
+    changes = {first: kept.keep} | dict.fromkeys(others, lambda states: states)
     embedding = model.get_input_embeddings()
     start = Replaced(embedding, lambda numbers: kept.embedded(numbers, embedding))
     return _copied(model, changes, start, kept)
-
-
-def _unchanged(states: Tensor) -> Tensor:
-    return states
 
 
 def _copied(

@@ -29,7 +29,7 @@ class Scores:
     sinks: Tensor | None = None
 
     def within(self, reach: int) -> Scores:
-        """The same without a window that hides none of so many positions."""
+        """The same, without a window that hides nothing of `reach` positions."""
         hides = self.window is not None and self.window < reach
         return self if hides else replace(self, window=None)
 

@@ -23,7 +23,7 @@ from biddable.engine.beside import is_flat
 from biddable.engine.layout import Layout, Prefix
 from biddable.engine.loss import CHUNK_ELEMENTS
 from biddable.engine.plan import StepPlan
-from biddable.engine.step import Run, directly, feed
+from biddable.engine.step import RunPass, directly, feed
 from biddable.errors import BiddableError
 
 # 1 GiB is 7 % slower on gsm8k, 4 GiB 6 % faster; 2 GiB leaves room for other programs.
@@ -41,7 +41,7 @@ class Needs:
     """What training a model takes, in bytes.
 
     Args:
-        resident: held already: the program, the weights and their copies.
+        resident: already taken by the program, the weights and their copies.
         moments: AdamW's, of the parts of the fp32 masters that are this rank's.
         gradients: those that this rank keeps, what it gathers for a pass, and in bf16 that of the
             head once more.
@@ -83,7 +83,7 @@ class Needs:
 
 
 def needs_of(
-    model: Any, pieces: Iterable[Tensor], working_bytes: int, run: Run = directly
+    model: Any, pieces: Iterable[Tensor], working_bytes: int, run: RunPass = directly
 ) -> Needs:
     """Measures a loaded model, with a pass of a few tokens.
 
@@ -106,8 +106,8 @@ def needs_of(
     return Needs(resident, moments, working_bytes + copied, token, rows, width, frozen, pair)
 
 
-def _saved_bytes(model: Any, tokens: int, run: Run) -> int:
-    """Bytes that autograd saves in a forward of so many tokens, parameters left out.
+def _saved_bytes(model: Any, tokens: int, run: RunPass) -> int:
+    """Bytes that autograd saves in a forward of `tokens` tokens, without parameters.
 
     What was gathered of shards is gone after the forward, or stands among the parameters.
     """
@@ -125,7 +125,7 @@ def _saved_bytes(model: Any, tokens: int, run: Run) -> int:
 
 
 @torch.no_grad()
-def pair_bytes(model: Any, run: Run = directly) -> int:
+def pair_bytes(model: Any, run: RunPass = directly) -> int:
     """Bytes of the keys and values of one token in all layers."""
     prefix = Prefix(_PROBE)
     run(lambda: _feed_zeros(model, Layout([_PROBE], [-1], keep=[prefix])))
@@ -168,9 +168,9 @@ def choose_batch_tokens(needs: Needs, device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that the process can still take: of the device, of the machine, of its container."""
+    """Bytes that the process can still take, within the device, the machine and its container."""
     if device.type == "cuda":
-        # What earlier work of this process let go stays with PyTorch, and is used again.
+        # PyTorch keeps memory that this process freed, and uses it again.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     free = int(psutil.virtual_memory().available)
@@ -184,7 +184,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def refuse_too_much(needs: Needs, peak: int, batch_tokens: int, device: torch.device) -> None:
-    """Stops before the system would kill the run.
+    """Refuses a run that the system would kill.
 
     Raises:
         BiddableError: `out_of_memory`, with what is needed, what is free, and what helps.
@@ -210,9 +210,9 @@ def _gib(count: int) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Has the C library keep freed blocks, whatever their size, for the next pass.
+    """Makes the C library keep freed blocks, whatever their size, for the next pass.
 
-    By default glibc hands each large tensor back to the system when it is freed and gets it anew,
+    By default glibc returns each large tensor to the system when it is freed and gets it again,
     zeroed page by page: 190,000 page faults and 1.5 seconds of system time in a step of 1,335
     tokens of SmolLM2-135M; with this setting 10,000 faults and 0.2 seconds. Peak memory is
     unchanged. Elsewhere than on Linux with glibc this does nothing.
@@ -221,10 +221,10 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Has the C library hand large blocks back as soon as they are freed.
+    """Makes the C library return large blocks to the system as soon as they are freed.
 
-    For sharded weights on a CPU: what is gathered and let go in turn leaves holes that were four
-    times the memory in use (117 million parameters on two ranks).
+    For sharded weights on a CPU: gathering and freeing in turn leaves holes in the heap that were
+    four times the memory in use (117 million parameters on two ranks).
     """
     _keep_blocks(2**20)
 

@@ -97,7 +97,7 @@ def plan_step(examples: Sequence[Trainable], batch_tokens: int, *, share: bool =
         Segment(i, lengths[home[i]] if i in home else 0, last_trained(e), home.get(i, -1))
         for i, e in enumerate(examples)
     ]
-    # Rows without a prefix may stand beside each other, where those of a length waste no padding.
+    # Without sharing, rows of one length stand together, so that padding wastes little.
     segments.sort(key=lambda s: (s.group == -1, s.group, 0 if share else len(s), s.example))
     batches = _balanced(segments, batch_tokens)
     prefixes = tuple(tuple(examples[members[0]].input_ids[:length]) for length, members in groups)
@@ -108,7 +108,7 @@ def plan_step(examples: Sequence[Trainable], batch_tokens: int, *, share: bool =
 
 
 def even_plan(plan: StepPlan, passes: int, *, apart: bool) -> StepPlan:
-    """The plan with empty micro-batches up to so many, for ranks that have to pass in step.
+    """The plan filled with empty micro-batches up to `passes`, so that all ranks make as many.
 
     Args:
         passes: the most micro-batches that any rank's plan has.
@@ -143,15 +143,17 @@ def _balanced(segments: Sequence[Segment], batch_tokens: int) -> list[tuple[Segm
 
     A small remainder would cost a pass of its own; even passes cost least and need least memory.
     """
-    fewest = len(cut(segments, batch_tokens))
+    fewest = len(fill_batches(segments, batch_tokens))
     low, high = min(1, fewest), batch_tokens
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if len(cut(segments, middle)) <= fewest else (middle + 1, high)
-    return cut(segments, high)
+        low, high = (
+            (low, middle) if len(fill_batches(segments, middle)) <= fewest else (middle + 1, high)
+        )
+    return fill_batches(segments, high)
 
 
-def cut(segments: Sequence[Segment], most: int) -> list[tuple[Segment, ...]]:
+def fill_batches(segments: Sequence[Segment], most: int) -> list[tuple[Segment, ...]]:
     """Fills micro-batches in order, each up to `most` tokens or with one longer segment."""
     batches: list[tuple[Segment, ...]] = []
     batch: list[Segment] = []
@@ -166,10 +168,10 @@ def cut(segments: Sequence[Segment], most: int) -> list[tuple[Segment, ...]]:
 
 
 def _prefix_groups(examples: Sequence[Trainable]) -> list[tuple[int, list[int]]]:
-    """(length, members) of each group worth a pass of its own, in order of first member.
+    """(length, members) of each group that saves more than its pass costs, by first member.
 
-    In sorted order the longest common prefixes are those of neighbours, so one sweep finds the
-    cuts: a neighbour that shares too little starts a new group.
+    In sorted order the longest common prefixes are those of neighbors, so one sweep finds the
+    cuts: a neighbor that shares too little starts a new group.
     """
     # The row that predicts the first trained token must be the example's own.
     heads = [tuple(e.input_ids[: max(first_trained(e) - 1, 0)]) for e in examples]
@@ -189,7 +191,7 @@ def _runs(order: list[int], heads: list[tuple[int, ...]]) -> list[list[int]]:
     length = 0
     for i in order:
         joined = min(length, common_length(heads[run[-1]], heads[i])) if run else len(heads[i])
-        # Taking one more row in shortens the prefix of all; worth it while the sum grows.
+        # One more row may shorten the prefix of all; it joins while the tokens saved grow.
         if run and (joined < SHORTEST_PREFIX or joined * len(run) < length * (len(run) - 1)):
             runs.append(run)
             run, joined = [], len(heads[i])

@@ -15,19 +15,18 @@ from biddable.engine.proof import STOCK, Proof, prove
 from biddable.errors import BiddableError, first_line
 from biddable.models.adapters import decoder_layers, load_adapter
 from biddable.models.base import Base, load_config
+from biddable.models.completeness import load_pretrained, refuse_unlike
 from biddable.models.four_bits import quantize_linears
 from biddable.models.vetting import damaged, first_names
-from biddable.models.whole import load_pretrained, refuse_unlike
 from biddable.terminal import console, line
 
 Precision = Literal["auto", "fp32", "bf16"]
-# As torch names them: of Intel's and AMD's servers. An Arm processor's bf16 is not among them, for
-# it was never tried here.
+# Torch's names for the units of Intel's and AMD's servers. Arm's bf16 is left out: never tried.
 _BF16_UNITS = ("amx_bf16", "avx512_bf16")
 
 
 def load_model(base: Base, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
-    """The model of `load_proven` alone."""
+    """The model alone, without its proof."""
     return load_proven(base, device, dtype)[0]
 
 
@@ -125,7 +124,7 @@ def choose_device(name: str) -> torch.device:
     if not available.get(name):
         known = {"cuda": "CUDA is not available", "mps": "Apple's GPU is not available"}
         what = known.get(name, f"there is no device '{name}'")
-        raise BiddableError("no_device", what, "--device auto or cpu")
+        raise BiddableError("no_device", what, "give --device auto or cpu")
     return torch.device(name)
 
 

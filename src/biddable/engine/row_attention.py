@@ -205,7 +205,7 @@ def _flash_rows(
     The query heads of a key/value head stand where flash attention expects query positions, so that
     they read its keys together.
     """
-    # The kernel reads each head's numbers as neighbours, whatever the strides say.
+    # The kernel reads each head's numbers as neighbors, whatever the strides say.
     q = q.contiguous()
     out: Tensor
     out, lse = _flash(q, *own, 0.0, False, attn_mask=rows.unseen(q), scale=how.scale)
@@ -253,8 +253,8 @@ def _aligned(parts: Sequence[Tensor], width: int) -> Tensor:
 def _stacked(first: Tensor, first_used: int, second: Tensor, second_used: int) -> Tensor:
     """The rows of two caches in one, aligned at their ends, with room to grow."""
     width, count = max(first_used, second_used), first.shape[0]
-    _, kinds, _, size = first.shape
-    cache = first.new_zeros(count + second.shape[0], kinds, width + GROWTH, size)
+    _, kv_heads, _, size = first.shape
+    cache = first.new_zeros(count + second.shape[0], kv_heads, width + GROWTH, size)
     cache[:count, :, width - first_used : width] = first[:, :, :first_used]
     cache[count:, :, width - second_used : width] = second[:, :, :second_used]
     return cache

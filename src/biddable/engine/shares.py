@@ -24,7 +24,7 @@ def share_rows(examples: Sequence[Trainable], ranks: int) -> list[list[int]]:
         return [list(range(len(examples)))]
     shares: list[list[int]] = [[] for _ in range(ranks)]
     loads = [0] * ranks
-    # The largest first, each to whoever has least: never worse than 4/3 of the best (Graham 1969).
+    # The largest first, each to the least loaded rank: at most 4/3 of the best (Graham 1969).
     for cost, rows in sorted(_units(examples, ranks), reverse=True):
         least = loads.index(min(loads))
         shares[least] += rows

@@ -24,19 +24,19 @@ from biddable.engine.layout import Layout, Prefix
 from biddable.engine.loss import loss_sum, row_losses
 from biddable.engine.plan import Segment, StepPlan, Trainable, plan_step, trained_count
 from biddable.engine.row_attention import Rows
-from biddable.engine.varlen import sent
+from biddable.engine.varlen import to_device
 
 T = TypeVar("T")
 
 
-class Run(Protocol):
-    """Calls one pass of the model; where ranks share the weights, inside hooks that gather them."""
+class RunPass(Protocol):
+    """Calls one pass of the model; with sharded weights, inside the hooks that gather them."""
 
     def __call__(self, work: Callable[[], T]) -> T: ...
 
 
 def directly(work: Callable[[], T]) -> T:
-    """The pass of a model that has its weights."""
+    """Calls a pass of a model that holds all of its weights."""
     return work()
 
 
@@ -60,7 +60,7 @@ class Flat:
 
 
 def backward_step(
-    model: Any, examples: Sequence[Trainable], plan: StepPlan, run: Run = directly
+    model: Any, examples: Sequence[Trainable], plan: StepPlan, run: RunPass = directly
 ) -> tuple[float, float, list[float]]:
     """Adds the gradient of sum(w * CE) over the examples to the parameters' `.grad`.
 
@@ -90,7 +90,7 @@ def backward_step(
 
 @torch.no_grad()
 def example_losses(
-    model: Any, examples: Sequence[Trainable], plan: StepPlan, run: Run = directly
+    model: Any, examples: Sequence[Trainable], plan: StepPlan, run: RunPass = directly
 ) -> list[tuple[Tensor, Tensor]]:
     """(losses, weights) of the trained tokens of each example, in the order of the examples."""
     pairs: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(examples)
@@ -163,11 +163,11 @@ def flatten(
         ids += example.input_ids[s.start : s.stop]
         positions += range(s.start, s.stop)
     return Flat(
-        sent(torch.tensor([ids or [0]]), device),
-        sent(torch.tensor([positions or [0]]), device),
-        sent(torch.tensor(rows, dtype=torch.long), device),
-        sent(torch.tensor(targets, dtype=torch.long), device),
-        sent(torch.tensor(weights, dtype=_float(device)), device),
+        to_device(torch.tensor([ids or [0]]), device),
+        to_device(torch.tensor([positions or [0]]), device),
+        to_device(torch.tensor(rows, dtype=torch.long), device),
+        to_device(torch.tensor(targets, dtype=torch.long), device),
+        to_device(torch.tensor(weights, dtype=_float(device)), device),
         tuple(segments),
     )
 
@@ -209,7 +209,7 @@ def plan_for(model: Any, examples: Sequence[Trainable], batch_tokens: int) -> St
     return plan_step(examples, batch_tokens, share=is_flat(model))
 
 
-def _prefixes(model: Any, plan: StepPlan, run: Run) -> tuple[list[Prefix], Tensor | None]:
+def _prefixes(model: Any, plan: StepPlan, run: RunPass) -> tuple[list[Prefix], Tensor | None]:
     """The plan's prefixes: fed, unless their tokens are part of the one micro-batch."""
     if plan.joined:
         return [Prefix(len(ids)) for ids in plan.prefixes], None
@@ -217,7 +217,7 @@ def _prefixes(model: Any, plan: StepPlan, run: Run) -> tuple[list[Prefix], Tenso
 
 
 def feed_prefixes(
-    model: Any, plan: StepPlan, run: Run = directly
+    model: Any, plan: StepPlan, run: RunPass = directly
 ) -> tuple[list[Prefix], Tensor | None]:
     """One flat pass over all prefixes of the step.
 

@@ -70,14 +70,14 @@ def cuts_of(
             rows.append(torch.arange(starts[g], starts[g + 1]))
         rows.append(torch.arange(starts[-1] + start, starts[-1] + stop))
     query_ends, key_ends = (
-        sent(torch.tensor([0, *accumulate(side)], dtype=torch.int32), device)
+        to_device(torch.tensor([0, *accumulate(side)], dtype=torch.int32), device)
         for side in (queries, keys)
     )
-    taken = sent(torch.cat(rows), device) if prefixes else None
+    taken = to_device(torch.cat(rows), device) if prefixes else None
     return Cuts(query_ends, key_ends, max(queries), max(keys), taken)
 
 
-def sent(values: Tensor, device: torch.device) -> Tensor:
+def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Values of the CPU on a device; from pinned memory, or CUDA would wait until it is idle."""
     if device.type != "cuda":
         return values.to(device)

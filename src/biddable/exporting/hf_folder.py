@@ -15,9 +15,9 @@ import torch
 
 from biddable.generation.generate import Answer
 from biddable.models.adapter_files import BASE, CONFIG, WEIGHTS
+from biddable.models.completeness import quiet
 from biddable.models.model_files import model_files, write_files
 from biddable.models.support import auto_class
-from biddable.models.whole import quiet
 
 _SAMPLING = "generation_config.json"
 

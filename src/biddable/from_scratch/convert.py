@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from biddable.dataset.early import refuse_early
-from biddable.display.model_card import plain
+from biddable.display.model_card import as_code
 from biddable.engine.precision import new_model
 from biddable.errors import BiddableError
 from biddable.from_scratch.gpt import read_gpt, refused
@@ -59,20 +59,20 @@ def convert(checkpoint: str | Path, **options: Any) -> Converted:
     refuse_early(settings)
     tensors, facts = _load(Path(settings.checkpoint))
     gpt = read_gpt(tensors, _heads(settings.heads, facts), settings.activation)
-    config, words = gpt.config, open_tokenizer(settings.tokenizer)
+    config, tokenizer = gpt.config, open_tokenizer(settings.tokenizer)
     # It may have fewer tokens than are embedded (nanoGPT pads), never more.
-    if len(words) > config.vocab_size:
+    if len(tokenizer) > config.vocab_size:
         raise BiddableError(
             "tokenizer_refused",
-            f"the tokenizer {settings.tokenizer} has {len(words):,} tokens, the checkpoint embeds "
-            f"{config.vocab_size:,}",
+            f"the tokenizer {settings.tokenizer} has {len(tokenizer):,} tokens, the checkpoint "
+            f"embeds {config.vocab_size:,}",
             "give the tokenizer of the checkpoint with --tokenizer",
         )
-    end = config.bos_token_id = config.eos_token_id = words.eos_token_id
+    end = config.bos_token_id = config.eos_token_id = tokenizer.eos_token_id
     model = new_model(config, torch.device("cpu"), seed=0)
     model.load_state_dict(gpt.tensors)
-    files = model_files(model, words, chat_template=own_template(words), stop_ids=[end])
-    source = plain(Path(settings.checkpoint).name)
+    files = model_files(model, tokenizer, chat_template=own_template(tokenizer), stop_ids=[end])
+    source = as_code(Path(settings.checkpoint).name)
     files["README.md"] = f"# Converted from {source}\n\nBy biddable.\n"
     out = Path(settings.out)
     save_model(model, dict(model.named_parameters()), files, out)

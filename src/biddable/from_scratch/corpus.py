@@ -94,7 +94,7 @@ def encode_corpus(texts: Sequence[str], tokenizer: Any, context: int) -> Corpus:
     if len(stream) <= context:
         what = f"the text has {len(stream)} tokens, less than one row of {context}"
         raise BiddableError("text_too_short", what, "give more text, or a smaller --context")
-    # The end-of-text token before each held-out end stands for what went before it.
+    # An end-of-text token takes the place of the text before each held-out end.
     held_out = [w for ids in ends for w in Windows([end, *ids], context, "held-out text")]
     size = sum(len(last.encode()) for _, last in parts)
     openings = [last.strip()[:OPENING_CHARACTERS] for _, last in parts[:OPENINGS]]

@@ -51,7 +51,7 @@ class Gpt:
 
 
 def read_gpt(state: Mapping[str, Tensor], heads: int, activation: str) -> Gpt:
-    """Takes a state dict for a GPT.
+    """Reads a state dict as a GPT.
 
     Args:
         state: tensors by name, without the prefixes of torch.compile and DDP.
@@ -150,7 +150,7 @@ def _fitted(named: dict[str, Tensor], heads: int, activation: str) -> Gpt:
 def _turn_to_conv1d(named: dict[str, Tensor]) -> None:
     """GPT-2 keeps matrices as (in, out), nn.Linear as (out, in): turned where c_attn is so.
 
-    Only c_attn's shape, (D, 3D) or (3D, D), tells; the square c_proj cannot.
+    Only c_attn's shape, (D, 3D) or (3D, D), shows it; c_proj is square.
     """
     first = named.get("transformer.h.0.attn.c_attn.weight")
     if first is None or first.ndim != 2 or first.shape[0] != 3 * first.shape[1]:

@@ -12,10 +12,10 @@ SPREAD = 0.04
 
 
 def new_config(settings: PretrainSettings, vocabulary: int, eos_id: int) -> Any:
-    """A transformers configuration without dropout, input and output embeddings apart.
+    """A transformers configuration without dropout, its input and output embeddings untied.
 
-    Apart they cost memory and nearly no time, since a lookup costs no matrix product: a model of
-    as many parameters takes a fifth less time for a step than one whose embeddings are tied.
+    Untied they cost memory and nearly no time, since a lookup costs no matrix product: with as many
+    parameters, a step takes a fifth less time than in a model whose embeddings are tied.
     """
     from transformers import GPT2Config, LlamaConfig
 

@@ -30,7 +30,7 @@ from biddable.terminal import console, line
 from biddable.training.checkpoint import Progress
 from biddable.training.evaluate import held_out_loss
 from biddable.training.interrupt import Interrupt
-from biddable.training.log import Screen, each, json_log
+from biddable.training.log import Screen, combined, json_log
 from biddable.training.loop import TrainerParts, best_weights, finished, fit, make_optimizer
 from biddable.training.resume import refuse_changes, resume_progress
 from biddable.training.run_folder import Lock, RunFolder, new_run_folder, open_run_folder
@@ -39,7 +39,7 @@ from biddable.training.weights import Replicas
 
 # Each feeds all held-out text, which costs about as much as five steps.
 EVALUATIONS = 5
-# What evaluations, the optimizer and the log leave of the time for forward and backward.
+# Share of the time for forward and backward; the rest is evaluations, optimizer and log.
 SHARE_OF_PASSES = 0.85
 TIMED_STEPS = 4
 # Tokens sampled at each evaluation.
@@ -178,7 +178,7 @@ def _run(task: Pretraining, interrupt: Interrupt, *, resumed: bool) -> Pretraine
         examples=task.corpus.train,
         evaluate=lambda: held_out_loss(weights.model, task.corpus.held_out, settings.batch_tokens),
         answer=lambda: samples_of(task, [""], WATCHED_TOKENS)[0]["text"],
-        log=each(json_log(folder.log), screen),
+        log=combined(json_log(folder.log), screen),
         folder=folder.checkpoints,
         settings=settings,
         every=math.ceil(settings.steps / EVALUATIONS),

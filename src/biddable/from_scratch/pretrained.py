@@ -1,4 +1,4 @@
-"""What `pretrain` works on and leaves: the model's folder, samples and report."""
+"""The records of `pretrain`, and what it writes: the model's folder, samples and report."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Pretrained:
 
 @dataclass(frozen=True, slots=True)
 class Pretraining:
-    """What a run works on; `files` are those beside the weights in the model's folder."""
+    """A run of `pretrain`; `files` are those beside the weights in the model's folder."""
 
     settings: PretrainSettings
     folder: RunFolder
@@ -96,7 +96,7 @@ def save_pretrained(task: Pretraining, result: Pretrained) -> None:
 
 
 def samples_of(task: Pretraining, openings: Sequence[str], tokens: int) -> list[dict[str, str]]:
-    """What the model writes after each opening, at most so many tokens."""
+    """What the model writes after each opening, at most `tokens` tokens."""
     codec = make_codec(task.tokenizer.backend_tokenizer.to_str())
     end = task.tokenizer.eos_token_id
     prompts = [[end, *ids] for ids in encode_batch(codec, [Piece(o) for o in openings])]

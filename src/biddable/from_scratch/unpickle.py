@@ -1,7 +1,7 @@
 """`python -m biddable.from_scratch.unpickle CHECKPOINT FOLDER`: PyTorch to safetensors.
 
 Pickle is a program. It is read by torch's restricted unpickler only, and in a process of its own,
-so that whatever a file does to its reader is not done to the run. A few bytes can stand for many
+so that a file that crashes its reader does not crash the run. A few bytes can claim many
 gigabytes (a stride of 0, packed archives, counts that lie): what is written is bounded by the size
 of the file, and so is the reader's memory where the kernel can hold it to that.
 """

@@ -12,7 +12,7 @@ from torch import Tensor
 from biddable.engine.beside import is_flat
 from biddable.engine.layout import Layout, Prefix
 from biddable.engine.loss import head_logits
-from biddable.engine.plan import Segment, cut, plan_step
+from biddable.engine.plan import Segment, fill_batches, plan_step
 from biddable.engine.row_attention import Rows, start_rows
 from biddable.engine.step import feed, feed_prefixes
 from biddable.generation.stock_rows import StockRows
@@ -26,7 +26,7 @@ LEAVE_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The beginning of many prompts, fed once and kept for all that will come."""
+    """The beginning of many prompts: fed once, and kept for later ones."""
 
     ids: tuple[int, ...]
     prefix: Prefix
@@ -143,7 +143,7 @@ def _prefill(
     if held is not None:
         start = len(held.ids)
         segments = [Segment(i, start, len(prompt), 0) for i, prompt in enumerate(prompts)]
-        return _feed_rows(model, prompts, cut(segments, BATCH_TOKENS), [held.prefix])
+        return _feed_rows(model, prompts, fill_batches(segments, BATCH_TOKENS), [held.prefix])
     examples = [_Prompt([*p, 0], [0.0] * len(p) + [1.0]) for p in prompts]
     plan = plan_step(examples, BATCH_TOKENS)
     prefixes, _ = feed_prefixes(model, plan)

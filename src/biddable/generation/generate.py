@@ -40,7 +40,6 @@ def generate(
     stop_ids: Collection[int],
     max_new_tokens: int,
     temperature: float = 0.0,
-    top_p: float = 1.0,
     seed: int = 0,
 ) -> list[Answer]:
     """The model's answer to each prompt, in order.
@@ -50,7 +49,7 @@ def generate(
     Raises:
         BiddableError: `prompt_too_long`, a prompt leaves no room in the model's context.
     """
-    sample = make_sampler(temperature, top_p, seed)
+    sample = make_sampler(temperature, seed=seed)
     answers: list[Answer] = []
     # Equal beginnings side by side; a batch boundary would feed a prefix twice.
     order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))
@@ -85,7 +84,7 @@ def decode(
     Args:
         names: the number by which the sampler knows each prompt.
     """
-    room = [min(max_new_tokens, r) for r in rooms(model, prompts)]
+    room = [min(max_new_tokens, r) for r in remaining_context(model, prompts)]
     if max_new_tokens < 1 or not prompts:
         return
     batch = Batch(model)
@@ -101,7 +100,7 @@ def decode(
         batch.step(tokens)
 
 
-def rooms(model: Any, prompts: Sequence[Sequence[int]]) -> list[int]:
+def remaining_context(model: Any, prompts: Sequence[Sequence[int]]) -> list[int]:
     """How many tokens the model's context leaves after each prompt.
 
     Raises:

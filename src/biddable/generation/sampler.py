@@ -28,7 +28,7 @@ def make_sampler(temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) ->
 
     def draw(row: int) -> float:
         if row not in streams:
-            # Neighbouring seeds give unrelated streams; a large odd factor keeps them apart.
+            # Neighboring seeds give unrelated streams; a large odd factor keeps them apart.
             streams[row] = torch.Generator().manual_seed((seed * 1_000_003 + row) % 2**63)
         return float(torch.rand((), generator=streams[row], dtype=torch.float64))
 

@@ -1,4 +1,4 @@
-"""A model that answers as it was trained to: its template, its stop tokens, its system prompt."""
+"""A model that answers as in training: with its template, stop tokens and system prompt."""
 
 from __future__ import annotations
 
@@ -121,16 +121,16 @@ def checked_sampling(values: Mapping[str, Any]) -> Sampling:
     return options
 
 
-def _messages(given: Sequence[Message | Mapping[str, Any]]) -> list[Message]:
-    if not given:
+def _messages(messages: Sequence[Message | Mapping[str, Any]]) -> list[Message]:
+    if not messages:
         raise BiddableError("option", "there is no message to answer", "give a prompt")
-    return [m if isinstance(m, Message) else _message(m) for m in given]
+    return [m if isinstance(m, Message) else _message(m) for m in messages]
 
 
-def _message(given: Mapping[str, Any]) -> Message:
-    role, content = given.get("role"), given.get("content")
+def _message(message: Mapping[str, Any]) -> Message:
+    role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not isinstance(content, str):
         what = "a message has no text as its role or content"
         raise BiddableError("option", what, 'give {"role": "user", "content": "..."}')
-    extra = {k: v for k, v in given.items() if k not in ("role", "content")}
+    extra = {k: v for k, v in message.items() if k not in ("role", "content")}
     return Message(role, content, extra=extra)

@@ -39,11 +39,11 @@ def stream(
             if not stopped:
                 yield step[0][1]
 
-    cut = yield from pieces(tokens(), text_of(tokenizer), stop_strings)
+    cut = yield from pieces(tokens(), text_decoder(tokenizer), stop_strings)
     return "stop" if stopped or cut else "length"
 
 
-def text_of(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+def text_decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     """Token ids to text: every token shows, and no space is tidied away."""
 
     def text(ids: Sequence[int]) -> str:
@@ -60,8 +60,7 @@ def pieces(
 ) -> Generator[str, None, bool]:
     """Yields the text of the tokens as soon as it is certain; returns whether a stop string cut it.
 
-    Held back are bytes that are no whole character yet, and whatever may be the beginning of a stop
-    string.
+    Held back are incomplete characters, and text that may be the beginning of a stop string.
     """
     cutter = Cutter(text, stop_strings)
     for token in tokens:
@@ -93,7 +92,7 @@ class Cutter:
         self.cut = False
 
     def push(self, token: int) -> str:
-        """What one more token makes certain; often nothing."""
+        """The text that one more token makes certain; often empty."""
         self._ids.append(token)
         self._whole = self._text(self._ids)
         end = find_stop(self._whole, self._stops)
@@ -104,7 +103,7 @@ class Cutter:
         return self._up_to(end)
 
     def rest(self) -> str:
-        """What was held back, once no token comes any more."""
+        """The text that was held back, after the last token."""
         return "" if self.cut else self._up_to(len(self._whole))
 
     def _up_to(self, end: int) -> str:

@@ -1,4 +1,4 @@
-"""What the verdict's rules look at, and how its figures are said in a sentence. Pure."""
+"""What the verdict's rules look at, and how their figures are written in a sentence. Pure."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ WHOLES = (
     "similarity",
 )  # fmt: skip
 FORMS = ("stops_by_itself", "follows_format", "json_valid")
-# A change of loss below this share of base's is none.
+# A change of loss below this share of base's loss counts as none.
 LOSS_CHANGE = 0.02
-# What base had in a smaller share of its answers is no form that could be lost.
+# A form can only be lost if base had it in at least this share of its answers.
 HAD_FORM = 0.5
-# Few-shot within this of tuned is as good.
+# Few-shot counts as good as tuned within this difference.
 AS_GOOD = 0.05
 
 
 def deciding(names: Iterable[str]) -> list[str]:
-    """Of the content metrics those that are tested together: the whole, and its parts."""
+    """The content metrics that are tested together: the whole answer, and its parts."""
     listed = list(names)
-    whole = [name for name in WHOLES if name in listed][:1]
-    parts = [] if whole == ["user_metric"] else [n for n in listed if n.startswith(FIELD)]
-    return [*whole, *parts]
+    names = [name for name in WHOLES if name in listed][:1]
+    parts = [] if names == ["user_metric"] else [n for n in listed if n.startswith(FIELD)]
+    return [*names, *parts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Case:
 
     @property
     def loss(self) -> Metric:
-        """The eval loss; of no rows where there is none."""
+        """The eval loss; a metric with n 0 where it was not measured."""
         return self.metrics.get("held_out_loss") or Metric(0.0, 0.0, 0)
 
     @property
@@ -56,7 +56,7 @@ class Case:
         return {n: m for n, m in self.metrics.items() if n.startswith(FIELD) and m.standing != ""}
 
     @property
-    def whole(self) -> dict[str, Metric]:
+    def whole_answer(self) -> dict[str, Metric]:
         """The metric that says whether a whole answer is right, if there is one.
 
         None for objects with prose in them: no prose is ever written twice.
@@ -68,16 +68,16 @@ class Case:
     @property
     def contents(self) -> dict[str, Metric]:
         """The whole and its parts."""
-        return self.whole | self.parts
+        return self.whole_answer | self.parts
 
     def standing(self, *standings: str) -> dict[str, Metric]:
-        """The contents that stand so."""
+        """The contents with one of these standings."""
         return {n: m for n, m in self.contents.items() if m.standing in standings}
 
     @property
     def independent_rows(self) -> int:
         """Independent rows behind the verdict."""
-        return min(m.independent for m in (self.loss, *self.whole.values()))
+        return min(m.independent for m in (self.loss, *self.whole_answer.values()))
 
     @property
     def forms(self) -> dict[str, Metric]:
@@ -99,12 +99,12 @@ class Case:
     @property
     def formed(self) -> bool:
         """Whether a form, or likeness to the references, surely rose."""
-        style = [m for n, m in self.whole.items() if n != "user_metric"]
+        style = [m for n, m in self.whole_answer.items() if n != "user_metric"]
         return any(surely(m, m.tuned - m.base) for m in (*self.forms.values(), *style))
 
     @property
     def kept(self) -> bool:
-        return any(m.standing == KEPT for m in self.whole.values())
+        return any(m.standing == KEPT for m in self.whole_answer.values())
 
     @property
     def loss_fell(self) -> bool:
@@ -120,7 +120,7 @@ class Case:
 
     @property
     def doubtful(self) -> bool:
-        """Whether answers are better than without a model, but too few to be sure of it."""
+        """Whether answers are better than without a model, but on too few rows to be sure."""
         better = self.standing(CLOSED, UNSURE).values()
         return any(m.tuned > max(m.base, m.baseline or 0) for m in better)
 

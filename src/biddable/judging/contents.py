@@ -1,4 +1,4 @@
-"""Whether answers are right: ways to hold them against references, each with its best rival that
+"""Whether answers are right: ways to compare them with references, each with the best rival that
 needs no model.
 
 A rival is the most frequent training answer (or label, choice, value of a field), given to every
@@ -16,7 +16,7 @@ from statistics import median
 import numpy as np
 
 from biddable.judging.format import AnswerFormat
-from biddable.judging.intervals import Clusters, Floats, cluster_numbers, relation
+from biddable.judging.intervals import Clusters, Floats, cluster_array, relation
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.measures import Measure
 from biddable.judging.metric import FIELD
@@ -31,9 +31,9 @@ KeyOf = Callable[[str], Hashable]
 
 # References of at most this many tokens are compared as a whole.
 SHORT_ANSWER = 8
-# A field or a last line of at most so many words is compared as a whole, a longer one as prose.
+# A field or last line of at most this many words is compared as a whole, a longer one as prose.
 SHORT_LINE = 8
-# References that stand for all others as another row's answer.
+# References that are tried as another row's answer.
 MOST_OTHERS = 64
 # The share of references that have to have parts.
 FITTING = 0.5
@@ -93,7 +93,7 @@ def _keyed(name: str, key_of: KeyOf, questions: Questions, known: Texts) -> Meas
     clusters = clusters_of(questions)
 
     def related(judgement: Judgement) -> float:
-        rows = cluster_numbers(clusters, len(clusters))
+        rows = cluster_array(clusters, len(clusters))
         return relation(codes(judgement.answers), goal, rows)
 
     return Measure(
@@ -129,19 +129,19 @@ def _parts(form: AnswerFormat, questions: Questions, known: Texts) -> list[Measu
     parts = learn_parts(cache(form.read), known, loose=form.is_json) if form.read else None
     if parts is None or (not form.is_json and not parts.fields):
         return []
-    whole = cache(parts.whole)
-    fitting = sum(whole(q.reference) is not None for q in questions)
+    value_of = cache(parts.value)
+    fitting = sum(value_of(q.reference) is not None for q in questions)
     if fitting < FITTING * len(questions):
         return []
     keys = {path: cache(lambda text, path=path: parts.field(text, path)) for path in parts.fields}
     fields = {path: _field(path, keys[path], questions, known) for path in parts.fields}
     judged = [field for field in fields.values() if field is not None]
     if form.is_json:
-        return [_keyed("json_match", whole, questions, known), *judged]
+        return [_keyed("json_match", value_of, questions, known), *judged]
     prose = [path for path, field in fields.items() if field and field.kind == "mean"]
     if len(prose) == len(judged):
         return judged
-    right = _keyed("choices_match", lambda text: parts.whole(text, prose), questions, known)
+    right = _keyed("choices_match", lambda text: parts.value(text, prose), questions, known)
     # A single part is the whole already.
     return [right] if len(judged) == 1 else [right, *judged]
 

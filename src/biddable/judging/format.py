@@ -33,13 +33,13 @@ from biddable.judging.structure import (
 )
 from biddable.judging.text_measures import normalized
 
-# Fewer answers show no rule, but for JSON.
+# Fewer answers show no rule other than JSON.
 FEWEST = 5
 MOST_LABELS = 200
 LONGEST_LABEL = 60
 # Each label must come this often on average to be one of a set rather than chance.
 LABEL_USES = 2.0
-# A regular expression may take so long for one answer.
+# The longest that a regular expression may take for one answer.
 SECONDS = 1.0
 
 

@@ -37,7 +37,7 @@ def wilson(successes: float, n: float) -> tuple[float, float]:
     return (0.0 if rate <= 0 else low), (1.0 if rate >= 1 else high)
 
 
-def cluster_numbers(ids: Sequence[int | None] | None, rows: int) -> Clusters:
+def cluster_array(ids: Sequence[int | None] | None, rows: int) -> Clusters:
     """(rows,) the cluster of each of the first rows, from 0; a row without an id stands alone."""
     first = [None] * rows if ids is None else ids[:rows]
     keys = [("row", i) if c is None else ("cluster", c) for i, c in enumerate(first)]
@@ -132,23 +132,23 @@ def sign_flip(differences: Floats, clusters: Clusters) -> float:
     return float(1 + extreme) / (PERMUTATIONS + 1)
 
 
-def relation(given: Clusters, wanted: Clusters, clusters: Clusters) -> float:
+def relation(answers: Clusters, wanted: Clusters, clusters: Clusters) -> float:
     """The p-value of as many matches, were the answers dealt to the rows by chance.
 
     A constant answer, or one drawn without a look at the prompt, matches as often in any order.
     One row of each cluster takes part.
 
     Args:
-        given, wanted: (n,) numbers of the answers; -1 never matches.
+        answers, wanted: (n,) numbers of the answers; -1 never matches.
     """
     _, first = np.unique(clusters, return_index=True)
-    pairs = np.stack([given[first], wanted[first]])
-    given, wanted = pairs[:, np.lexsort(pairs)]
+    pairs = np.stack([answers[first], wanted[first]])
+    answers, wanted = pairs[:, np.lexsort(pairs)]
     random = np.random.default_rng(0)
-    orders = random.permuted(np.tile(np.arange(len(given)), (PERMUTATIONS, 1)), axis=1)
-    known = given >= 0
-    hits = ((given == wanted) & known).sum()
-    chance = ((given == wanted[orders]) & known).sum(-1)
+    orders = random.permuted(np.tile(np.arange(len(answers)), (PERMUTATIONS, 1)), axis=1)
+    known = answers >= 0
+    hits = ((answers == wanted) & known).sum()
+    chance = ((answers == wanted[orders]) & known).sum(-1)
     return float(1 + (chance >= hits).sum()) / (PERMUTATIONS + 1)
 
 

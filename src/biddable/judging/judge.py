@@ -17,7 +17,7 @@ from biddable.encoding.encode import Example, encode_prompt
 from biddable.engine.plan import first_trained
 from biddable.generation.batch import BATCH_TOKENS
 from biddable.generation.generate import generate
-from biddable.generation.stream import text_of
+from biddable.generation.stream import text_decoder
 from biddable.judging.general import GENERAL_TEXT
 from biddable.models.model_files import stop_ids_of
 from biddable.models.support import context_of
@@ -110,12 +110,12 @@ class LossRows:
 def loss_rows(
     model: Any, tokenizer: Any, held_out: Sequence[Example], train: Sequence[Example] = ()
 ) -> LossRows:
-    """What the losses of a model are measured on, where it feeds tokens."""
+    """The examples that a model's losses are measured on."""
     swaps = swapped(held_out[:MOST_SWAPPED])
     return LossRows(model, held_out, swaps, train, _general(model, tokenizer))
 
 
-def ask(
+def make_questions(
     conversations: Sequence[Conversation],
     tokenizer: Any,
     template: Template,
@@ -179,7 +179,7 @@ def judge(
         stop_ids=stop_ids_of(model, tokenizer, template),
         max_new_tokens=max_new_tokens or answer_limit(questions),
     )
-    text = text_of(tokenizer)
+    text = text_decoder(tokenizer)
     return Judgement(
         losses=[sums for sums, _ in losses],
         swapped_losses=[sums for sums, _ in others],
@@ -236,7 +236,7 @@ def swapped(examples: Sequence[Example]) -> list[Example]:
 
 
 def _general(model: Any, tokenizer: Any) -> list[Example]:
-    """The paragraphs of the general text, cut to the model's context; no answers in them."""
+    """The paragraphs of the general text as examples, cut to the model's context."""
     context = context_of(model.config)
     texts = [tokenizer.encode(text)[:context] for text in GENERAL_TEXT.split("\n\n")]
     return [Example(ids, [0.0] + [1.0] * (len(ids) - 1)) for ids in texts if len(ids) > 1]

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from biddable.judging.format import AnswerFormat
 from biddable.judging.intervals import (
     Floats,
-    cluster_numbers,
+    cluster_array,
     paired_bootstrap,
     paired_rates,
     sign_flip,
@@ -59,7 +59,7 @@ class Measure:
 
     def compared(self, before: Floats, after: Floats) -> Metric:
         """The columns of base and of tuned on the same rows."""
-        n, clusters = len(before), cluster_numbers(self.clusters, len(before))
+        n, clusters = len(before), cluster_array(self.clusters, len(before))
         base, tuned = (float(self.figure(columns.sum(0))) for columns in (before, after))
         count = len(np.unique(clusters))
         metric = Metric(base, tuned, n, kind=self.kind, clusters=count if count < n else None)
@@ -105,7 +105,7 @@ def p_fit(judgement: Judgement, clusters: Sequence[int] | None) -> float:
     gains = relevance(judgement)
     if not len(gains):
         return 0.0
-    return sign_flip(gains, cluster_numbers(clusters, len(gains))) if gains.sum() > 0 else 1.0
+    return sign_flip(gains, cluster_array(clusters, len(gains))) if gains.sum() > 0 else 1.0
 
 
 def answer_measures(
@@ -179,8 +179,8 @@ def _f1_columns(
     every = np.unique(wanted)
 
     def columns(answers: Sequence[str]) -> Floats:
-        given = np.array([number.get(normalized(a), -1) for a in answers])
-        right, named = wanted[:, None] == every, given[:, None] == every
+        answered = np.array([number.get(normalized(a), -1) for a in answers])
+        right, named = wanted[:, None] == every, answered[:, None] == every
         return np.concatenate([right & named, right, named], axis=1).astype(float)
 
     return columns
@@ -188,7 +188,7 @@ def _f1_columns(
 
 def _macro_f1(sums: Floats) -> Floats:
     """Mean F1 of the labels that occur among the references of a sample."""
-    hits, wanted, given = np.split(sums, 3, axis=-1)
-    scores = np.where(wanted > 0, 2 * hits / np.maximum(wanted + given, 1), 0.0)
+    hits, wanted, answered = np.split(sums, 3, axis=-1)
+    scores = np.where(wanted > 0, 2 * hits / np.maximum(wanted + answered, 1), 0.0)
     mean: Floats = scores.sum(-1) / (wanted > 0).sum(-1)
     return mean

@@ -45,7 +45,7 @@ def place_of(name: str) -> int:
 
 
 def figure(kind: Kind, value: float, digits: int = 2) -> str:
-    """A rate as per cent, anything else with so many digits."""
+    """A rate in percent, anything else with `digits` decimals."""
     return f"{100 * value:.0f} %" if kind == "rate" else f"{value:z.{digits}f}"
 
 

@@ -9,7 +9,7 @@ MOST = 5
 ENDS = ("highest loss: a wrong or odd answer?", "lowest loss: boilerplate?")
 
 
-def unusual(losses: Sequence[float]) -> tuple[list[int], list[int]]:
+def outliers(losses: Sequence[float]) -> tuple[list[int], list[int]]:
     """The indices of the rows with the highest and with the lowest losses, the farthest first.
 
     Both are empty where there are too few rows for one to stand out.

@@ -1,4 +1,4 @@
-"""`--metric FILE.py:FUNCTION`: a user's own figure for an answer, from a file that they name."""
+"""`--metric FILE.py:FUNCTION`: a user's own metric, from a file that they name."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ UserMetric = Callable[[str, str], float]
 _FIX = "write `def score(reference, answer): ...` in a file, and give --metric FILE.py:score"
 
 
-def load_metric(given: str) -> UserMetric | None:
+def load_metric(option: str) -> UserMetric | None:
     """The function that FILE.py:FUNCTION names; None where nothing is given. Runs the file.
 
     Raises:
         BiddableError: `metric`, there is no such file or function, the file fails, or the function
             does not take (reference, answer).
     """
-    if not given:
+    if not option:
         return None
-    file, colon, name = given.rpartition(":")
+    file, colon, name = option.rpartition(":")
     if not colon or not file or not name.isidentifier():
-        raise _bad(f"--metric {given!r} is not FILE.py:FUNCTION")
+        raise _bad(f"--metric {option!r} is not FILE.py:FUNCTION")
     function = getattr(_loaded(Path(file)), name, None)
     if not callable(function):
         raise _bad(f"{file} has no function {name}")
@@ -47,7 +47,7 @@ def load_metric(given: str) -> UserMetric | None:
                 value = function(reference, answer)
         except SystemExit as error:
             raise RuntimeError("it ends the program") from error
-        # NumPy's numbers of one value are none of Python's but have its conversion.
+        # A NumPy scalar is no Python number; `item` gives one.
         number = value.item() if hasattr(value, "item") else value
         if not isinstance(number, Real):
             raise TypeError(f"it gave {type(value).__name__}, not a number")

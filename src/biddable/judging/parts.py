@@ -41,7 +41,7 @@ class Parts:
     loose: frozenset[FieldPath] = frozenset()
     fields: tuple[FieldPath, ...] = ()
 
-    def whole(self, text: str, without: Sequence[FieldPath] = ()) -> Hashable:
+    def value(self, text: str, without: Sequence[FieldPath] = ()) -> Hashable:
         """The value of an answer but for some fields, equal for equal values; None if not valid."""
         try:
             value = self.read(text)

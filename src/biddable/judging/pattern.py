@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from biddable.judging.structure import MOST
 
 MOST_LINES = 30
-# A choice has at most so many values, each of them so often on average, and none only once.
+# A choice has at most MOST_CHOICES values, each used CHOICE_USES times on average, none once.
 MOST_CHOICES = 12
 CHOICE_USES = 5.0
 # A constant part shorter than this is a coincidence of letters.
 SHORTEST_MARK = 3
-# A short slot is parted at a word or mark that stands equally often in nearly all of its values,
-# if these are at least so many.
+# A short slot with at least FEWEST_PARTED values is split at a word or mark that occurs equally
+# often in nearly all of them.
 FEWEST_PARTED = 20
 LONGEST_PARTED = 16
 NUMBER = r"-?\d[\d.,]*"
 TOKEN = r"\w+|[^\w\s]"
-# What a regular expression is made of, as far as its groups are to be told apart.
+# The parts of a regular expression, as far as finding its groups needs them.
 GROUPS = r"\\.|\[\^?\]?(?:\\.|[^\]])*\]|\((?:\?P<(?P<name>\w+)>|\?)?|[\s\S]"
 
 

@@ -1,4 +1,4 @@
-"""The fair rival and the frame: base with examples in its prompt, tuned outside its template."""
+"""The few-shot baseline (base with examples in its prompt), and tuned outside its template."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Outcome = Literal[
 ]  # fmt: skip
 
 FEWEST_ROWS = 8
-# Training loss below this share of eval loss, and by so many nats per token, is memory.
+# Training loss below this share of eval loss, and lower by this many nats, counts as memorized.
 MEMORY, MEMORY_GAP = 0.5, 0.3
 # Of answers with several parts, the share that has to be right as a whole.
 MOSTLY_RIGHT = 0.5
@@ -44,7 +44,7 @@ class Rule:
         holds: the condition.
         outcome: what then happened.
         sentence: the outcome in words, with the figure that proves it.
-        advice: what to try next, where none of `ADVICE` fits better.
+        advice: what to try next, unless an entry of `ADVICE` fits better.
     """
 
     when: str
@@ -59,7 +59,7 @@ def _learned(case: Case) -> bool:
         m.standing in (CHANCE, UNSURE) for m in case.parts.values()
     ):
         return False
-    wholes = case.whole.values() if case.parts else ()
+    wholes = case.whole_answer.values() if case.parts else ()
     return all(m.standing == LEARNED and m.tuned >= MOSTLY_RIGHT for m in wholes)
 
 
@@ -85,8 +85,8 @@ def _fallen(metrics: Mapping[str, Metric]) -> str:
 
 
 def _learned_sentence(case: Case) -> str:
-    if case.whole and case.standing(LEARNED).keys() >= case.whole.keys():
-        return f"Learned: {proof(case.whole)}."
+    if case.whole_answer and case.standing(LEARNED).keys() >= case.whole_answer.keys():
+        return f"Learned: {proof(case.whole_answer)}."
     shown = [f"{change({n: m})}, {rival(n, m)}" for n, m in case.parts.items()]
     return f"Learned: {'; '.join(shown)}; on {case.loss.n} eval rows."
 
@@ -98,7 +98,7 @@ def _partly_sentence(case: Case) -> str:
         for head, standing in groups.items()
         if (names := [title(n) for n in case.standing(standing) if n.startswith(FIELD)])
     ]
-    return f"Partly learned: {_joined(*listed, proof(case.whole), _but_lost(case))}."
+    return f"Partly learned: {_joined(*listed, proof(case.whole_answer), _but_lost(case))}."
 
 
 def _format_sentence(case: Case) -> str:
@@ -114,13 +114,15 @@ def _format_sentence(case: Case) -> str:
         what = "Learned the format; these rows cannot show content for certain"
     else:
         what = "Learned the format, not the content"
-    return f"{what}: {_joined(form, proof(case.whole), _but_lost(case))}."
+    return f"{what}: {_joined(form, proof(case.whole_answer), _but_lost(case))}."
 
 
 def _loss_sentence(case: Case) -> str:
     what = "the answers not for certain" if case.doubtful else "the answers not"
-    what = f"Loss improved, {what}" if case.whole else "Loss improved; no answers were compared"
-    return f"{what}: {_joined(_loss(case), proof(case.whole), _but_lost(case))}."
+    what = (
+        f"Loss improved, {what}" if case.whole_answer else "Loss improved; no answers were compared"
+    )
+    return f"{what}: {_joined(_loss(case), proof(case.whole_answer), _but_lost(case))}."
 
 
 def _but_lost(case: Case) -> str:
@@ -204,7 +206,7 @@ RULES = (
     Rule(
         "base was right before and tuned still is (content is kept)",
         lambda case: case.kept, "no_change",
-        lambda case: f"No change: the base was right already: {proof(case.whole)}.",
+        lambda case: f"No change: the base was right already: {proof(case.whole_answer)}.",
     ),
     Rule(
         f"eval loss surely fell, by more than {100 * LOSS_CHANGE:.0f} %",
@@ -224,7 +226,7 @@ RULES = (
     ),
 )  # fmt: skip
 
-# (outcomes, condition, what to try next) where a rule's own advice does not fit; the first holds.
+# (outcomes, condition, what to try next) that replace a rule's own advice; the first that fits.
 ADVICE: tuple[tuple[tuple[Outcome, ...], Callable[[Case], bool], str], ...] = (
     (
         ("learned", "partly", "format_only"), lambda case: case.few_shot_as_good,

@@ -13,15 +13,13 @@ import numpy as np
 from biddable.judging.case import deciding
 from biddable.judging.contents import contents
 from biddable.judging.format import AnswerFormat, learn_format
-from biddable.judging.intervals import Floats, cluster_numbers, sign_flip
+from biddable.judging.intervals import Floats, cluster_array, sign_flip
 from biddable.judging.judge import Judgement, Question
 from biddable.judging.measures import Measure, answer_measures, has_figure, loss_measures, p_fit
-from biddable.judging.metric import NAMES, Metric, place_of
+from biddable.judging.metric import Metric, place_of
 from biddable.judging.own_metric import UserMetric
 from biddable.judging.standings import Examined, with_standings
 from biddable.judging.verdict import Verdict, decide
-
-__all__ = ["NAMES", "Scorecard", "Terms", "score"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +27,9 @@ class Scorecard:
     """The comparison of two models.
 
     Args:
-        metrics: by name, in the order of `NAMES`, fields after the whole they are parts of.
+        metrics: by name, in the order of `metric.NAMES`, fields after the whole they are parts of.
         format: the format rule as text, empty where there is none.
-        verdict: what an expert would say to these figures.
+        verdict: the outcome that follows from these figures.
     """
 
     metrics: Mapping[str, Metric]
@@ -145,7 +143,7 @@ def _with_few_shot(metric: Metric, measure: Measure, few_shot: Floats, tuned: Fl
 def _examined(
     measure: Measure, metric: Metric, after: Floats, rival: Floats, tuned: Judgement
 ) -> Examined:
-    clusters = cluster_numbers(measure.clusters, len(after))
+    clusters = cluster_array(measure.clusters, len(after))
     p_baseline = sign_flip(after[:, 0] - rival[:, 0], clusters)
     p_relation = measure.p_relation(tuned) if measure.p_relation else 0.0
     room = len(np.unique(clusters[rival[:, 0] == 0])) if measure.kind == "rate" else None

@@ -56,7 +56,7 @@ class Examined:
 
     @property
     def p_gain(self) -> float:
-        """The p-value of a gain on both; 1 where there is none."""
+        """The p-value of a gain on base and baseline; 1 where there is no gain."""
         metric = self.metric
         if metric.tuned <= metric.base or metric.tuned <= (metric.baseline or 0.0):
             return 1.0
@@ -72,7 +72,7 @@ class Examined:
 def with_standings(tests: Mapping[str, Examined]) -> dict[str, Metric]:
     """The metrics with their standing, the whole first and then its parts."""
     gains = holm([test.p_gain for test in tests.values()])
-    # A loss of the whole is no matter of how many parts it has.
+    # The test for a loss of the whole is not corrected for the number of its parts.
     falls = [1.0 if test.metric.p is None else test.metric.p for test in tests.values()]
     falls = [*falls[:1], *holm(falls[1:])]
     return {
@@ -98,7 +98,7 @@ def _standing(test: Examined, p_gain: float, p_fall: float, alpha: float) -> str
         return LEARNED
     if test.scaled and metric.base > 1 - RATE_CHANGE:
         return KEPT
-    # A gain on the baseline that only the correction leaves in doubt is no holding of base's own.
+    # A gain that only the correction leaves in doubt is not held: base itself is surely beaten.
     if better and (metric.p is None or metric.p >= ALPHA):
         return HELD
     if test.room is not None and test.room < fewest_gained(alpha):

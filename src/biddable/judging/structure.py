@@ -103,7 +103,7 @@ def read_xml(text: str) -> Any:
 
 
 def _attributes(text: str) -> list[tuple[str, Any]]:
-    """Each attribute as a part; what is none as a part of its own."""
+    """Each attribute as a part, and other text in the tag as one more."""
     rest = ATTRIBUTE.sub("", text).strip()
     named = [(f"@{name}", leaf(unescape(value[1:-1]))) for name, value in ATTRIBUTE.findall(text)]
     return [*named, ("@", leaf(rest))] if rest else named

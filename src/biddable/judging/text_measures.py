@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz.distance import Indel
 
-# Scripts without spaces between words: there each character counts as a word.
-_SPACELESS = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af\u0e00-\u0e7f"
-_WORD = re.compile(rf"[{_SPACELESS}]|[^\W{_SPACELESS}]+|[^\w\s]")
+from biddable.data.wording import WORD
+
+_WORD = re.compile(rf"{WORD.pattern}|[^\w\s]")
 # An opening quote and its closing one.
 QUOTES = ('""', "''", "``", "“”", "„“", "\u2018\u2019", "«»")
 # A span of this many words is hardly written twice by chance.
@@ -53,9 +53,9 @@ def repeats(answer: str) -> bool:
     return bool(counts) and max(counts.values()) >= LOOP_TIMES
 
 
-def spans(of: Sequence[str], length: int) -> Iterable[tuple[str, ...]]:
+def spans(tokens: Sequence[str], length: int) -> Iterable[tuple[str, ...]]:
     """Every run of `length` words."""
-    return (tuple(of[i : i + length]) for i in range(len(of) - length + 1))
+    return (tuple(tokens[i : i + length]) for i in range(len(tokens) - length + 1))
 
 
 def copier(training_answers: Sequence[str]) -> Callable[[str], tuple[int, int, int]]:
@@ -73,30 +73,30 @@ def copier(training_answers: Sequence[str]) -> Callable[[str], tuple[int, int, i
         # million of them no two are ever equal.
         return np.unique(hashes(span for source in sources for span in spans(source, length)))
 
-    def known(of: Sequence[str], length: int) -> NDArray[np.bool_]:
-        mine, there = hashes(spans(of, length)), seen(length)
+    def known(tokens: Sequence[str], length: int) -> NDArray[np.bool_]:
+        own, there = hashes(spans(tokens, length)), seen(length)
         if not len(there):
-            return np.zeros(len(mine), np.bool_)
-        places = np.searchsorted(there, mine).clip(max=len(there) - 1)
-        same: NDArray[np.bool_] = there[places] == mine
+            return np.zeros(len(own), np.bool_)
+        places = np.searchsorted(there, own).clip(max=len(there) - 1)
+        same: NDArray[np.bool_] = there[places] == own
         return same
 
     def copied(text: str) -> tuple[int, int, int]:
-        of = words(text)
-        low, high = 0, len(of)
+        tokens = words(text)
+        low, high = 0, len(tokens)
         # A shared run of n words holds shared runs of every smaller number.
         while low < high:
             middle = (low + high + 1) // 2
-            if known(of, middle).any():
+            if known(tokens, middle).any():
                 low = middle
             else:
                 high = middle - 1
-        runs = known(of, COPY_WORDS)
+        runs = known(tokens, COPY_WORDS)
         return int(runs.sum()), len(runs), low
 
     return copied
 
 
-def hashes(of: Iterable[tuple[str, ...]]) -> NDArray[np.int64]:
+def hashes(runs: Iterable[tuple[str, ...]]) -> NDArray[np.int64]:
     """The hash of each span, the same within one process."""
-    return np.fromiter(map(hash, of), np.int64)
+    return np.fromiter(map(hash, runs), np.int64)

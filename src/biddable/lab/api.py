@@ -1,4 +1,4 @@
-"""What the lab's page asks for: an example rendered, checked, encoded and, with weights, its loss.
+"""The lab's answers to its page: an example rendered, checked, encoded and, with weights, its loss.
 
 All of it comes from the functions of training. What the page sends is bounded before anything is
 rendered, and goes back as JSON, never as HTML.
@@ -21,15 +21,16 @@ from biddable.encoding.spans import Located
 from biddable.engine.step import example_losses, plan_for
 from biddable.errors import BiddableError, place
 from biddable.models.support import context_of
+from biddable.options import CHOICES
 from biddable.template.frames import FRAMES, UNKNOWN_ROLE
 from biddable.template.template import Template
 from biddable.template.wrap import literal
 
 OWN, TYPED_FRAME, TYPED_JINJA = "own", "typed frame", "typed Jinja"
-# What stands for a message's text in the typed frame of its role.
+# The placeholder of a message's text in the typed frame of its role.
 PLACEHOLDERS = {"system": "{system}", "user": "{prompt}", "assistant": "{completion}"}
 EOS = "{eos}"
-LOSS_ON = ("assistant", "last", "all")
+LOSS_ON = CHOICES["loss_on"]
 MOST_MESSAGES = 20
 MOST_CHARACTERS = 20_000
 # A longer example would take a small machine seconds.

@@ -7,11 +7,11 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from biddable.data.private import masked
-from biddable.errors import MOST_PLACES, BiddableError, Finding, Severity, as_record
+from biddable.errors import MOST_PLACES, BiddableError, Finding, Severity
 from biddable.mining.by_kind import MOST_BYTES, file_pairs, group_name
 from biddable.mining.licenses import license_of
 from biddable.mining.mail import Mail, thread_pairs
@@ -76,7 +76,7 @@ class Record:
             "files_of_other_kinds": dict(sorted(self.other_files.items())),
             "masked": self.masked,
             "left_out": dict(self.counts.most_common()),
-            "findings": [as_record(finding) for finding in self.findings()],
+            "findings": [asdict(finding) for finding in self.findings()],
             "cut": self.cut,
         }
 

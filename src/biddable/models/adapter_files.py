@@ -18,7 +18,7 @@ from biddable.models.vetting import damaged, read_object, vet_folder
 from biddable.storage import sha256
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "adapter_base.json"
-# The one number of bits a weight, other than its own, that a base can be held in.
+# The only number of bits per weight that a base can be quantized to here.
 BITS = 4
 
 
@@ -33,7 +33,7 @@ def base_text(name: str, sums: Mapping[str, str], bits: int = 0) -> str:
 
     Args:
         name: that `--base` takes anywhere: a hub id, `smollm2`, or a whole path.
-        bits: in which its linear weights were held; 0 as they are in its files.
+        bits: 4 where its linear weights were held in four bits, 0 as they are in its files.
     """
     record = {"base": name, "sha256": dict(sums)} | ({"bits": bits} if bits else {})
     return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
@@ -58,7 +58,7 @@ def base_name(folder: Path, name: str) -> str:
 
 
 def base_bits(folder: Path, name: str) -> int:
-    """In how many bits an adapter's base was held while it was trained: 4, or 0 for as it is.
+    """The bits that an adapter's base was held in while it was trained: 4, or 0 for unchanged.
 
     Raises:
         BiddableError: `base_damaged`.

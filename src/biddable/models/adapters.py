@@ -23,7 +23,7 @@ from biddable.models.adapter_files import BASE, CONFIG, WEIGHTS
 from biddable.models.four_bits import FourBits
 from biddable.models.model_files import write_files
 from biddable.models.vetting import damaged, first_names, read_object
-from biddable.storage import Aside, write_tensors
+from biddable.storage import AtomicFolder, write_tensors
 
 SCALE = 2
 MOST_RANK = 1024
@@ -127,7 +127,7 @@ def save_adapter(
     config = {**_config(model), "base_model_name_or_path": base[0]}
     beside[CONFIG] = json.dumps(config, indent=2, sort_keys=True) + "\n"
     beside[BASE] = base[1]
-    with Aside(folder, manifest=False) as aside:
+    with AtomicFolder(folder, manifest=False) as aside:
         write_tensors({_peft(name): t for name, t in tensors.items()}, aside / WEIGHTS)
         write_files(beside, aside)
 

@@ -18,6 +18,14 @@ from typing import Any
 
 from biddable.errors import BiddableError, did_you_mean, first_line
 from biddable.models.adapter_files import adapter_folder, base_bits, base_name, refuse_other_base
+from biddable.models.completeness import (
+    check_sizes,
+    check_values,
+    load_pretrained,
+    prove_complete,
+    quiet,
+    refuse_unlike,
+)
 from biddable.models.gguf_header import gguf_shapes
 from biddable.models.model_files import model_files, own_template, write_files
 from biddable.models.own_tokens import check_ids, open_own_tokenizer, silent_stderr
@@ -30,23 +38,15 @@ from biddable.models.vetting import (
     unknown_setting,
     vet_folder,
 )
-from biddable.models.whole import (
-    check_sizes,
-    check_values,
-    load_pretrained,
-    prove_whole,
-    quiet,
-    refuse_unlike,
-)
 from biddable.settings import PACKAGED
-from biddable.storage import Aside, alone, is_sound, sha256, write_tensors, write_text
+from biddable.storage import AtomicFolder, folder_lock, is_sound, sha256, write_tensors, write_text
 from biddable.terminal import console, line
 
 # In the folder of a model all of whose training rows began with the same system prompt.
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
 # In a converted folder: what it was converted from, and how.
 _SOURCE_FILE = "source.json"
-# Raise it when a conversion writes something else; older copies are then converted anew.
+# Raise this number when a conversion writes something else; older copies are then replaced.
 _LAYOUT = 3
 # What is fetched of a hub id: first what can be refused, then the weights.
 _SMALL = ("*.json", "*.jinja", "*.txt")
@@ -59,7 +59,7 @@ class Base:
 
     Args:
         adapter: the folder of an adapter on it, which has a tokenizer and template of its own.
-        bits: 4 where its linear weights are to be held in so many, 0 as they are.
+        bits: 4 to hold its linear weights in four bits, 0 to hold them as they are.
     """
 
     name: str
@@ -108,12 +108,12 @@ def _resolve_model(name: str) -> Base:
         _vetted_config(Base(name, from_hub(name, _SMALL)))
         folder = from_hub(name, _WANTED)
     base = Base(name, folder)
-    prove_whole(folder, name, _vetted_config(base))
+    prove_complete(folder, name, _vetted_config(base))
     return base
 
 
 def _vetted_config(base: Base) -> Any:
-    """The configuration, once nothing in the folder names code and the kind of model is known."""
+    """The configuration, after checks that the folder names no code and the kind is supported."""
     vet_folder(base.folder, base.name)
     kind = read_object(base.folder / "config.json", base.name).get("model_type")
     if not isinstance(kind, str):
@@ -247,12 +247,12 @@ def _convert_once(gguf: Path, target: Path) -> Path:
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with alone(target.parent):
+        with folder_lock(target.parent):
             # Another process may have converted it meanwhile.
             if not _is_converted(target, source):
                 # Minutes where the vocabulary is large.
                 line(console(), "converting", f"{gguf.name}, once")
-                with Aside(target) as aside:
+                with AtomicFolder(target) as aside:
                     _convert(gguf, aside)
                     write_text(aside / _SOURCE_FILE, source)
     except OSError as error:

@@ -73,7 +73,7 @@ class FourBits(nn.Module):
 
 
 def quantize_linears(layers: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Replaces each linear layer among some decoder layers; their weights are let go one by one.
+    """Replaces each linear layer in decoder layers; the old weights are freed one by one.
 
     Raises:
         BiddableError: `missing_extra`.

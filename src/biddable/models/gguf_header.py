@@ -1,4 +1,4 @@
-"""Reads a GGUF file's header within the bounds of the file, before any library believes it.
+"""Reads a GGUF file's header within the bounds of the file, before any library trusts it.
 
 Layout (ggml's docs/gguf.md, version 2 and 3, little-endian): magic, version, counts of tensors and
 of values; the values, each a name, a type and its content; the tensors, each a name, dimensions,

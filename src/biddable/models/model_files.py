@@ -37,8 +37,8 @@ _PROBE = "Don't re-read  v2.10,\n\n\tit's 12345 naïve Ünïcode 漢字かな �
 def stop_ids_of(model: Any, tokenizer: Any, template: Template) -> tuple[int, ...]:
     """The ids at which a model stops: its ends of turn, then those its generation config adds.
 
-    Of the latter only control tokens count: a config that nobody fitted to its tokenizer may name
-    an ordinary token.
+    Of the latter only control tokens count: a config that does not fit its tokenizer may name an
+    ordinary token.
     """
     added = getattr(model.generation_config, "eos_token_id", None)
     added = added if isinstance(added, (list, tuple)) else [added]
@@ -231,7 +231,7 @@ def _prove(files: Mapping[str, str], model: Any, tokenizer: Any) -> None:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             GenerationConfig.from_pretrained(folder).validate(strict=True)
             again = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    # Whatever the library says against them, in whichever of its many ways.
+    # The library has many ways to refuse a file.
     except Exception as error:
         raise _not_savable(f"transformers refuses its files: {first_line(error)}") from error
     before, after = (json.loads(c.to_json_string()) for c in (model.config, config))
@@ -256,8 +256,8 @@ def _holds(after: Any, before: Any) -> bool:
 
 
 def _cut(tokenizer: Any, text: str) -> tuple[list[int], list[str]]:
-    """A text's ids, and the pieces within which tokens are sought: they differ also where a small
-    vocabulary has no token that would show it."""
+    """A text's ids, and the pieces that the pre-tokenizer cuts; with a small vocabulary the pieces
+    may differ where the ids do not."""
     backend = tokenizer.backend_tokenizer
     normal = backend.normalizer.normalize_str(text) if backend.normalizer else text
     cutter = backend.pre_tokenizer

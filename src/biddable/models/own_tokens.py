@@ -1,7 +1,7 @@
 """Opens the tokenizer that a folder's tokenizer.json describes, and no other.
 
 AutoTokenizer builds another pre-tokenizer for certain kinds of models than the file has, so that
-its ids differ from those of whatever else reads the file (transformers 45920, 48206). Here the file
+its ids differ from those of other readers of the file (transformers 45920, 48206). Here the file
 alone decides the ids; tokenizer_config.json adds names of special tokens and the chat template.
 """
 
@@ -22,11 +22,11 @@ _SPECIAL = (
 )  # fmt: skip
 # Plain values of tokenizer_config.json that leave the ids as they are.
 _KEPT = {"model_max_length": int, "padding_side": str, "truncation_side": str}
-# No vocabulary has as many; for a tokenizer without a model.
+# More ids than any vocabulary has: the limit for a tokenizer without a model.
 MOST_IDS = 1 << 24
 LONGEST_TEMPLATE = 1 << 20
-# What a pre-tokenizer may cut in its own way, and one run of each character, at which a pattern
-# that tries all ways to cut a text would be lost.
+# Texts that pre-tokenizers cut differently, and a run of each character, on which a pattern that
+# backtracks would never end.
 _PROBES = (
     "It's 12345 + 6.78,  isn't it?\n\n\tÀ la carte: naïve \u4f60\u597d \U0001f600 don't\r\n x_y ",
     *(character * 64 for character in string.printable),

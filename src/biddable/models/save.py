@@ -10,7 +10,7 @@ from torch import Tensor
 
 from biddable.models.model_files import write_files
 from biddable.models.text_part import is_multimodal
-from biddable.storage import Aside, write_tensors
+from biddable.storage import AtomicFolder, write_tensors
 
 # Where transformers 5 has another name for a tensor than the published files, which all else reads.
 _PUBLISHED = {"gpt_neox": {"lm_head.weight": "embed_out.weight"}}
@@ -33,12 +33,12 @@ def save_model(
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {k: v for k, v in model.state_dict().items() if k not in parameters}
     published = _PUBLISHED.get(model.config.model_type, {})
-    whole = {published.get(name, name): t for name, t in {**buffers, **tensors}.items()}
+    named = {published.get(name, name): t for name, t in {**buffers, **tensors}.items()}
     if is_multimodal(model):
         from transformers.core_model_loading import revert_weight_conversion
 
         # Transformers gives the parts other names as it loads them.
-        whole = revert_weight_conversion(model, whole)
-    with Aside(folder, manifest=False) as aside:
-        write_tensors(whole, aside / "model.safetensors")
+        named = revert_weight_conversion(model, named)
+    with AtomicFolder(folder, manifest=False) as aside:
+        write_tensors(named, aside / "model.safetensors")
         write_files(files, aside)

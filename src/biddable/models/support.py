@@ -45,7 +45,7 @@ def check_kind(kind: str, where: str) -> None:
 
 
 def check_supported(config: Any, where: str) -> None:
-    """Refuses a transformers configuration that is none of a causal language model.
+    """Refuses a transformers configuration that is not of a causal language model.
 
     Raises:
         BiddableError: as `check_kind`.

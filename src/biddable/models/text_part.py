@@ -26,7 +26,7 @@ def is_multimodal(model: Any) -> bool:
 
 
 def freeze_other_parts(model: Any) -> None:
-    """Freezes what text does not run through."""
+    """Freezes the parameters that text does not use."""
     for parameter in _other_parts(model):
         parameter.requires_grad_(False)
 
@@ -41,7 +41,7 @@ def _other_parts(model: Any) -> list[nn.Parameter]:
 
 
 def refuse_shards(model: Any, name: str) -> None:
-    """Refuses to share out a model of which a part is frozen.
+    """Refuses to shard a model with frozen parts.
 
     Raises:
         BiddableError: `option`.
@@ -52,7 +52,7 @@ def refuse_shards(model: Any, name: str) -> None:
 
 
 def router_note(model: Any) -> str:
-    """What a user has to know of a mixture of experts; nothing where there is none."""
+    """A note for the user of a mixture of experts; empty for other models."""
     config = model.config.get_text_config()
     counts = {k: v for k, v in config.to_dict().items() if "experts" in k and "per_tok" not in k}
     if not any(type(count) is int and count > 1 for count in counts.values()):
@@ -63,7 +63,7 @@ def router_note(model: Any) -> str:
 
 
 def text_part_note(model: Any, kind: str, *, adapter: bool) -> str:
-    """What a user has to know of the parts that are not trained; nothing where there are none.
+    """A note for the user on parts that are not trained; empty where all are.
 
     Args:
         kind: `model_type` of the base's config.json.

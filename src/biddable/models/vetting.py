@@ -22,7 +22,7 @@ from biddable.errors import BiddableError
 LARGEST_JSON, LARGEST_SETTINGS = 128 << 20, 16 << 20
 DEEPEST = 64
 INDEX = "model.safetensors.index.json"
-# What transformers reads as settings. Others (trainer_state.json) lie beside many models.
+# Files that transformers reads as settings; others (trainer_state.json) are ignored.
 _SETTINGS = (
     "config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "preprocessor_config.json", "processor_config.json",
@@ -40,7 +40,7 @@ _PLAIN_CHOICE = re.compile(r"[A-Za-z0-9_]*")
 # Settings by which transformers makes lists before anyone has looked at the weights.
 _COUNTS, _MOST = ("num_hidden_layers", "n_layer", "num_layers", "num_labels"), 100_000
 _QUANTIZED = ("quantization_config", "compression_config", "quantization")
-# Names of transformers' own files; a handler.py or eval.py beside a model runs nowhere here.
+# Names of transformers' own modules; a handler.py or eval.py in a folder is never run here.
 _MODULE = re.compile(
     r"(?:configuration|modeling|modular|tokenization|(?:\w+_)?processing|generation)_\w+\.py"
 )
@@ -48,7 +48,7 @@ _POINTER = b"version https://git-lfs"
 
 
 def damaged(name: str, what: str, fix: str = "get the base anew") -> BiddableError:
-    """The error for a base that is not whole, or not what it says it is."""
+    """The error for a base that is incomplete, or that contradicts itself."""
     return BiddableError("base_damaged", f"the base {name} is damaged: {what}", fix)
 
 
@@ -109,7 +109,7 @@ def unknown_setting(folder: Path, name: str, error: Exception) -> str:
 
 
 def vet_folder(folder: Path, name: str, *, adapter: bool = False) -> None:
-    """Makes sure that a model folder holds data alone, and holds it itself.
+    """Refuses a model folder that holds code, or whose files are links to elsewhere.
 
     Args:
         adapter: whether it is to hold an adapter.
@@ -133,7 +133,7 @@ def vet_folder(folder: Path, name: str, *, adapter: bool = False) -> None:
 
 
 def refuse_elsewhere(path: Path, name: str) -> None:
-    """Refuses what is no file (a pipe would be waited for, a device never ends), and links out.
+    """Refuses what is not a regular file (reading a pipe or device may never end), and links out.
 
     A snapshot of the hub's cache links to the `blobs` beside it, which is its own store.
     """

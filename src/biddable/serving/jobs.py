@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from biddable.generation.sampler import Sampler
-from biddable.generation.stream import Cutter, Finish, text_of
+from biddable.generation.stream import Cutter, Finish, text_decoder
 from biddable.serving.served import Served
 
 # As OpenAI writes the logarithm of no probability at all, which JSON cannot.
@@ -111,7 +111,7 @@ class Job:
     def __init__(self, number: int, order: Order, post: Callable[[Piece | Failure], None]) -> None:
         self.number, self.order, self.post = number, order, post
         self.gone = False
-        self._text = text_of(order.served.tokenizer)
+        self._text = text_decoder(order.served.tokenizer)
         self._cutter = Cutter(self._text, order.stop)
         self._tokens, self._sent, self._logged = 0, 0, 0
         self._logs: list[TokenLog] = []

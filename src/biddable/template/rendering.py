@@ -2,10 +2,10 @@
 
 One process (sandbox.py) serves a caller's process for all its rows and ends with it. On Linux the
 kernel keeps both limits. macOS bounds no memory and Windows neither; there a thread of the caller
-looks 20 times a second, so that a template may take more for a moment before it is ended.
+looks 20 times a second, so a template may take more for a moment before its process is ended.
 
-A request costs more than a render. So who knows what it will need says so first
-(`Renders.gather`), and that is rendered in batches; `Renders.text` then finds it there.
+A request costs more than a render. So a caller that knows what it will need calls
+`Renders.gather`, which renders in batches; `Renders.text` then returns the stored result.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ KERNEL = sys.platform == "linux"
 LOOK_EVERY = 0.05
 # Renders of one request.
 BATCH = 64
-# The code of a template that takes too much: it ends a run, and is not tried again for every row.
+# The code for a template that takes too much: it ends the run, and is not tried for every row.
 UNUSABLE = "template_unusable"
-# Kinds of answers after which no more is rendered, and their codes.
+# Kinds of answers after which nothing more is rendered, and their error codes.
 FINAL = {"invalid": "template_refused", "unusable": UNUSABLE}
 
 Answer = Sequence[Any]  # a kind (`result`, `error`, or one of FINAL) and a value
@@ -64,7 +64,7 @@ class Renderer:
         self.ended_for = ""
 
     def ask(self, text: str, items: Sequence[str]) -> list[Answer]:
-        """A template's answers for variables in JSON, none after one that takes too much."""
+        """A template's answers for variables in JSON; they end at one that takes too much."""
         with self.lock:
             known = "null" if text == self.text else json.dumps(text, ensure_ascii=False)
             line = f"[{known}, [{', '.join(items)}]]\n".encode("utf-8", "surrogatepass")
@@ -80,7 +80,7 @@ class Renderer:
             return answers
 
     def exchange(self, line: bytes) -> tuple[list[Answer], str]:
-        """The answers to a request, or why the process ended; it ends too if we stop waiting."""
+        """The answers to a request, or why the process ended; an exception here ends it too."""
         process = self.process = self.process or self.start()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -106,7 +106,7 @@ class Renderer:
         process, self.process, self.text = self.process, None, None
         if process is None:
             return 0
-        # It leaves by itself where it waits for requests.
+        # A process that waits for requests exits once its pipes are closed.
         for pipe in (process.stdin, process.stdout):
             with suppress(BrokenPipeError):
                 if pipe is not None:
@@ -150,14 +150,14 @@ class Renderer:
 
 @lru_cache(maxsize=1)
 def renderer_of(process_id: int) -> Renderer:
-    """The renderer of this process; one that was forked must not use its parent's pipes."""
+    """The renderer of this process; a forked process must not use its parent's pipes."""
     renderer = Renderer()
     atexit.register(renderer.close)
     return renderer
 
 
 class Renders:
-    """What a template makes of requests, each the JSON of its variables.
+    """The renders of one template; a request is the JSON of its variables.
 
     Args:
         template: the Jinja text.
@@ -168,7 +168,7 @@ class Renders:
         self.known: dict[str, str | Finding] = {}
 
     def gather(self, requests: Iterable[str]) -> None:
-        """Renders what will be needed, in batches, up to a request that takes too much."""
+        """Renders these requests in batches, and stops at one that takes too much."""
         missing = [request for request in dict.fromkeys(requests) if request not in self.known]
         for first in range(0, len(missing), BATCH):
             batch = missing[first : first + BATCH]
@@ -204,7 +204,7 @@ def literal_texts(template: str) -> list[str]:
 
 
 def attempt(make: Callable[[], T]) -> T | BiddableError:
-    """What a function returns, or the error that it raises if that does not end the run."""
+    """What a function returns, or its error, unless that error ends the run."""
     try:
         return make()
     except BiddableError as error:

@@ -1,9 +1,9 @@
 """The one place where Jinja runs: a small process that does nothing else, with limits on it.
 
-A chat template comes with a model that somebody else made, so it is untrusted code. It gets the
-sandbox and the globals that transformers gives it, less what is not the same twice. What it may
-take of memory and time no rule on its syntax can bound, so the kernel does: this file runs as a
-process of its own (rendering.py starts it), which ends where a render takes more.
+A chat template comes with a model, so it is untrusted code. It gets the
+sandbox and the globals that transformers gives it, without those that vary from call to call. No
+rule on its syntax can bound its memory and time, so the kernel does: this file runs as a process
+of its own (rendering.py starts it), which ends where a render takes more.
 
 This file imports nothing of the package, so that the process starts in a tenth of a second.
 """
@@ -24,8 +24,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # Exit codes.
 OUT_OF_MEMORY, OUT_OF_TIME = 77, -getattr(signal, "SIGPROF", 0)
-# A text may be this long, or so many times longer than what it is made of: what a template writes
-# has yet to be read by a tokenizer.
+# A rendered text may be this long, or GROWTH times longer than its variables: a tokenizer has yet
+# to read it.
 LONGEST, GROWTH = 1 << 20, 8
 LONGEST_ERROR = 1_000
 
@@ -51,7 +51,7 @@ class GenerationTag(Extension):
 
 
 def make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
-    """`dict` as a plain function, so that a template gets no class in its hands."""
+    """`dict` as a plain function, so that a template cannot reach a class."""
     return dict(*args, **kwargs)
 
 
@@ -77,7 +77,7 @@ def strftime_now(format: object) -> str:
 
 
 def sandbox() -> Sandbox:
-    """The environment of transformers' chat templates, less what is not the same twice."""
+    """The environment of transformers' chat templates, without what varies from call to call."""
     env = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols])
     env.filters["tojson"] = to_json
     del env.filters["random"]
@@ -91,11 +91,11 @@ def sandbox() -> Sandbox:
     return env
 
 
-class Room:
+class Worker:
     """Holds one template at a time, compiled once for all renders with it.
 
-    A render among others gets a quarter of the time: so one that takes too much is known early,
-    and who asks for it alone then gives it all of its time.
+    In a batch each render gets a quarter of the time, so that one that takes too much shows early;
+    the caller then requests it alone, with all of its time.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -105,25 +105,25 @@ class Room:
         self.template: Template | None = None
 
     def answers(self, line: bytes) -> list[tuple[str, Any]]:
-        """A kind (`result`, `error`, `invalid`, `unusable`) and a value for each render asked for.
+        """A kind (`result`, `error`, `invalid`, `unusable`) and a value for each requested render.
 
         Args:
             line: JSON of a template's text, null for that of the last request, and of a list of
                 variables; null in it asks for the literal texts in the template's expressions.
         """
-        timed(self.seconds)
+        limit_time(self.seconds)
         text, many = json.loads(line)
         if text is not None:
             self.text, self.template = text, None
             try:
                 self.template = self.env.from_string(text)
             except Exception as error:
-                return [("invalid", f"is no Jinja: {said(error)}")]
+                return [("invalid", f"is no Jinja: {error_text(error)}")]
         seconds = self.seconds if len(many) == 1 else self.seconds / 4
         return [self.answer(variables, seconds) for variables in many]
 
     def answer(self, variables: Any, seconds: float) -> tuple[str, Any]:
-        timed(seconds)
+        limit_time(seconds)
         assert self.template is not None
         try:
             if variables is None:
@@ -134,28 +134,28 @@ class Room:
             return "unusable", "calls itself without end"
         except Exception as error:
             if isinstance(error, OverflowError) and "Range" in str(error):
-                return "unusable", f"counts too far: {said(error)}"
-            return "error", said(error)
+                return "unusable", f"counts too far: {error_text(error)}"
+            return "error", error_text(error)
         size = len(result)
         if size > LONGEST and size > GROWTH * len(json.dumps(variables)):
             return "unusable", f"writes {size:,} characters for one conversation"
         return "result", result
 
 
-def said(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     if isinstance(error, MemoryError):
         raise error
     return (str(error) or type(error).__name__)[:LONGEST_ERROR]
 
 
-def timed(seconds: float) -> None:
-    """Has the kernel end this process after so much time of the processor; 0 is never."""
+def limit_time(seconds: float) -> None:
+    """Makes the kernel end this process after this much processor time; 0 sets no limit."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def limited(memory: int) -> None:
-    """Has the kernel give this process no more memory; 0 is no limit."""
+def limit_memory(memory: int) -> None:
+    """Makes the kernel bound this process's memory; 0 sets no limit."""
     if memory:
         import resource
 
@@ -166,15 +166,15 @@ def main(memory: int, seconds: float) -> None:
     """Answers requests, a line of JSON each, until there are no more."""
     # Ctrl-C is for the process that asks, which then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    room = Room(seconds)
-    limited(memory)
+    worker = Worker(seconds)
+    limit_memory(memory)
     for request in sys.stdin.buffer:
         try:
-            answers = json.dumps(room.answers(request), ensure_ascii=False)
+            answers = json.dumps(worker.answers(request), ensure_ascii=False)
             line = answers.encode("utf-8", "surrogatepass") + b"\n"
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
-        timed(0)
+        limit_time(0)
         sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
 

@@ -1,6 +1,6 @@
 """A chat template: the Jinja text that turns messages into the text a model reads.
 
-The text that is kept is whole: the date it prints is frozen, template arguments and a changed
+The stored text is complete: the date it prints is frozen, template arguments and a changed
 generation prompt are written into it, so that `tokenizer.apply_chat_template` in plain transformers
 gives the same text, today and next year, and a tuned model carries its template with it.
 """
@@ -32,9 +32,9 @@ Header = Literal["prompt", "history"]
 
 # The names under which a message's thinking is passed; transformers hands all of them on.
 THINKING_FIELDS = ("reasoning_content", "thinking", "reasoning")
-# A template file beyond this is none.
+# A file larger than this is no chat template.
 LONGEST = 1 << 20
-# What templates are tried on.
+# The messages that templates are tried with.
 QUESTION = {"role": "user", "content": "Q?"}
 ANSWER = {"role": "assistant", "content": "A!"}
 
@@ -47,7 +47,7 @@ class Template:
         text: the Jinja text, as it is stored in chat_template.jinja.
         tokens: names and texts that transformers hands to a template (`bos_token`, `eos_token`).
         built_in: one of our frames, which gets a BOS where the tokenizer itself writes one.
-        today: the date that `strftime_now` is frozen to; None is the day of making.
+        today: the date that `strftime_now` is frozen to; None is today.
     """
 
     text: str
@@ -113,7 +113,7 @@ class Template:
         elif name_or_path in FRAMES:
             template = cls.frame(name_or_path)
         else:
-            template = cls(read(name_or_path), today=today)
+            template = cls(read_template(name_or_path), today=today)
         if args:
             template = replace(template, text=with_arguments(template.text, args))
         template = template.bound(tokenizer)
@@ -200,7 +200,7 @@ def with_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def read(path: str) -> str:
+def read_template(path: str) -> str:
     try:
         with Path(path).open("rb") as file:
             content = file.read(LONGEST + 1)
@@ -236,10 +236,10 @@ def history_header(template: Template) -> str:
     headers = set()
     for before in ([QUESTION], [QUESTION, ANSWER, QUESTION]):
         start = render_dicts(template, before, False)
-        whole = render_dicts(template, [*before, ANSWER], False)
-        place = whole.rfind("A!")
-        if whole.startswith(start) and place >= len(start):
-            headers.add(whole[len(start) : place])
+        finished = render_dicts(template, [*before, ANSWER], False)
+        place = finished.rfind("A!")
+        if finished.startswith(start) and place >= len(start):
+            headers.add(finished[len(start) : place])
     if len(headers) != 1:
         raise BiddableError(
             "template_refused",

@@ -10,7 +10,7 @@ from typing import Any
 from biddable.errors import BiddableError
 from biddable.template.rendering import literal_texts
 
-# Some templates read a content only as a list of typed parts; this makes parts of plain text.
+# Some templates read a content only as a list of typed parts; this turns plain text into parts.
 # Each prelude ends in a block tag and a newline, which Jinja drops together (trim_blocks), so that
 # the template behind it still begins at the start of a line.
 READ_AS_PARTS = (
@@ -66,8 +66,8 @@ def with_generation_prompt(text: str, header: str) -> str:
 def frozen_date(text: str, today: date) -> str:
     """The template with `strftime_now` replaced by a macro that knows one day.
 
-    The formats are the template's own constants; a template that asks for another one is refused
-    then.
+    The formats are the template's own constants; a template that computes another one is refused
+    when it does.
     """
     if "strftime_now" not in text or "macro strftime_now" in text:
         return text

@@ -19,16 +19,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from biddable.errors import BiddableError
-from biddable.storage import Aside, is_sound, need_space, remove, write_tensors, write_text
+from biddable.storage import AtomicFolder, is_sound, need_space, remove, write_tensors, write_text
 from biddable.training.weights import WeightStore
 
-# Of the JSON files and safetensors headers beside the tensors, generously.
+# Room for the JSON files and safetensors headers beside the tensors.
 _SLACK = 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the loop knows after a step, beside weights and moments.
+    """The state of the loop after a step, beside weights and moments.
 
     Args:
         step: steps done.
@@ -48,8 +48,7 @@ class Progress:
 
 
 def moments_of(weights: WeightStore, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's moments by name, whole and in the memory of the CPU, on the first rank; where several
-    ranks hold parts all must call.
+    """AdamW's full moments by name, on the CPU of the first rank; a collective of all ranks.
 
     Raises:
         BiddableError: `rank_lost`.
@@ -77,7 +76,7 @@ def save_checkpoint(
     """
     need_space(folder, 3 * _bytes(weights) + _SLACK)
     target = folder / f"step-{progress.step:06d}"
-    with Aside(target) as aside:
+    with AtomicFolder(target) as aside:
         write_tensors(weights, aside / "weights.safetensors")
         write_tensors(moments, aside / "optimizer.safetensors")
         write_text(aside / "progress.json", json.dumps(asdict(progress)))
@@ -94,7 +93,7 @@ def save_best(folder: Path, step: int, weights: Mapping[str, Tensor]) -> None:
         BiddableError: `no_space`; what was there before is untouched.
     """
     need_space(folder, _bytes(weights) + _SLACK)
-    with Aside(_best(folder, step)) as aside:
+    with AtomicFolder(_best(folder, step)) as aside:
         write_tensors(weights, aside / "weights.safetensors")
     _delete_unnamed_best(folder, step)
 
@@ -179,7 +178,7 @@ def _best(folder: Path, step: int) -> Path:
 
 
 def _progress(path: Path) -> Progress | None:
-    """What a checkpoint says of the loop; None where it cannot be read."""
+    """The loop's state in a checkpoint; None where it cannot be read."""
     try:
         return Progress(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

@@ -24,9 +24,9 @@ from biddable.engine.step import plan_for
 from biddable.engine.top_layers import freeze_below
 from biddable.models.adapters import add_adapter
 from biddable.models.base import Base
+from biddable.models.completeness import parameter_count
 from biddable.models.four_bits import largest_dequantized
 from biddable.models.text_part import freeze_other_parts, refuse_shards
-from biddable.models.whole import parameter_count
 from biddable.settings import Settings
 from biddable.terminal import line
 from biddable.training.kept_rows import FedRows
@@ -76,9 +76,9 @@ def open_weights(
 ) -> tuple[WeightStore, Proof]:
     """The base's weights as these ranks hold them, and the proof of how rows may be fed.
 
-    What is trained is in fp32 whatever is computed in: all of it, or with --lora an adapter, while
-    the base is held once, in the dtype that is computed in; or with --top-layers a part, while the
-    rest is also kept as it was, for the tuned model. `--shard auto` shards where what does not
+    Trained weights are in fp32, whatever the compute dtype: all of them; with --lora an adapter,
+    while the base is held once, in the compute dtype; with --top-layers a part, while the rest is
+    also kept unchanged for the tuned model. `--shard auto` shards where what does not
     depend on rows would take more than most of the memory of some rank.
 
     Args:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks the loop to finish its step and save, the second leaves."""
+"""Ctrl-C and SIGTERM: the first lets the loop finish its step and save, the second exits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the loop feeds: examples, or with --top-layers the numbers of their kept states."""
+"""The rows that the loop feeds: examples, or with --top-layers the numbers of kept states."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def keep_rows(
     Raises:
         BiddableError: `no_space`.
     """
-    model = weights.whole
+    model = weights.full_model
     wanted = {i: rows.train[i] for i in _fed_indices(rows, settings)}
     others = [*rows.held_out, *rows.judged]
     examples, tokens = numbered({**wanted, **{-1 - i: row for i, row in enumerate(others)}})
@@ -88,8 +88,8 @@ def keep_rows(
 def _fed_indices(rows: FedRows, settings: FitSettings) -> Sequence[int]:
     """Which training rows any step of the run feeds, the same for a run that is resumed.
 
-    With the longest, which memory is measured by, and those of one step more, by which a run that
-    goes on at its end times a step.
+    Included are the longest row, by which memory is measured, and the rows of one more step, by
+    which a run resumed at its end estimates its time.
     """
     count, steps = len(rows.train), total_steps(len(rows.train), settings)
     if steps * settings.batch_size >= count:

@@ -26,7 +26,7 @@ class Log(Protocol):
 
 
 def json_log(path: Path) -> Log:
-    """A log that appends each event as a line; what was written survives a crash of the run.
+    """A log that appends each event as a line, which survives a crash of the run.
 
     The event `save`, which precedes each checkpoint, waits until all is on disk.
     """
@@ -40,8 +40,8 @@ def json_log(path: Path) -> Log:
     return write
 
 
-def each(*logs: Log) -> Log:
-    """A log that hands each event to all of these."""
+def combined(*logs: Log) -> Log:
+    """A log that passes each event to all of these."""
 
     def write(event: Mapping[str, Any]) -> None:
         for log in logs:
@@ -54,17 +54,23 @@ def silent(event: Mapping[str, Any]) -> None:
     """The log of a rank that is not the first."""
 
 
-def counting(out: Console) -> Callable[[int], None]:
-    """Shows how far the encoding has come, every two seconds; short ones stay silent."""
+def seldom(out: Console, name: str) -> Callable[[str], None]:
+    """A function that shows a line of progress, at most every two seconds."""
     shown = time.monotonic()
 
-    def show(done: int) -> None:
+    def show(text: str) -> None:
         nonlocal shown
         if time.monotonic() - shown >= 2:
             shown = time.monotonic()
-            line(out, "encoding", f"{done:,} conversations so far")
+            line(out, name, text)
 
     return show
+
+
+def counting(out: Console) -> Callable[[int], None]:
+    """A function that shows now and then how many conversations are encoded."""
+    show = seldom(out, "encoding")
+    return lambda done: show(f"{done:,} conversations so far")
 
 
 class Screen:

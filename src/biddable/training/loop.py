@@ -28,7 +28,7 @@ from biddable.training.ranks import all_max, all_sum, rank_errors
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
 from biddable.training.weights import WeightStore
 
-# Evaluations in a row above the best one after which held-out loss is said to have turned up.
+# Evaluations in a row without improvement after which the loss is reported to have turned up.
 RISING = 2
 # Where --save-every is 0: a crash costs no more than this.
 SECONDS_BETWEEN_SAVES = 600
@@ -90,8 +90,8 @@ def fit(parts: TrainerParts, progress: Progress, interrupt: Interrupt) -> Progre
         progress = _train_step(parts, progress, total)
         if progress.step % (parts.every or total) == 0 or progress.step == total:
             progress = _evaluate(parts, progress)
-        # Read once, so that a signal comes either before the save or in the next step; and one that
-        # reached a single rank stops all of them in the same step. Their clocks differ too.
+        # Read once, so that a signal counts either before the save or in the next step. All ranks
+        # agree on it: a signal may reach only one of them, and their clocks differ.
         save_is_due = _save_is_due(progress.step, settings.save_every, saved)
         exit_code, due = all_max(parts.weights.ranks, interrupt.exit_code, save_is_due)
         if due or (exit_code and not finished(progress, settings, rows)):
@@ -130,7 +130,7 @@ def _save_is_due(step: int, every: int, saved: float) -> bool:
 
 
 def _save(parts: TrainerParts, progress: Progress) -> None:
-    # Logged before too: that line has the log flushed, so that no checkpoint is ahead of it.
+    # This event flushes the log, so that no checkpoint is ahead of it.
     parts.log({"event": "save", "step": progress.step})
     start = time.perf_counter()
     tensors = parts.weights.gather()

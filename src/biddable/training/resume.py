@@ -35,10 +35,10 @@ from biddable.training.run_folder import (
 )
 
 AUTO = "auto"
-# These may change while a run is on: they say where and how often to save, and how ranks hold the
-# weights, not what is learned.
+# Settings that may change when a run is resumed: they do not change what is learned. Data and base
+# are compared by their sums.
 _FREE = {"data", "base", "out", "keep", "save_every", "report_to", "shard"}
-# What someone may have changed; the rest of the record follows from these.
+# The inputs that a user may have changed; the rest of the record follows from them.
 _CAUSES = ("sources", "base", "tokenizer", "template", "settings")
 
 
@@ -59,7 +59,7 @@ def start(
     refuse_two_lengths(options)
     settings = new_settings({"data": data, **options} if data else options)
     if not settings.data:
-        raise BiddableError("option", "no data is given", "biddable train data.jsonl")
+        raise BiddableError("option", "no data is given", "give a file: biddable train data.jsonl")
     if resume != AUTO:
         refuse_early(settings)
         return settings, None
@@ -71,14 +71,14 @@ def start(
     return as_begun(settings, folder) if folder.begun else settings, folder
 
 
-def new_settings(given: Mapping[str, Any]) -> Settings:
+def new_settings(options: Mapping[str, Any]) -> Settings:
     """The settings of a new run; an adapter has a learning rate of its own.
 
     Raises:
         BiddableError: `option`.
     """
-    rate = {"lr": LORA_LR} if given.get("lora") else {}
-    return with_values(Settings(), {**rate, **given})
+    rate = {"lr": LORA_LR} if options.get("lora") else {}
+    return with_values(Settings(), {**rate, **options})
 
 
 def as_begun(settings: Settings, folder: RunFolder) -> Settings:
@@ -93,9 +93,9 @@ def as_begun(settings: Settings, folder: RunFolder) -> Settings:
     return replace(settings, out=before.out, **chosen)
 
 
-def new_folder(settings: Settings, ranks: Ranks) -> RunFolder:
-    """The folder of a new run, the same on all ranks."""
-    new = partial(new_run_folder, settings.out, settings.data)
+def new_folder(settings: Settings, ranks: Ranks, stem: str = "") -> RunFolder:
+    """The folder of a new run, the same on all ranks, named after `stem` or else the data."""
+    new = partial(new_run_folder, settings.out, (stem,) if stem else settings.data)
     return RunFolder(Path(broadcast_from_first(ranks, lambda: str(new().path))))
 
 
@@ -111,7 +111,7 @@ def day_of(folder: RunFolder | None, ranks: Ranks) -> date:
 
 
 def data_record(prepared: Prepared, settings: Settings, today: date) -> dict[str, Any]:
-    """data.json: sums of all that goes in, and what came of it."""
+    """data.json: sums of all inputs, and counts of the result."""
     folder = prepared.base.folder
     return {
         "sources": {absolute(name): value for name, value in prepared.hashes.items()},
@@ -162,7 +162,7 @@ def _settings_of(folder: RunFolder) -> Settings:
 
 
 def begun_with(folder: RunFolder) -> dict[str, Any]:
-    """What a run began with; an option that is newer than the run had its default then."""
+    """The record of a run's inputs; options newer than the run get their defaults."""
     record: dict[str, Any] = folder.read_json("data.json")
     settings = record.get("settings")
     if not isinstance(settings, dict):
@@ -177,7 +177,7 @@ def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: Ru
         BiddableError: `run_changed`, with everything that changed.
     """
     changed = [what for name in _CAUSES if name in before for what in _changes(name, before, now)]
-    # The proof is made anew, and rounds otherwise on another machine.
+    # The proof is made again, and rounds differently on another machine.
     others = [name for name in before if name != "path"]
     changed = changed or [name for name in others if before[name] != now.get(name)]
     if changed:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from biddable.errors import BiddableError
-from biddable.storage import hold_alone, refuse_existing_run, write_whole
+from biddable.storage import lock_file, refuse_existing_run, write_whole
 
 EVAL_FILE = "eval.jsonl"
 
@@ -39,7 +39,7 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether there is something to go on with; config.toml is the last that is written."""
+        """Whether the run can be resumed: config.toml is written last."""
         return self.config.is_file()
 
     @property
@@ -93,7 +93,7 @@ def new_run_folder(out: str, data: tuple[str, ...]) -> RunFolder:
 
 
 def run_stem(data: tuple[str, ...]) -> str:
-    """The name of a run on this data, without what tells it from others."""
+    """The beginning of the name of runs on this data, from its first file."""
     stem = Path(data[0]).name.split(".")[0] if data else "run"
     return re.sub(r"[^\w-]+", "-", stem).strip("-") or "run"
 
@@ -151,7 +151,7 @@ class Lock:
     def __enter__(self) -> Lock:
         self._file = self._path.open("a+", encoding="utf-8")
         try:
-            hold_alone(self._file, wait=False)
+            lock_file(self._file, wait=False)
         except OSError as error:
             self._file.seek(0)
             holder = self._file.read().strip()
@@ -167,5 +167,5 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The file stays: who deletes it may delete the one that another has just locked.
+        # The file stays: deleting it could delete one that another process has just locked.
         self._file.close()

@@ -1,8 +1,8 @@
 """Sharded weights: each rank holds a part of every parameter, gradient and moment.
 
 PyTorch's FSDP2 (`fully_shard`) gathers a layer when a pass comes to it and lets it go after, and
-sums gradients into the parts after the backward of each layer. Its hooks sit on what a module is
-given and gives, and each is a collective, so
+sums gradients into the parts after the backward of each layer. Its hooks sit on a module's inputs
+and outputs, and each is a collective, so
 
 - every pass runs inside the forward of one outermost module (`run`), the head included, whose
   weight is used outside of its own module;
@@ -93,7 +93,7 @@ class Shards:
             piece.grad, part.grad = part.grad.to_local(), None
 
     def publish(self) -> None:
-        """Nothing is left to be done: the pieces lie in the parts, and these are gathered anew."""
+        """Does nothing: the pieces are views of the parts, which every pass gathers again."""
 
     def full_tensor(self, index: int, value: Tensor) -> Tensor:
         shape, stride = self.shapes[index], self._parts[index].stride()
@@ -118,7 +118,7 @@ class Shards:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        # What an evaluation gathered of the outermost module would outlive the load.
+        # Otherwise weights that an evaluation gathered would outlive the load.
         assert isinstance(self._root, FSDPModule)
         self._root.reshard()
         for i, (name, piece) in enumerate(zip(self.names, self.pieces, strict=True)):

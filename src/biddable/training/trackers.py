@@ -1,7 +1,7 @@
-"""Experiment trackers: each step and evaluation handed on through the tracker's own package.
+"""Experiment trackers: each step and evaluation is sent through the tracker's own package.
 
 Where it goes, and who may see it, is set as that package says (WANDB_MODE, MLFLOW_TRACKING_URI);
-nothing is handed on unless `--report-to` asks for it. docs/design.md says why not by accelerate.
+nothing is sent without `--report-to`. docs/design.md says why accelerate is not used.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def tracker_package(name: str) -> Any:
 def tracker(
     name: str, package: Any, folder: Path, config: Mapping[str, Any], out: Console
 ) -> Generator[Log]:
-    """A log that hands the numbers of steps and evaluations to a tracker while entered.
+    """A log that sends the numbers of steps and evaluations to a tracker.
 
     After the first failure, which is shown, nothing more is sent: a run of hours does not end
     because a server went away.
@@ -71,7 +71,7 @@ def tracker(
             out.print(Text(f"{name} failed, nothing more is sent to it: {error}"))
 
     def log(event: Mapping[str, Any]) -> None:
-        if values := numbers(event):
+        if values := figures(event):
             attempt(lambda: send(values, event["step"]))
 
     send, close = _started(name, package, folder, dict(config))
@@ -92,8 +92,8 @@ def _started(name: str, package: Any, folder: Path, config: dict[str, Any]) -> A
         raise BiddableError("tracker", f"{name} does not start: {error}", fix) from error
 
 
-def numbers(event: Mapping[str, Any]) -> dict[str, float]:
-    """The figures of a step as `train/NAME`, of an evaluation as `eval/NAME`; none of others."""
+def figures(event: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a step as `train/NAME`, of an evaluation as `eval/NAME`; else empty."""
     group = {"step": "train", "eval": "eval"}.get(event["event"])
     return {
         f"{group}/{name}": value

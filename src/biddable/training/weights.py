@@ -53,11 +53,11 @@ class WeightStore(Protocol):
         ...
 
     def reduce_gradients(self) -> None:
-        """Gives the pieces their gradients, summed over the ranks (*)."""
+        """Sums the gradients over the ranks into the pieces (*)."""
         ...
 
     def publish(self) -> None:
-        """Has the model compute with the pieces as the optimizer left them (*)."""
+        """Makes the model compute with the pieces as the optimizer left them (*)."""
         ...
 
     def full_tensor(self, index: int, value: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class WeightStore(Protocol):
 class Replicas:
     """Each rank has the whole model; of several, each updates an equal part of every parameter.
 
-    So the moments are shared out, and no more is sent than an all-reduce of the gradients would.
+    So each rank holds a part of the moments, and no more is sent than an all-reduce would send.
     In bf16 the masters are fp32 copies: each parameter's gradient is added to its master's as soon
     as a micro-batch has formed it, and `publish` casts the masters back once a step.
 
@@ -99,7 +99,7 @@ class Replicas:
         frozen: parameters by name that the tuned model has as the base has them.
 
     Attributes:
-        whole: the model, also where passes run through its top layers alone.
+        full_model: the model, also where passes run through its top layers alone.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Replicas:
     ) -> None:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names = list(trained)
-        self.model, self.whole, self.ranks = model, model, ranks
+        self.model, self.full_model, self.ranks = model, model, ranks
         self.frozen = frozen or {}
         self._masters: list[nn.Parameter] = list(trained.values())
         self._computed: list[Tensor] = []
@@ -188,7 +188,7 @@ class Replicas:
     def standalone_model(self, fresh: Callable[[], Any], tensors: Mapping[str, Tensor]) -> Any:
         if tensors:
             self.load(tensors)
-        return self.whole
+        return self.full_model
 
     def _part_size(self, parameter: Tensor) -> int:
         """Elements of a rank's part, rounded up: the last ranks may have fewer."""

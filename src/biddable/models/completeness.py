@@ -33,11 +33,11 @@ _SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads",
     "head_dim",
 )  # fmt: skip
-# Positions beyond any model's; numbers above it are damage.
+# More positions than any model has; a larger number is damage.
 MOST_POSITIONS = 1 << 27
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".distcp"}
-# Buffers that older files hold and the model forms anew.
+# Buffers in older files that the model computes itself.
 _BUFFERS = re.compile(
     r"(^|\.)(attn\.(masked_)?bias|attention\.(masked_)?bias|rotary_emb\.inv_freq)$"
 )
@@ -81,7 +81,7 @@ def check_sizes(config: Any, shapes: Mapping[str, tuple[int, ...]], name: str) -
         raise damaged(name, f"{size}, its files hold {len(shapes):,} tensors")
 
 
-def prove_whole(folder: Path, name: str, config: Any) -> None:
+def prove_complete(folder: Path, name: str, config: Any) -> None:
     """Makes sure that the files hold all tensors of the model, and none of another.
 
     Raises:
@@ -163,7 +163,7 @@ def refuse_unlike(report: Mapping[str, Any], name: str) -> None:
 
 
 def _wrappers(unexpected: Iterable[str], missing: Container[str]) -> Iterator[str]:
-    """What stands in names of tensors without which they would be those that are missing."""
+    """Parts of names without which unexpected tensors would have the names of missing ones."""
     for parts in (name.split(".") for name in sorted(unexpected)):
         for start, end in combinations(range(len(parts)), 2):
             if ".".join(parts[:start] + parts[end:]) in missing:
@@ -273,7 +273,7 @@ def _is_small(value: Any) -> bool:
 
 
 _ROPE = ("rope_theta", "factor", "original_max_position_embeddings")
-# What a setting has to be, where a config has it.
+# The check of each setting that a config may have.
 _SOUND: dict[str, Callable[[Any], bool]] = {
     "max_position_embeddings": _is_count,
     "sliding_window": _is_count,
