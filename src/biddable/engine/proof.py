@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from biddable.engine.attention import NAME
+from biddable.engine.beside import feed_on, rely_on_kept
 from biddable.engine.head import Head
 from biddable.engine.layout import Layout
 from biddable.engine.loss import head_logits
@@ -38,7 +39,7 @@ _LENGTHS = (13, 9)
 # What the forward and backward of a model that cannot be fed so were seen to raise.
 MODEL_ERRORS = (
     RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError,
-    ArithmeticError,
+    ArithmeticError, ImportError,
 )  # fmt: skip
 # Gradients this much below the largest are zero by nature, such as that of a key's bias.
 _NOTHING = 1e-5
@@ -93,6 +94,8 @@ def prove(model: Any, name: str) -> Proof:
         except MODEL_ERRORS as fault:
             why = f"it cannot be fed so ({first_line(fault)})"
         if not why:
+            if path == "beside":
+                rely_on_kept(model, _keeps_tokens(*_kind_of(model), attention))
             return Proof(path, error, prefixes=path == "flat")
         faults.append(f"{path}: {why}")
     raise BiddableError(
@@ -107,9 +110,13 @@ def _fault_of(model: Any, attention: str, error: float) -> str:
     """What speaks against a path; nothing where it is proven."""
     if not error <= (_FORWARD if model.dtype == torch.float32 else _HALF):
         return f"what enters its head differs by {error:.0e} from that of each row alone"
+    return _fault_of_twin(*_kind_of(model), attention)
+
+
+def _kind_of(model: Any) -> tuple[Any, Any, str]:
+    """The classes of a model and of its configuration, and the small settings of its twin."""
     settings = json.dumps(small_settings(model.config), default=str)
-    kinds: tuple[Any, Any] = (type(model), type(model.config))
-    return _fault_of_twin(*kinds, settings, attention)
+    return type(model), type(model.config), settings
 
 
 @torch.no_grad()
@@ -204,6 +211,28 @@ def _fault_of_twin(kind: Any, config_class: Any, settings: str, attention: str) 
             if not error <= _GRADIENT:
                 return f"in a tiny model of its kind the gradient of {key} differs by {error:.0e}"
     return ""
+
+
+@cache
+@torch.no_grad()
+def _keeps_tokens(kind: Any, config_class: Any, settings: str, attention: str) -> bool:
+    """Whether a tiny twin's next tokens follow as well from what it keeps of those before, over
+    more of them than its window is long."""
+    twin = twin_of(kind, config_class.from_dict(json.loads(settings)), STOCK)
+    _take(twin, attention)
+    rely_on_kept(twin, True)
+    first, second = (list(row.input_ids) for row in _rows()[:2])
+    kept: dict[str, Any] = {}
+    try:
+        for length in range(len(first) // 2, len(first)):
+            rows = [first[:length], second[:length]]
+            logits, kept = feed_on(twin, rows, kept)
+            whole = twin(input_ids=torch.tensor(rows), use_cache=False).logits[:, -1]
+            if not (kept and relative_error(logits, whole) <= _GRADIENT):
+                return False
+    except MODEL_ERRORS:
+        return False
+    return True
 
 
 def _rows() -> list[_Row]:

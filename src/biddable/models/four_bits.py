@@ -8,6 +8,10 @@ base's files, so that every device and every later load has the same bits.
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +20,8 @@ from torch import Tensor, nn
 from biddable.models.adapter_files import missing_bits
 
 _BLOCK = 64
+# Not where a weight is only looked at, or cut into parts.
+_HANDED_ON = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|shape)|\[)")
 
 
 class FourBits(nn.Module):
@@ -72,18 +78,40 @@ class FourBits(nn.Module):
         return layer
 
 
+def linear_layers(layers: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """(parent, name, layer) of the linear layers that are called, plain ones and in four bits.
+
+    State-space mixers hand weights on to a kernel of their own, where neither packed weights nor an
+    adapter would count; PEFT leaves such layers out, too. What inherits from a linear layer and
+    gives something else, such as the router of Llama 4, is none.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    products = (nn.Linear.forward, Conv1D.forward, FourBits.forward)
+    for parent in list(layers.modules()):
+        kept = _handed_on(type(parent))
+        for name, layer in list(parent.named_children()):
+            if type(layer).forward in products and name not in kept:
+                yield parent, name, layer
+
+
+@cache
+def _handed_on(kind: Any) -> frozenset[str]:
+    """The names of the layers whose weights the code of a class hands on."""
+    try:
+        return frozenset(_HANDED_ON.findall(inspect.getsource(kind)))
+    except (OSError, TypeError):
+        return frozenset()
+
+
 def quantize_linears(layers: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Replaces each linear layer among some decoder layers; their weights are let go one by one.
 
     Raises:
         BiddableError: `missing_extra`.
     """
-    from transformers.pytorch_utils import Conv1D
-
-    for parent in list(layers.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, nn.Linear | Conv1D):
-                setattr(parent, name, FourBits(layer, device, dtype))
+    for parent, name, layer in linear_layers(layers):
+        setattr(parent, name, FourBits(layer, device, dtype))
 
 
 def largest_dequantized(model: nn.Module) -> int:
