@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biddable.encoding.encode import Example
 from biddable.engine.attention import NAME
 from biddable.engine.beside import feed_on, rely_on_kept
 from biddable.engine.head import Head
@@ -66,14 +67,6 @@ class Proof:
     def as_json(self) -> dict[str, Any]:
         """The object that data.json and `train --json` hold."""
         return {"name": self.name, "error": self.error, "prefixes": self.prefixes}
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row of the twin's step."""
-
-    input_ids: Sequence[int]
-    weights: Sequence[float]
 
 
 def prove(model: Any, name: str) -> Proof:
@@ -235,7 +228,7 @@ def _keeps_tokens(kind: Any, config_class: Any, settings: str, attention: str) -
     return True
 
 
-def _rows() -> list[_Row]:
+def _rows() -> list[Example]:
     """Ragged rows longer than the twin's window: two begin alike, two do not."""
     draw = random.Random(1)
 
@@ -245,12 +238,12 @@ def _rows() -> list[_Row]:
     common = tokens(18)
     starts = [common + tokens(3), common + tokens(6), tokens(14), tokens(5)]
     return [
-        _Row([*start, *tokens(n)], [0.0] * len(start) + [draw.choice([0.5, 1.0, 2.0])] * n)
+        Example([*start, *tokens(n)], [0.0] * len(start) + [draw.choice([0.5, 1.0, 2.0])] * n)
         for start, n in zip(starts, (4, 2, 3, 6), strict=True)
     ]
 
 
-def _gradients_alone(twin: Any, rows: Sequence[_Row]) -> dict[str, Tensor]:
+def _gradients_alone(twin: Any, rows: Sequence[Example]) -> dict[str, Tensor]:
     """The gradient of the rows' loss, each fed alone through transformers' own attention."""
     twin.zero_grad()
     for row in rows:

@@ -85,14 +85,27 @@ def linear_layers(layers: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module
     adapter would count; PEFT leaves such layers out, too. What inherits from a linear layer and
     gives something else, such as the router of Llama 4, is none.
     """
+    for parent in list(layers.modules()):
+        kind: Any = type(parent)
+        kept = _handed_on(kind)
+        for name, layer in list(parent.named_children()):
+            if name not in kept and _is_product(layer):
+                yield parent, name, layer
+
+
+@torch.no_grad()
+def _is_product(layer: nn.Module) -> bool:
+    """Whether a layer gives W x + b; some that compute it in their own way do."""
     from transformers.pytorch_utils import Conv1D
 
-    products = (nn.Linear.forward, Conv1D.forward, FourBits.forward)
-    for parent in list(layers.modules()):
-        kept = _handed_on(type(parent))
-        for name, layer in list(parent.named_children()):
-            if type(layer).forward in products and name not in kept:
-                yield parent, name, layer
+    if not isinstance(layer, nn.Linear) or type(layer).forward is nn.Linear.forward:
+        return isinstance(layer, nn.Linear | Conv1D | FourBits)
+    row = torch.ones_like(layer.weight[:1])
+    try:
+        own = layer(row)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return torch.is_tensor(own) and torch.allclose(own, nn.Linear.forward(layer, row), atol=1e-3)
 
 
 @cache
