@@ -67,6 +67,23 @@ def test_a_head_that_cannot_be_computed_is_refused() -> None:
     assert caught.value.finding.code == "not_proven"
 
 
+class _OddHead(nn.Linear):
+    """A head of this one model, which its twin does not have."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        given = super().forward(hidden)
+        return given + 0.1 * torch.sin(given)
+
+
+def test_the_head_of_the_very_model_counts() -> None:
+    model = tiny("llama", ours=True, dtype=torch.float32)
+    odd = _OddHead(model.lm_head.in_features, model.lm_head.out_features, bias=False)
+    odd.load_state_dict(model.lm_head.state_dict())
+    model.lm_head = odd
+    with pytest.raises(BiddableError, match="what enters its head differs"):
+        prove(model, "x")
+
+
 class _Mixing(nn.Module):
     """A layer that gives each token a little of the one before it (or behind), whosever that is."""
 

@@ -36,6 +36,7 @@ from biddable.models.adapters import (
 from biddable.models.base import load_tokenizer, resolve_base
 from biddable.models.four_bits import quantize_linears
 from biddable.models.model_files import model_files
+from biddable.models.text_part import refuse_shards
 from biddable.training.weights import Replicas
 from folders import base_folder
 from test_engine_beside import LFM2, ROWS, small_model
@@ -244,6 +245,13 @@ def a_vision_model() -> Any:
     config = Gemma3Config()
     small = Gemma3Config.from_dict(small_settings(config))
     return twin_of(Gemma3ForConditionalGeneration, small, STOCK)
+
+
+def test_a_model_of_which_a_part_is_frozen_is_not_shared_out() -> None:
+    model = a_vision_model()
+    with pytest.raises(BiddableError, match="of which a part is frozen"):
+        refuse_shards(model, "x")
+    refuse_shards(model.model.language_model, "x")
 
 
 def test_two_adapters_take_turns_on_one_base_in_one_process(saved: Path) -> None:

@@ -20,12 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, Emu3ForCausalLM, Emu3TextConfig
 
 from biddable.cli import main
 from biddable.dataset.prepared import Counts, Prepared, SplitPart
 from biddable.display.model_card import hub_id, model_card
 from biddable.engine.precision import load_model
+from biddable.engine.twin import small_settings, twin_of
 from biddable.errors import BiddableError
 from biddable.judging.metric import Metric
 from biddable.judging.scorecard import Scorecard
@@ -248,6 +249,11 @@ def test_what_others_would_misread_is_refused() -> None:
     broken.config.rope_parameters = {"rope_type": "linear", "rope_theta": 1e4}
     with pytest.raises(BiddableError, match="transformers refuses its files"):
         model_files(broken, words, chat_template=None, stop_ids=[1])
+    # The text part of a kind of which transformers loads nothing but the whole by its name.
+    settings = small_settings(Emu3TextConfig())
+    part = twin_of(Emu3ForCausalLM, Emu3TextConfig.from_dict(settings), "eager")
+    with pytest.raises(BiddableError, match="loads no model by the name emu3_text_model"):
+        model_files(part, words, chat_template=None, stop_ids=[1])
 
 
 def test_a_run_that_could_not_be_saved_ends_before_step_1(
