@@ -84,6 +84,25 @@ def test_the_head_of_the_very_model_counts() -> None:
         prove(model, "x")
 
 
+class _Counting(LlamaForCausalLM):
+    """It looks at how many tokens are fed, once they are more than its window has."""
+
+    def forward(self, input_ids: Any = None, inputs_embeds: Any = None, **kwargs: Any) -> Any:
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        factor = 1 + 0.1 * (inputs_embeds.shape[1] // self.config.sliding_window)
+        return super().forward(inputs_embeds=inputs_embeds * factor, **kwargs)
+
+
+def test_what_only_long_rows_show_is_found_on_the_twin() -> None:
+    model = tiny("llama", ours=True, dtype=torch.float32)
+    model.config.sliding_window = 64
+    counting = _Counting(model.config)
+    counting.load_state_dict(model.state_dict())
+    with pytest.raises(BiddableError, match="in a tiny model of its kind the gradient"):
+        prove(counting.eval(), "x")
+
+
 class _Mixing(nn.Module):
     """A layer that gives each token a little of the one before it (or behind), whosever that is."""
 
