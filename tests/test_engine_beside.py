@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 import folders
 from biddable.commands.train import train
@@ -59,6 +60,27 @@ def test_its_answers_are_those_of_transformers(kind: str) -> None:
     answers = generate(model, prompts, stop_ids={2}, max_new_tokens=12)
     for prompt, answer in zip(prompts, answers, strict=True):
         assert list(answer.ids) == greedy(model, prompt, 12)
+
+
+class _Forgetful(LlamaForCausalLM):
+    """It takes no positions, and what it keeps of earlier tokens is not what they were."""
+
+    def forward(self, input_ids: Any, past_key_values: Any = None, use_cache: Any = None) -> Any:
+        embeddings = self.get_input_embeddings()(input_ids)
+        if past_key_values is not None:
+            embeddings = 1.5 * embeddings
+        fed = {"past_key_values": past_key_values, "use_cache": use_cache}
+        return super().forward(inputs_embeds=embeddings, **fed)
+
+
+def test_what_a_model_keeps_is_relied_on_only_where_it_stands_for_the_tokens() -> None:
+    plain = small_model("llama")
+    model = _Forgetful(plain.config)
+    model.load_state_dict(plain.state_dict())
+    assert prove(model.eval(), "x").name == "beside"
+    prompt = [5, 9, 11]
+    (answer,) = generate(model, [prompt], stop_ids={2}, max_new_tokens=12)
+    assert list(answer.ids) == greedy(model, prompt, 12)
 
 
 def greedy(model: Any, prompt: list[int], most: int) -> list[int]:
