@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 import folders
 from biddable.commands.train import train
-from biddable.engine.beside import is_flat
+from biddable.engine.beside import is_flat, relies_on_kept
 from biddable.engine.proof import prove
 from biddable.engine.step import backward_step, plan_for
 from biddable.errors import BiddableError
@@ -46,16 +47,51 @@ def test_a_model_that_mixes_outside_of_our_attention_is_fed_beside(
             assert (own - grad).abs().max() <= 1e-3 * grad.abs().max() + 1e-6, name
 
 
-def test_its_answers_are_those_of_transformers() -> None:
-    model = small_model("lfm2", **LFM2)
-    prove(model, "x")
+# What they keep of earlier tokens has another name, is not enough to go on from, or is nothing.
+KEPT = {"lfm2": True, "mamba": True, "rwkv": False, "openai-gpt": False}
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_its_answers_are_those_of_transformers(kind: str) -> None:
+    model = small_model(kind, **(LFM2 if kind == "lfm2" else {}))
+    assert prove(model, "x").name == "beside"
+    assert relies_on_kept(model) == KEPT[kind]
     prompts = [[5, 9, 11], [7, 8, 3], [4, 4, 6, 90, 12, 13], [5, 9, 11, 60]]
     answers = generate(model, prompts, stop_ids={2}, max_new_tokens=12)
     for prompt, answer in zip(prompts, answers, strict=True):
-        alone = model.generate(
-            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=2
-        )[0, len(prompt) :].tolist()
-        assert list(answer.ids) == [token for token in alone if token != 2]
+        assert list(answer.ids) == greedy(model, prompt, 12)
+
+
+class _Forgetful(LlamaForCausalLM):
+    """It takes no positions, and what it keeps of earlier tokens is not what they were."""
+
+    def forward(self, input_ids: Any, past_key_values: Any = None, use_cache: Any = None) -> Any:
+        embeddings = self.get_input_embeddings()(input_ids)
+        if past_key_values is not None:
+            embeddings = 1.5 * embeddings
+        fed = {"past_key_values": past_key_values, "use_cache": use_cache}
+        return super().forward(inputs_embeds=embeddings, **fed)
+
+
+def test_what_a_model_keeps_is_relied_on_only_where_it_stands_for_the_tokens() -> None:
+    plain = small_model("llama")
+    model = _Forgetful(plain.config)
+    model.load_state_dict(plain.state_dict())
+    assert prove(model.eval(), "x").name == "beside"
+    prompt = [5, 9, 11]
+    (answer,) = generate(model, [prompt], stop_ids={2}, max_new_tokens=12)
+    assert list(answer.ids) == greedy(model, prompt, 12)
+
+
+def greedy(model: Any, prompt: list[int], most: int) -> list[int]:
+    """The answer to a prompt, all of which is fed anew for each token."""
+    ids = list(prompt)
+    while len(ids) < len(prompt) + most:
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+        if (token := int(logits.argmax())) == 2:
+            break
+        ids.append(token)
+    return ids[len(prompt) :]
 
 
 def test_what_is_not_causal_is_refused() -> None:

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
 
 from biddable.engine.attention import NAME
 from biddable.engine.proof import Proof, prove
+from biddable.engine.twin import small_settings
 from biddable.errors import BiddableError
 from tiny import CONFIGS, small_model, tiny
 
@@ -64,6 +67,42 @@ def test_a_head_that_cannot_be_computed_is_refused() -> None:
     assert caught.value.finding.code == "not_proven"
 
 
+class _OddHead(nn.Linear):
+    """A head of this one model, which its twin does not have."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        given = super().forward(hidden)
+        return given + 0.1 * torch.sin(given)
+
+
+def test_the_head_of_the_very_model_counts() -> None:
+    model = tiny("llama", ours=True, dtype=torch.float32)
+    odd = _OddHead(model.lm_head.in_features, model.lm_head.out_features, bias=False)
+    odd.load_state_dict(model.lm_head.state_dict())
+    model.lm_head = odd
+    with pytest.raises(BiddableError, match="what enters its head differs"):
+        prove(model, "x")
+
+
+class _Counting(LlamaForCausalLM):
+    """It looks at how many tokens are fed, once they are more than its window has."""
+
+    def forward(self, input_ids: Any = None, inputs_embeds: Any = None, **kwargs: Any) -> Any:
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        factor = 1 + 0.1 * (inputs_embeds.shape[1] // self.config.sliding_window)
+        return super().forward(inputs_embeds=inputs_embeds * factor, **kwargs)
+
+
+def test_what_only_long_rows_show_is_found_on_the_twin() -> None:
+    model = tiny("llama", ours=True, dtype=torch.float32)
+    model.config.sliding_window = 64
+    counting = _Counting(model.config)
+    counting.load_state_dict(model.state_dict())
+    with pytest.raises(BiddableError, match="in a tiny model of its kind the gradient"):
+        prove(counting.eval(), "x")
+
+
 class _Mixing(nn.Module):
     """A layer that gives each token a little of the one before it (or behind), whosever that is."""
 
@@ -96,6 +135,35 @@ def test_a_layer_that_mixes_neighbors_is_never_fed_flat(place: str) -> None:
     model = leaking(place, behind=False)
     assert prove(model, "x").name == "beside"
     assert model.config._attn_implementation != NAME
+
+
+def test_in_half_precision_a_leak_that_rounding_would_hide_is_found() -> None:
+    model = leaking("the last norm", behind=False).bfloat16()
+    assert prove(model, "x").name == "beside"
+    assert prove(tiny("llama", ours=True, dtype=torch.bfloat16), "x").name == "flat"
+
+
+def test_looking_ahead_is_found_though_padding_hides_it() -> None:
+    model = leaking("the first layer's norm", behind=True)
+    with torch.no_grad():
+        # So that what stands behind the shorter row is no longer seen there.
+        model.model.embed_tokens.weight[0] = 0
+    with pytest.raises(BiddableError) as caught:
+        prove(model, "x")
+    assert caught.value.finding.code == "not_proven"
+
+
+def test_the_windows_of_a_twin_are_shorter_than_its_rows() -> None:
+    """Or a step of it would prove nothing about them; of all kinds of causal models."""
+    for kind in sorted(NAMES):
+        try:
+            config = CONFIG_MAPPING[kind]().get_text_config()
+            twin = type(config).from_dict(small_settings(config))
+        except Exception:
+            continue  # Without a configuration of its own.
+        for name in ("sliding_window", "window_size", "attention_chunk_size", "floor_scale"):
+            size = getattr(twin, name, None)
+            assert type(size) is not int or size < 18, (kind, name)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Gemma3Config, Gemma3ForConditionalGeneration
 
 from biddable.engine.head import Head
 from biddable.engine.loss import loss_sum
 from biddable.engine.memory import needs_of
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import load_model
-from biddable.engine.proof import prove
+from biddable.engine.proof import STOCK, prove
 from biddable.engine.step import backward_step, plan_for
+from biddable.engine.twin import small_settings, twin_of
 from biddable.errors import BiddableError
 from biddable.models.adapter_files import base_text, weight_sums
 from biddable.models.adapters import (
@@ -34,6 +36,7 @@ from biddable.models.adapters import (
 from biddable.models.base import load_tokenizer, resolve_base
 from biddable.models.four_bits import quantize_linears
 from biddable.models.model_files import model_files
+from biddable.models.text_part import refuse_shards
 from biddable.training.weights import Replicas
 from folders import base_folder
 from test_engine_beside import LFM2, ROWS, small_model
@@ -216,6 +219,41 @@ def test_peft_and_transformers_load_what_is_saved(saved: Path) -> None:
     assert not (folder / "config.json").exists()
 
 
+# Weights that are handed on, a router that is no plain layer, dense layers that are called as
+# experts are, a tower whose layers are called as those of the text.
+ODD = ("mamba", "jamba", "llama4_text", "deepseek_v3", "qwen3_next", "gemma3")
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_peft_computes_the_same_on_odd_models(kind: str, tmp_path: Path) -> None:
+    model = small_model(kind) if kind != "gemma3" else a_vision_model()
+    plain = deepcopy(model)
+    add_adapter(model, RANK, 1)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in trained(model).values():
+            parameter.copy_(torch.randn_like(parameter) * 0.1)
+    save_adapter(model, trained(model), {}, ("x", "{}"), tmp_path / "adapter")
+    before = logits(plain)
+    theirs = PeftModel.from_pretrained(plain, tmp_path / "adapter").eval()
+    assert sum("lora_" in name for name, _ in theirs.named_parameters()) == len(trained(model))
+    assert torch.allclose(logits(theirs), logits(model), atol=1e-4)
+    assert not torch.allclose(before, logits(model), atol=1e-2)
+
+
+def a_vision_model() -> Any:
+    config = Gemma3Config()
+    small = Gemma3Config.from_dict(small_settings(config))
+    return twin_of(Gemma3ForConditionalGeneration, small, STOCK)
+
+
+def test_a_model_of_which_a_part_is_frozen_is_not_shared_out() -> None:
+    model = a_vision_model()
+    with pytest.raises(BiddableError, match="of which a part is frozen"):
+        refuse_shards(model, "x")
+    refuse_shards(model.model.language_model, "x")
+
+
 def test_two_adapters_take_turns_on_one_base_in_one_process(saved: Path) -> None:
     alone = [
         load_model(resolve_base(str(saved / run)), torch.device("cpu")) for run in ("run1", "run2")
@@ -266,6 +304,17 @@ def test_damaged_tensors_are_refused(saved: Path, fault: str) -> None:
         path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(BiddableError, match="is damaged"):
         load_model(resolve_base(str(saved / "run1")), torch.device("cpu"))
+
+
+def test_a_base_that_was_moved_is_named_with_the_place_to_say_where_it_is(saved: Path) -> None:
+    (saved / "base").rename(saved / "other")
+    with pytest.raises(BiddableError) as caught:
+        resolve_base(str(saved / "run1"))
+    record = saved / "run1" / "adapter" / "adapter_base.json"
+    assert str(record) in caught.value.finding.fix
+    text = record.read_text(encoding="utf-8")
+    record.write_text(text.replace(str(saved / "base"), str(saved / "other")), encoding="utf-8")
+    assert resolve_base(str(saved / "run1")).folder == saved / "other"
 
 
 def test_an_adapter_that_names_code_or_no_base_is_refused(saved: Path) -> None:

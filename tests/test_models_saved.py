@@ -19,24 +19,29 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from transformers import AutoConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, Emu3ForCausalLM, Emu3TextConfig
 
 from biddable.cli import main
 from biddable.dataset.prepared import Counts, Prepared, SplitPart
 from biddable.display.model_card import hub_id, model_card
 from biddable.engine.precision import load_model
+from biddable.engine.twin import small_settings, twin_of
 from biddable.errors import BiddableError
 from biddable.judging.metric import Metric
 from biddable.judging.scorecard import Scorecard
 from biddable.judging.verdict import Verdict
 from biddable.models.base import Base, load_tokenizer, resolve_base
 from biddable.models.model_files import model_files, stop_ids_of
+from biddable.models.save import save_model
+from biddable.models.whole import load_pretrained, refuse_unlike
 from biddable.settings import Settings
 from biddable.storage import MANIFEST, sha256
 from biddable.template.template import Template
 from folders import base_folder, rows, write_jsonl
 from saved_check import check
 from saved_write import CASES, CHATML, a_model, a_tokenizer, write_case
+from tiny import small_model
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -99,6 +104,30 @@ def test_tensors_have_their_published_names_and_tied_ones_stand_once(tmp_path: P
     assert heads["llama"] == {"model.embed_tokens.weight", "lm_head.weight"}
     assert heads["llama-llama3"] == {"model.embed_tokens.weight"}
     assert heads["gpt_neox"] == {"gpt_neox.embed_in.weight", "embed_out.weight"}
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral", "deepseek_v3", "gpt_oss"])
+@pytest.mark.parametrize("joined", [False, True])
+def test_experts_are_saved_as_the_base_has_them_and_load_again(
+    kind: str, joined: bool, tmp_path: Path
+) -> None:
+    """Published files name each expert; transformers joins them as it loads, and its own are so."""
+    first = small_model(kind)
+    first.save_pretrained(tmp_path / "base")
+    if joined:
+        save_file(first.state_dict(), tmp_path / "base" / "model.safetensors", {"format": "pt"})
+    shapes = []
+    for folder, after in (("base", "model"), ("model", "again")):
+        config = AutoConfig.from_pretrained(tmp_path / folder)
+        model, report = load_pretrained(tmp_path / folder, config, attention="eager")
+        refuse_unlike(report, folder)
+        assert all(torch.equal(p, model.get_parameter(n)) for n, p in first.named_parameters())
+        files = {"config.json": model.config.to_json_string()}
+        save_model(model, dict(model.named_parameters()), files, tmp_path / after)
+        tensors = load_file(tmp_path / folder / "model.safetensors")
+        shapes.append({name: tensor.shape for name, tensor in tensors.items()})
+    assert shapes[0] == shapes[1]
+    assert any("experts.0." in name for name in shapes[0]) == (kind != "gpt_oss" and not joined)
 
 
 def names_of(folder: Path) -> set[str]:
@@ -220,6 +249,11 @@ def test_what_others_would_misread_is_refused() -> None:
     broken.config.rope_parameters = {"rope_type": "linear", "rope_theta": 1e4}
     with pytest.raises(BiddableError, match="transformers refuses its files"):
         model_files(broken, words, chat_template=None, stop_ids=[1])
+    # The text part of a kind of which transformers loads nothing but the whole by its name.
+    settings = small_settings(Emu3TextConfig())
+    part = twin_of(Emu3ForCausalLM, Emu3TextConfig.from_dict(settings), "eager")
+    with pytest.raises(BiddableError, match="loads no model by the name emu3_text_model"):
+        model_files(part, words, chat_template=None, stop_ids=[1])
 
 
 def test_a_run_that_could_not_be_saved_ends_before_step_1(

@@ -54,6 +54,15 @@ def test_a_checkpoint_gives_back_weights_moments_and_progress(tmp_path: Path) ->
             assert torch.equal(optimizer.state[a][key], other_optimizer.state[b][key])
 
 
+def test_a_parameter_that_nothing_uses_has_no_moments(tmp_path: Path) -> None:
+    weights, optimizer = trained_state(1)
+    del optimizer.state[weights.pieces[0]]
+    save(tmp_path, Progress(step=3), weights, optimizer, 2)
+    others, _ = trained_state(2)
+    load_checkpoint(tmp_path, others, make_optimizer(others, Settings(lr=1e-2)))
+    assert all(torch.equal(a, b) for a, b in zip(weights.pieces, others.pieces, strict=True))
+
+
 def test_what_adamw_keeps_lies_where_its_parameter_lies(tmp_path: Path) -> None:
     """On CUDA the fused step reads it there; `meta` stands for any device but the CPU."""
     weights, optimizer = trained_state(1)

@@ -36,8 +36,7 @@ def forward_to_head(model: Any, fed: Mapping[str, Tensor]) -> tuple[Tensor, Head
     """(N, T, D): what enters the vocabulary head in the model's own forward; and the head.
 
     Raises:
-        RuntimeError: the head is not called exactly once, or gives no logits that it can be
-            computed from.
+        LookupError or ValueError: the head is never called, or something else gives the logits.
     """
     entered: list[Tensor] = []
     layer = model.get_output_embeddings()
@@ -56,11 +55,7 @@ def forward_to_head(model: Any, fed: Mapping[str, Tensor]) -> tuple[Tensor, Head
     finally:
         for hook in hooks:
             hook.remove()
-    if len(entered) != 1 or logits.numel() != 2:
-        raise RuntimeError(f"its vocabulary head is called {len(entered)} times, or is none")
     small, large = logits.flatten().tolist()
-    if not small > 0:
-        raise RuntimeError("its logits do not grow with what its vocabulary head gives")
     divide = 1.0 if abs(small / _SMALL - 1) < _NEAR else _SMALL / small
     capped = large * divide < _LARGE / 2
     return entered[0], Head(layer.weight, layer.bias, divide, large if capped else None)

@@ -15,7 +15,7 @@ from biddable.engine.proof import STOCK, Proof, prove
 from biddable.errors import BiddableError, first_line
 from biddable.models.adapters import decoder_layers, load_adapter
 from biddable.models.base import Base, load_config
-from biddable.models.completeness import load_pretrained, refuse_unlike
+from biddable.models.completeness import load_pretrained, quiet, refuse_unlike
 from biddable.models.four_bits import quantize_linears
 from biddable.models.vetting import damaged, first_names
 from biddable.terminal import console, line
@@ -62,7 +62,8 @@ def load_proven(
             # Not the buffers: rounded rotary angles would be those of another model.
             parameter.data = parameter.data.to(dtype)
     model = model.to(device).eval()
-    proof = prove(model, base.name)
+    with quiet():
+        proof = prove(model, base.name)
     if base.adapter:
         load_adapter(model, base.adapter, base.name)
     return model.to(device).eval(), proof

@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biddable.encoding.encode import Example
 from biddable.engine.attention import NAME
+from biddable.engine.beside import feed_on, rely_on_kept
 from biddable.engine.head import Head
 from biddable.engine.layout import Layout
 from biddable.engine.loss import head_logits
@@ -38,7 +40,7 @@ _LENGTHS = (13, 9)
 # What the forward and backward of a model that cannot be fed so were seen to raise.
 MODEL_ERRORS = (
     RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError,
-    ArithmeticError,
+    ArithmeticError, ImportError,
 )  # fmt: skip
 # Gradients this much below the largest are zero by nature, such as that of a key's bias.
 _NOTHING = 1e-5
@@ -67,14 +69,6 @@ class Proof:
         return {"name": self.name, "error": self.error, "prefixes": self.prefixes}
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row of the twin's step."""
-
-    input_ids: Sequence[int]
-    weights: Sequence[float]
-
-
 def prove(model: Any, name: str) -> Proof:
     """Has the model take the first path that is proven on it: flat, else beside each other.
 
@@ -93,6 +87,8 @@ def prove(model: Any, name: str) -> Proof:
         except MODEL_ERRORS as fault:
             why = f"it cannot be fed so ({first_line(fault)})"
         if not why:
+            if path == "beside":
+                rely_on_kept(model, _keeps_tokens(*_kind_of(model), attention))
             return Proof(path, error, prefixes=path == "flat")
         faults.append(f"{path}: {why}")
     raise BiddableError(
@@ -107,9 +103,13 @@ def _fault_of(model: Any, attention: str, error: float) -> str:
     """What speaks against a path; nothing where it is proven."""
     if not error <= (_FORWARD if model.dtype == torch.float32 else _HALF):
         return f"what enters its head differs by {error:.0e} from that of each row alone"
+    return _fault_of_twin(*_kind_of(model), attention)
+
+
+def _kind_of(model: Any) -> tuple[Any, Any, str]:
+    """The classes of a model and of its configuration, and the small settings of its twin."""
     settings = json.dumps(small_settings(model.config), default=str)
-    kinds: tuple[Any, Any] = (type(model), type(model.config))
-    return _fault_of_twin(*kinds, settings, attention)
+    return type(model), type(model.config), settings
 
 
 @torch.no_grad()
@@ -206,7 +206,29 @@ def _fault_of_twin(kind: Any, config_class: Any, settings: str, attention: str) 
     return ""
 
 
-def _rows() -> list[_Row]:
+@cache
+@torch.no_grad()
+def _keeps_tokens(kind: Any, config_class: Any, settings: str, attention: str) -> bool:
+    """Whether a tiny twin's next tokens follow as well from what it keeps of those before, over
+    more of them than its window is long."""
+    twin = twin_of(kind, config_class.from_dict(json.loads(settings)), STOCK)
+    _take(twin, attention)
+    rely_on_kept(twin, True)
+    first, second = (list(row.input_ids) for row in _rows()[:2])
+    kept: dict[str, Any] = {}
+    try:
+        for length in range(len(first) // 2, len(first)):
+            rows = [first[:length], second[:length]]
+            logits, kept = feed_on(twin, rows, kept)
+            whole = twin(input_ids=torch.tensor(rows), use_cache=False).logits[:, -1]
+            if not (kept and relative_error(logits, whole) <= _GRADIENT):
+                return False
+    except MODEL_ERRORS:
+        return False
+    return True
+
+
+def _rows() -> list[Example]:
     """Ragged rows longer than the twin's window: two begin alike, two do not."""
     draw = random.Random(1)
 
@@ -216,12 +238,12 @@ def _rows() -> list[_Row]:
     common = tokens(18)
     starts = [common + tokens(3), common + tokens(6), tokens(14), tokens(5)]
     return [
-        _Row([*start, *tokens(n)], [0.0] * len(start) + [draw.choice([0.5, 1.0, 2.0])] * n)
+        Example([*start, *tokens(n)], [0.0] * len(start) + [draw.choice([0.5, 1.0, 2.0])] * n)
         for start, n in zip(starts, (4, 2, 3, 6), strict=True)
     ]
 
 
-def _gradients_alone(twin: Any, rows: Sequence[_Row]) -> dict[str, Tensor]:
+def _gradients_alone(twin: Any, rows: Sequence[Example]) -> dict[str, Tensor]:
     """The gradient of the rows' loss, each fed alone through transformers' own attention."""
     twin.zero_grad()
     for row in rows:

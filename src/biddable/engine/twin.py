@@ -45,7 +45,8 @@ _SIZES: dict[int, str] = {
     "mamba_chunk_size linear_key_head_dim linear_value_head_dim mamba_n_heads mamba_num_heads "
     "n_mamba_heads "
     "hidden_size_per_layer_input index_topk",
-    7: "sliding_window attention_window_size sliding_window_size window_size swa_window_size",
+    7: "sliding_window attention_window_size sliding_window_size window_size swa_window_size "
+    "floor_scale",
     32: "attention_head_dim",
     128: "mamba_d_ssm attention_hidden_size max_position_embeddings n_positions n_ctx max_seq_len "
     "max_sequence_length seq_length",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biddable.encoding.encode import Example
 from biddable.engine.beside import is_flat
 from biddable.engine.layout import Layout, Prefix
 from biddable.engine.loss import head_logits
@@ -124,14 +125,6 @@ def hold(model: Any, ids: Sequence[int]) -> Held:
     return Held(tuple(ids), prefix)
 
 
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """A prompt as the plan wants it: the token after it is to be predicted, nothing else."""
-
-    input_ids: Sequence[int]
-    weights: Sequence[float]
-
-
 def _prefill(
     model: Any, prompts: Sequence[Sequence[int]], held: Held | None
 ) -> tuple[Rows, list[int], Tensor]:
@@ -144,7 +137,8 @@ def _prefill(
         start = len(held.ids)
         segments = [Segment(i, start, len(prompt), 0) for i, prompt in enumerate(prompts)]
         return _feed_rows(model, prompts, fill_batches(segments, BATCH_TOKENS), [held.prefix])
-    examples = [_Prompt([*p, 0], [0.0] * len(p) + [1.0]) for p in prompts]
+    # As if the token after each prompt were to be predicted, and nothing else.
+    examples = [Example([*p, 0], [0.0] * len(p) + [1.0]) for p in prompts]
     plan = plan_step(examples, BATCH_TOKENS)
     prefixes, _ = feed_prefixes(model, plan)
     return _feed_rows(model, prompts, plan.micro_batches, prefixes)

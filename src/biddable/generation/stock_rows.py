@@ -1,7 +1,8 @@
 """Decoding of a model that cannot be fed flat: transformers' own cache, rows of equal length.
 
 Rows whose prompts are equally long need no padding, so they share a cache; whatever the model keeps
-of earlier tokens (keys, convolutions, states) is its own affair.
+of earlier tokens (keys, convolutions, states) is its own affair. Where that does not stand for them
+(engine/proof.py), they are fed anew for each token.
 """
 
 from __future__ import annotations
@@ -13,13 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biddable.engine.beside import feed_on
+
+
+@dataclass(slots=True)
+class _Group:
+    """Rows of equal length: their tokens so far, and what the model keeps of them."""
+
+    rows: list[list[int]]
+    kept: dict[str, Any] = field(default_factory=dict)
+
 
 @dataclass(slots=True)
 class StockRows:
-    """Rows in groups of equal length: (rows, the cache) of each, in the order of the places."""
+    """Rows in groups of equal length, in the order of the places."""
 
     model: Any
-    groups: list[tuple[int, Any]] = field(default_factory=list)
+    groups: list[_Group] = field(default_factory=list)
 
     def join(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], Tensor]:
         """Feeds prompts: (the prompt of each new row, (N, V) logits of its next token)."""
@@ -27,20 +38,21 @@ class StockRows:
         order: list[int] = []
         parts: list[Tensor] = []
         for length in lengths:
-            group = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
-            parts.append(self._feed([list(prompts[i]) for i in group], None))
-            order += group
+            places = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
+            group = _Group([list(prompts[i]) for i in places])
+            parts.append(self._feed(group))
+            self.groups.append(group)
+            order += places
         return order, torch.cat(parts)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """(N, V) logits after one more token of each row."""
-        before, self.groups = self.groups, []
         parts: list[Tensor] = []
-        start = 0
-        for count, cache in before:
-            rows = [[token] for token in tokens[start : start + count]]
-            parts.append(self._feed(rows, cache))
-            start += count
+        new = iter(tokens)
+        for group in self.groups:
+            for row in group.rows:
+                row.append(next(new))
+            parts.append(self._feed(group))
         return torch.cat(parts)
 
     def keep(self, places: Sequence[int]) -> list[int]:
@@ -48,18 +60,15 @@ class StockRows:
         left: list[int] = []
         groups = []
         start = 0
-        for count, cache in self.groups:
-            own = range(start, start + count)
+        for group in self.groups:
+            own = range(start, start + len(group.rows))
             if any(place in own for place in places):
-                groups.append((count, cache))
+                groups.append(group)
                 left += own
-            start += count
+            start += len(group.rows)
         self.groups = groups
         return left
 
-    def _feed(self, rows: list[list[int]], cache: Any) -> Tensor:
-        ids = torch.tensor(rows, device=self.model.device)
-        out = self.model(input_ids=ids, past_key_values=cache, use_cache=True)
-        self.groups.append((len(rows), out.past_key_values))
-        logits: Tensor = out.logits[:, -1]
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    def _feed(self, group: _Group) -> Tensor:
+        logits, group.kept = feed_on(self.model, group.rows, group.kept)
+        return logits

@@ -19,8 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from biddable.errors import BiddableError
 from biddable.models.adapter_files import BASE, CONFIG, WEIGHTS
-from biddable.models.four_bits import FourBits
+from biddable.models.four_bits import FourBits, linear_layers
 from biddable.models.model_files import write_files
 from biddable.models.vetting import damaged, first_names, read_object
 from biddable.storage import AtomicFolder, write_tensors
@@ -56,25 +57,43 @@ class Lora(nn.Module):
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
-    """The decoder layers of a model of a supported architecture."""
+    """The decoder layers: the list of as many as the configuration says, else the outermost."""
     count = model.config.get_text_config().num_hidden_layers
-    decoder = model.get_decoder()
-    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    return lists[0]
+    lists = [m for m in model.get_decoder().modules() if isinstance(m, nn.ModuleList)]
+    return next((m for m in lists if len(m) == count), lists[0])
 
 
 def add_adapter(model: Any, rank: int, seed: int) -> Any:
     """Freezes the model and puts a new adapter beside its linear layers; returns the model.
 
     The adapter that was there before goes: adapters take turns on one base.
+
+    Raises:
+        BiddableError: `option`, there are no linear layers.
     """
     remove_adapter(model)
     model.requires_grad_(False)
     draws = torch.Generator().manual_seed(seed)
-    for parent, name, layer in list(_children(model)):
-        if _is_linear(layer):
-            setattr(parent, name, Lora(layer, rank, draws))
+    experts = _names_in_experts(model)
+    layers = [at for at in linear_layers(decoder_layers(model)) if at[1] not in experts]
+    if not layers:
+        what = f"--lora finds no linear layer in a {type(model).__name__} to stand beside"
+        raise BiddableError("option", what, "leave --lora out, or take another base")
+    for parent, name, layer in layers:
+        setattr(parent, name, Lora(layer, rank, draws))
     return model
+
+
+def _names_in_experts(model: Any) -> set[str]:
+    """Names of layers that PEFT looks for in the experts alone, which transformers joins: under one
+    of them an adapter of a dense layer would be lost as PEFT loads it."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    changes = get_model_conversion_mapping(model, add_legacy=False)
+    joined = [p for c in changes if isinstance(c, WeightConverter) for p in c.source_patterns]
+    names = {p.removesuffix(".weight").rpartition(".")[2] for p in joined if ".experts.*." in p}
+    return {*names, "gate"} if names else names
 
 
 def remove_adapter(model: Any) -> None:
@@ -163,8 +182,13 @@ def load_adapter(model: Any, folder: Path, name: str) -> Any:
 
 def _config(model: Any) -> dict[str, Any]:
     """PEFT's record of the adapter in a model, without the base's name."""
-    layers = [(name, layer) for _, name, layer in _children(model) if isinstance(layer, Lora)]
-    rank = len(layers[0][1].lora_A)
+    modules = dict(model.named_modules())
+    paths = [path for path, module in modules.items() if isinstance(module, Lora)]
+    names = {path.rpartition(".")[2] for path in paths}
+    # PEFT takes a name for every layer whose path ends so, whatever part of the model it is in.
+    shared = any(k.rpartition(".")[2] in names and type(m) is not Lora for k, m in modules.items())
+    first: Any = modules[paths[0]]
+    rank = len(first.lora_A)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -172,9 +196,9 @@ def _config(model: Any) -> dict[str, Any]:
         "lora_alpha": SCALE * rank,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted({name for name, _ in layers}),
+        "target_modules": paths if shared else sorted(names),
         # GPT-2 keeps the weights of its linear layers transposed.
-        "fan_in_fan_out": _is_transposed(layers[0][1].frozen),
+        "fan_in_fan_out": _is_transposed(first.frozen),
         "inference_mode": True,
         "modules_to_save": None,
         "use_dora": False,
@@ -188,12 +212,6 @@ def _children(model: Any) -> Iterator[tuple[nn.Module, str, nn.Module]]:
         if not isinstance(parent, Lora):
             for name, child in parent.named_children():
                 yield parent, name, child
-
-
-def _is_linear(layer: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(layer, nn.Linear | Conv1D | FourBits)
 
 
 def _is_transposed(layer: nn.Module) -> bool:

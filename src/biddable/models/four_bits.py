@@ -8,6 +8,10 @@ base's files, so that every device and every later load has the same bits.
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +20,8 @@ from torch import Tensor, nn
 from biddable.models.adapter_files import missing_bits
 
 _BLOCK = 64
+# Not where a weight is only looked at, or cut into parts.
+_HANDED_ON = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|shape)|\[)")
 
 
 class FourBits(nn.Module):
@@ -72,18 +78,53 @@ class FourBits(nn.Module):
         return layer
 
 
+def linear_layers(layers: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """(parent, name, layer) of the linear layers that are called, plain ones and in four bits.
+
+    State-space mixers hand weights on to a kernel of their own, where neither packed weights nor an
+    adapter would count; PEFT leaves such layers out, too. What inherits from a linear layer and
+    gives something else, such as the router of Llama 4, is none.
+    """
+    for parent in list(layers.modules()):
+        kind: Any = type(parent)
+        kept = _handed_on(kind)
+        for name, layer in list(parent.named_children()):
+            if name not in kept and _is_product(layer):
+                yield parent, name, layer
+
+
+@torch.no_grad()
+def _is_product(layer: nn.Module) -> bool:
+    """Whether a layer gives W x + b; some that compute it in their own way do."""
+    from transformers.pytorch_utils import Conv1D
+
+    if not isinstance(layer, nn.Linear) or type(layer).forward is nn.Linear.forward:
+        return isinstance(layer, nn.Linear | Conv1D | FourBits)
+    row = torch.ones_like(layer.weight[:1])
+    try:
+        own = layer(row)
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    return torch.is_tensor(own) and torch.allclose(own, nn.Linear.forward(layer, row), atol=1e-3)
+
+
+@cache
+def _handed_on(kind: Any) -> frozenset[str]:
+    """The names of the layers whose weights the code of a class hands on."""
+    try:
+        return frozenset(_HANDED_ON.findall(inspect.getsource(kind)))
+    except (OSError, TypeError):
+        return frozenset()
+
+
 def quantize_linears(layers: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Replaces each linear layer in decoder layers; the old weights are freed one by one.
 
     Raises:
         BiddableError: `missing_extra`.
     """
-    from transformers.pytorch_utils import Conv1D
-
-    for parent in list(layers.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, nn.Linear | Conv1D):
-                setattr(parent, name, FourBits(layer, device, dtype))
+    for parent, name, layer in linear_layers(layers):
+        setattr(parent, name, FourBits(layer, device, dtype))
 
 
 def largest_dequantized(model: nn.Module) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 from biddable.encoding.encode import stop_token_ids
 from biddable.errors import BiddableError, first_line
+from biddable.models.support import auto_class
 from biddable.template.template import Template
 from biddable.template.wrap import with_arguments
 
@@ -234,6 +235,8 @@ def _prove(files: Mapping[str, str], model: Any, tokenizer: Any) -> None:
     # The library has many ways to refuse a file.
     except Exception as error:
         raise _not_savable(f"transformers refuses its files: {first_line(error)}") from error
+    if type(config) not in auto_class(config.model_type)._model_mapping:
+        raise _not_savable(f"transformers loads no model by the name {config.model_type}")
     before, after = (json.loads(c.to_json_string()) for c in (model.config, config))
     # OLMo 2's rotary kind stands there under its older name as well.
     for rope in (before.get("rope_parameters"), after.get("rope_parameters")):

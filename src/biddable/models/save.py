@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from biddable.models.model_files import write_files
-from biddable.models.text_part import is_multimodal
 from biddable.storage import AtomicFolder, write_tensors
 
 # Where transformers 5 has another name for a tensor than the published files, which all else reads.
@@ -30,15 +29,14 @@ def save_model(
         files: by file name, those of `model_files` and texts about the model; README.md is the
             model card.
     """
+    from transformers.core_model_loading import revert_weight_conversion
+
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {k: v for k, v in model.state_dict().items() if k not in parameters}
     published = _PUBLISHED.get(model.config.model_type, {})
     named = {published.get(name, name): t for name, t in {**buffers, **tensors}.items()}
-    if is_multimodal(model):
-        from transformers.core_model_loading import revert_weight_conversion
-
-        # Transformers gives the parts other names as it loads them.
-        named = revert_weight_conversion(model, named)
+    # As it loads them transformers renames parts and joins experts, which published files name.
+    named = revert_weight_conversion(model, named)
     with AtomicFolder(folder, manifest=False) as aside:
         write_tensors(named, aside / "model.safetensors")
         write_files(files, aside)

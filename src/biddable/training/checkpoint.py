@@ -142,6 +142,8 @@ def load_checkpoint(
         weights.load(load_file(path / "weights.safetensors"))
         moments = load_file(path / "optimizer.safetensors")
         for i, (name, piece) in enumerate(zip(weights.names, weights.pieces, strict=True)):
+            if f"step/{name}" not in moments:
+                continue  # Nothing of it is used, so that it never had a gradient.
             state = optimizer.state[piece]
             # Fused AdamW reads it on the device of the parameter.
             state["step"] = moments[f"step/{name}"].reshape(()).to(piece.device)
