@@ -48,12 +48,16 @@ def base_name(folder: Path, name: str) -> str:
     """The name of the base that an adapter belongs to.
 
     Raises:
-        BiddableError: `base_damaged` or `code_in_base`.
+        BiddableError: `base_damaged`, `code_in_base` or `base_not_found`.
     """
     vet_folder(folder, name, adapter=True)
     base, sums = (read_object(folder / BASE, name).get(key) for key in ("base", "sha256"))
     if not isinstance(base, str) or not base or not isinstance(sums, dict) or not sums:
         raise damaged(name, f"{BASE} names no base with its sums", "train the adapter anew")
+    if Path(base).is_absolute() and not Path(base).exists():
+        what = f"the base {base} of the adapter {name} is not there any more"
+        fix = f"put it back, or name the place where it is now in {folder / BASE}"
+        raise BiddableError("base_not_found", what, fix)
     return base
 
 
