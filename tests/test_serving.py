@@ -28,6 +28,7 @@ from biddable.cli import main
 from biddable.commands.serve import _key_for
 from biddable.errors import BiddableError
 from biddable.generation.speaker import Speaker, load
+from biddable.serving.forms import event
 from browser import BROWSER, Browser
 from folders import SYSTEM, base_folder
 
@@ -194,6 +195,14 @@ def test_a_stop_text_cuts_where_it_begins_streamed_or_not(place: Place) -> None:
             assert (answer.message.content, answer.finish_reason) == (expected, "stop")
             told, last = streamed(place, text, stop=stop)
             assert (told, last.finish_reason) == (expected, "stop")
+
+
+def test_an_event_is_one_line_to_every_client() -> None:
+    """Some split at whatever Python's splitlines takes for an end of line."""
+    text = "a\u2028b\u2029c\x85d\x1ce\x0bf\r\ng\ud800"
+    whole = event({"text": text}).decode()
+    assert whole.splitlines() == [whole.strip(), ""]
+    assert json.loads(whole.removeprefix("data: ")) == {"text": text}
 
 
 def test_usage_and_limits(place: Place) -> None:
@@ -497,10 +506,13 @@ def test_what_cannot_be_served_is_refused(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root)
+    (root / "half").mkdir()
+    (root / "half" / "config.toml").touch()
     cases = {
         (): "there is no model to serve",
         ("missing/run",): "missing/run",
         ("",): "its name is empty",
+        ("half",): "the run half has no model yet",
         ("base", "--base"): "names its base",
         ("first", str(root / "second" / ".." / "first"), "first/model", "base/../second/model"):
             "two models have the name model",

@@ -66,12 +66,9 @@ class Tuned:
         Raises:
             BiddableError: `export_differs`, the system prompt is another one elsewhere.
         """
-        for token in control_texts(self.tokenizer):
-            if token in (self.system or ""):
-                what = (
-                    f"the trained system prompt holds {token}, which is a control token elsewhere"
-                )
-                raise BiddableError("export_differs", what, "train without it in the system prompt")
+        if held := [t for t in control_texts(self.tokenizer) if t in (self.system or "")]:
+            what = f"the trained system prompt holds {held[0]}, which is a control token elsewhere"
+            raise BiddableError("export_differs", what, "train without it in the system prompt")
         system, context = self.default_system(settings), context_of(self.model.config)
         prompts = prompts_of(self.tokenizer, self.template, system, self.chats)
         fitting = [p for p in prompts if len(p.ids) < context]
