@@ -12,10 +12,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from biddable import Message, Template
-from biddable.commands.export import _load, export
+from biddable.commands.export import _folder, _load, _name, export
 from biddable.commands.train import train
+from biddable.encoding.encode import encode_prompt
 from biddable.errors import BiddableError
 from biddable.exporting import targets
+from biddable.exporting.round_trip import prompts_of
 from biddable.models.adapter_files import CONFIG, WEIGHTS
 from biddable.models.adapters import add_adapter
 from biddable.models.base import SYSTEM_PROMPT_FILE
@@ -63,6 +65,42 @@ def test_transformers_reads_the_folder_as_the_model_was_judged(name: str, tmp_pa
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
     greedy = model.generate(ids, do_sample=False, top_k=50, max_new_tokens=8)
     assert torch.equal(model.generate(ids, max_new_tokens=8), greedy)
+
+
+def test_control_text_in_a_held_out_row_is_proven_as_a_program_reads_it(tmp_path: Path) -> None:
+    tuned, _ = _load(ExportSettings(run=str(saved("llama-llama3", tmp_path / "model"))))
+    token = tuned.tokenizer.eos_token
+    chat = [Message("user", f"What is {token}?")]
+    prompt, *_ = prompts_of(tuned.tokenizer, tuned.template, None, [chat])
+    plain = encode_prompt(chat, tuned.tokenizer, tuned.template)
+    as_text = tuned.tokenizer(prompt.text, add_special_tokens=False).input_ids
+    assert prompt.ids == as_text != plain
+
+
+def test_control_text_in_the_trained_system_prompt_is_refused(tmp_path: Path) -> None:
+    folder = saved("llama-llama3", tmp_path / "model")
+    (folder / SYSTEM_PROMPT_FILE).write_text("Never write </s>.")
+    for system in ("bake", "keep"):
+        with pytest.raises(BiddableError, match="prompt holds </s>, which is a control token"):
+            export(folder, to="hf", system=system, out=tmp_path / "out")
+
+
+def test_prompts_that_fill_a_short_context_are_left_out_of_the_proof(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    # The longest prompt has 89 tokens: it has room for one, then for none.
+    for context, count in ((90, 5), (89, 4)):
+        folder = saved("llama", tmp_path / str(context), max_position_embeddings=context)
+        for to in ("hf", "gguf"):
+            assert export(folder, to=to).record["round_trip"]["prompts"] == count
+
+
+@pytest.mark.parametrize(
+    ("run", "name"), [("-v1.5", "v1.5"), ("a b é.gguf", "a-b"), ("漢字", "run"), ("..hid", "hid")]
+)
+def test_a_name_is_one_for_files_and_ollama(run: str, name: str, tmp_path: Path) -> None:
+    assert _name(str(tmp_path / run)) == name
+    folder = _folder(ExportSettings(run=str(tmp_path / run), to="hf"))
+    assert folder == tmp_path / f"{run.removesuffix('.gguf')}-hf"
 
 
 def test_peft_reads_an_adapter_with_tokenizer_and_template(
@@ -211,6 +249,11 @@ def test_a_run_in_training_and_a_folder_that_is_there_are_refused(
         with pytest.raises(BiddableError) as error:
             export(runs["adapter"], to=to, out=tmp_path / "there")
         assert error.value.finding.code == "output_exists"
+    (tmp_path / "file").touch()
+    for out in ("file/x", "file/x/y"):
+        with pytest.raises(BiddableError) as error:
+            export(runs["whole"], to="hf", out=tmp_path / out)
+        assert error.value.finding.code == "output_not_writable"
 
 
 def test_without_room_nothing_is_left_behind(

@@ -55,6 +55,13 @@ def test_values_out_of_range_are_refused(temperature: float, top_p: float) -> No
         make_sampler(temperature, top_p)
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-308, 5e-324])
+def test_a_temperature_near_zero_takes_the_most_likely(temperature: float) -> None:
+    logits = torch.tensor([[3.0, -2.0, 9.0, 8.0]])
+    draws = {make_sampler(temperature, 1.0, seed)(logits, [0])[0] for seed in range(8)}
+    assert draws == {2}
+
+
 def test_every_seed_that_the_options_allow_draws_and_draws_again() -> None:
     logits = torch.zeros(1, 50)
     for seed in (0, 1, 2**63 - 1, 2**40, -(2**63)):

@@ -25,7 +25,10 @@ import torch
 from transformers import LlamaForCausalLM
 
 from biddable.cli import main
+from biddable.commands.serve import _key_for
+from biddable.errors import BiddableError
 from biddable.generation.speaker import Speaker, load
+from biddable.serving.forms import event
 from browser import BROWSER, Browser
 from folders import SYSTEM, base_folder
 
@@ -194,6 +197,14 @@ def test_a_stop_text_cuts_where_it_begins_streamed_or_not(place: Place) -> None:
             assert (told, last.finish_reason) == (expected, "stop")
 
 
+def test_an_event_is_one_line_to_every_client() -> None:
+    """Some split at whatever Python's splitlines takes for an end of line."""
+    text = "a\u2028b\u2029c\x85d\x1ce\x0bf\r\ng\ud800"
+    whole = event({"text": text}).decode()
+    assert whole.splitlines() == [whole.strip(), ""]
+    assert json.loads(whole.removeprefix("data: ")) == {"text": text}
+
+
 def test_usage_and_limits(place: Place) -> None:
     answer = ask(place, "Hi?", max_tokens=5)
     assert answer.choices[0].finish_reason == "length"
@@ -332,9 +343,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": None}, "messages"),
     ({"messages": [{"role": "user"}]}, "messages[0].content"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+    ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0].role"),
     ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
     ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0].type"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        "messages[0].content[0].text",
+    ),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "text", "content": "x"}]}]},
+        "messages[0].content[0].content",
+    ),
     ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
     ({"messages": [{"role": "user", "content": "x " * 2000}]}, "messages"),
     ({"model": 5}, "model"),
@@ -376,9 +396,15 @@ def test_bodies_hosts_and_paths_that_are_no_request(place: Place) -> None:
     for body in (b"{", b"null", b"[]", twice, *odd):
         status, answer = post(place, body)
         assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+    start = json.dumps(hello | {"max_tokens": 1}).encode()[:-1]
+    for name, taken in ((b"metadata", (200, 400)), (b"stop", (400,)), (b"x", (400,))):
+        for depth in (300, 450, 600, 900):
+            nested = b'{"a":[' * (depth // 2) + b"0" + b"]}" * (depth // 2)
+            status, answer = post(place, start + b', "' + name + b'": ' + nested + b"}")
+            assert status in taken, answer
     assert post(place, b" " * (5 << 20))[0] == 413
     assert post(place, hello, Content_Type="text/plain")[0] == 415
-    assert post(place, hello, Content_Type="application/json; charset=utf-8")[0] == 200
+    assert post(place, hello, Content_Type="Application/JSON; charset=utf-8")[0] == 200
     assert post(place, hello, Host="evil.example")[0] == 400
     assert post(place, hello, Host="localhost.evil.example:80")[0] == 400
     assert post(place, hello, Host=f"localhost:{place.port}")[0] == 200
@@ -464,13 +490,29 @@ def test_a_key_is_needed_where_other_machines_can_ask_and_answers_end_in_order(
         process.stderr.close()
 
 
+def test_a_key_that_is_set_counts_on_this_machine_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy on the same machine lets others in."""
+    monkeypatch.setenv("BIDDABLE_KEY", "sesame")
+    assert _key_for("127.0.0.1") == _key_for("0.0.0.0") == "sesame"
+    monkeypatch.delenv("BIDDABLE_KEY")
+    assert _key_for("127.0.0.1") is _key_for("::1") is None
+    for key in ("sésame", " sesame", "se\nsame", "\t"):
+        monkeypatch.setenv("BIDDABLE_KEY", key)
+        with pytest.raises(BiddableError, match="no request can bear the key"):
+            _key_for("127.0.0.1")
+
+
 def test_what_cannot_be_served_is_refused(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root)
+    (root / "half").mkdir()
+    (root / "half" / "config.toml").touch()
     cases = {
         (): "there is no model to serve",
         ("missing/run",): "missing/run",
+        ("",): "its name is empty",
+        ("half",): "the run half has no model yet",
         ("base", "--base"): "names its base",
         ("first", str(root / "second" / ".." / "first"), "first/model", "base/../second/model"):
             "two models have the name model",

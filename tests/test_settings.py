@@ -22,7 +22,7 @@ from biddable.options import (
     with_values,
     write_config,
 )
-from biddable.settings import FitSettings, Settings
+from biddable.settings import ExportSettings, FitSettings, ServeSettings, Settings
 from biddable.training.run_folder import Lock, RunFolder, new_run_folder
 
 
@@ -127,6 +127,16 @@ def test_paths_and_single_texts_are_taken_as_texts(name: str) -> None:
     settings = with_values(Settings(), values)
     assert (settings.data, settings.eval, settings.out) == ((name,), name, "x")
     assert with_values(Settings(), {"data": [Path(name), "c"]}).data == (name, "c")
+
+
+def test_the_home_folder_is_written_out_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell does so in `--out ~/x`, and leaves `--out=~/x` as it is."""
+    monkeypatch.setenv("HOME", "/home/me")
+    exported = with_values(ExportSettings(), {"run": "~/run", "out": Path("~/x")})
+    assert (exported.run, exported.out) == ("/home/me/run", "/home/me/x")
+    assert with_values(ServeSettings(), {"runs": ["~/a", "b~/c"]}).runs == ("/home/me/a", "b~/c")
+    settings = with_values(Settings(), {"data": "~/rows.jsonl", "eval": "~x", "system": "~/"})
+    assert (settings.data, settings.eval, settings.system) == (("/home/me/rows.jsonl",), "~x", "~/")
 
 
 def test_every_option_has_a_heading_that_is_shown_and_each_alias_stands_for_one_option() -> None:

@@ -209,7 +209,7 @@ def write_config(settings: FitSettings, path: Path) -> None:
 def _checked(f: Field[Any], value: Any) -> Any:
     kind, choices = type(f.default), choices_of(f)
     if kind is tuple:
-        return _texts(f.name, value)
+        return tuple(_place(f, text) for text in _texts(f.name, value))
     if kind is bool and not isinstance(value, bool):
         raise _bad_value(f.name, value, "true or false")
     if kind in (int, float):
@@ -220,7 +220,13 @@ def _checked(f: Field[Any], value: Any) -> Any:
     if choices and text not in choices:
         hint = did_you_mean(text, choices)
         raise _bad_value(f.name, value, f"one of {', '.join(choices)}{hint}")
-    return text
+    return _place(f, text) if isinstance(text, str) else text
+
+
+def _place(f: Field[Any], text: str) -> str:
+    """A path with its ~ written out: a shell leaves that of `--base=~/model` as it is."""
+    home = f.metadata.get("file") and text.startswith("~/")
+    return str(Path(text).expanduser()) if home else text
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from biddable.exporting.llama_cpp import LlamaCpp, llama_cpp
 from biddable.exporting.read_me import readme
 from biddable.exporting.round_trip import composes
 from biddable.exporting.targets import GGUF, SPARE, Tuned, write_folder, write_gguf_folder
+from biddable.generation.generate import rooms
 from biddable.generation.stream import text_decoder
 from biddable.judging.judge import Judgement, answer_limit
 from biddable.judging.scorecard import Terms
@@ -123,12 +124,13 @@ def _folder(settings: ExportSettings) -> Path:
         return path / name
     # `.` and `..` have no name to put another beside.
     path = path.resolve() if path.name in ("", "..") else path
-    return path.with_name(f"{path.stem}-{name}")
+    return path.with_name(f"{path.name.removesuffix('.gguf')}-{name}")
 
 
 def _name(run: str) -> str:
     """A run's name as a file and Ollama can have it."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(run).resolve().name.removesuffix(".gguf")) or "run"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(run).resolve().name.removesuffix(".gguf"))
+    return name.strip("-._") or "run"
 
 
 def _load(settings: ExportSettings) -> tuple[Tuned, Exam | None]:
@@ -177,7 +179,7 @@ def _cost(tuned: Tuned, exam: Exam, folder: Path, record: dict[str, Any]) -> dic
     room = max((len(q.prompt) for q in exam.questions), default=0) + limit + SPARE
     threads = torch.get_num_threads()
     with llama_cpp(folder / record["file"], room, threads, exact=False, adapter=adapter) as server:
-        after = _answered(exam.judged(tuned.model), exam, server, limit)
+        after = _answered(exam.judged(tuned.model), exam, server, tuned.model, limit)
     card = exam.scored(before, after)
     changed = sum(a != b for a, b in zip(before.answers, after.answers, strict=True))
     metrics = {
@@ -187,9 +189,13 @@ def _cost(tuned: Tuned, exam: Exam, folder: Path, record: dict[str, Any]) -> dic
     return {"answers": len(before.answers), "answers_changed": changed, "metrics": metrics}
 
 
-def _answered(judgement: Judgement, exam: Exam, server: LlamaCpp, limit: int) -> Judgement:
-    """A judgement with llama.cpp's own answers."""
-    answers = [server.answer(q.prompt, limit) for q in exam.questions]
+def _answered(
+    judgement: Judgement, exam: Exam, server: LlamaCpp, model: Any, limit: int
+) -> Judgement:
+    """A judgement with llama.cpp's own answers, none beyond the model's context."""
+    prompts = [q.prompt for q in exam.questions]
+    spaces = zip(prompts, rooms(model, prompts), strict=True)
+    answers = [server.answer(prompt, min(limit, room)) for prompt, room in spaces]
     text = text_decoder(exam.tokenizer)
     return replace(
         judgement,

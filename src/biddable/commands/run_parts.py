@@ -89,7 +89,7 @@ class Run:
 
 def refuse_adapter(base: str) -> None:
     """Refuses to train on top of an adapter, which would leave one that needs two others."""
-    if adapter_folder(Path(base).expanduser()):
+    if adapter_folder(Path(base)):
         what = f"the base {base} is an adapter, and what is trained on top of it would need both"
         fix = "train on the adapter's own base, with the rows of both"
         raise BiddableError("adapter_in_base", what, fix)

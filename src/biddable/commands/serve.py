@@ -55,16 +55,17 @@ def serve(runs: str | PathLike[str] | Sequence[str | PathLike[str]], **options: 
 
 
 def _key_for(host: str) -> str | None:
-    """The key that a request has to bear; None where only this machine can send one."""
+    """The key that a request has to bear; None where there is none, and this machine alone asks."""
     from biddable.serving.exchange import is_local
 
-    if is_local(host):
-        return None
     key = os.environ.get(KEY, "")
-    if not key:
+    if not key and not is_local(host):
         what = f"--host {host} lets other machines in, and there is no key"
         raise BiddableError("option", what, f"set {KEY} to a secret that every request has to bear")
-    return key
+    if not (key.isascii() and key.isprintable() and key == key.strip()):
+        fix = "letters, digits and marks of ASCII, with no space around them"
+        raise BiddableError("option", f"no request can bear the key in {KEY}", f"use {fix}")
+    return key or None
 
 
 def _shown(host: str) -> str:

@@ -69,7 +69,7 @@ def refuse_early(settings: DataclassInstance) -> None:
 
 def _refuse_missing_model(name: str) -> None:
     """Raises an error for a path that is not there; any other name may be a hub id."""
-    path = Path(name).expanduser()
+    path = Path(name)
     here = name[:1] in ("/", ".", "~") or name.endswith(".gguf") or path.parent.is_dir()
     if name != PACKAGED and len(path.parts) > 1 and here and not path.exists():
         error = missing_file(str(path)).finding
@@ -99,7 +99,7 @@ def refuse_template(template: str, models: Sequence[str]) -> None:
 def _own_templates(models: Sequence[str]) -> Iterator[str]:
     """The chat templates in the folders of models and runs, in either of their two places."""
     for model in models:
-        path = Path(model).expanduser()
+        path = Path(model)
         for folder in (path, path / "model", path / "adapter"):
             config = folder / "tokenizer_config.json"
             if (folder / "chat_template.jinja").is_file():

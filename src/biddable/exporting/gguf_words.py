@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -13,6 +14,7 @@ from biddable.template.template import Template, adds_bos
 from biddable.template.wrap import with_arguments
 
 _UNKNOWN, _NORMAL, _CONTROL, _OWN, _UNUSED, _BYTE = 2, 1, 3, 4, 5, 6
+_BYTE_TEXT = re.compile("<0x[0-9A-F]{2}>")
 # The kinds of end that a GGUF file has a place for.
 _ENDS = ("eos", "eot", "eom")
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -75,23 +77,19 @@ def vocabulary_of(
     if described["model"]["type"] != "BPE":
         raise not_expressible(f"its tokenizer is a {described['model']['type']}, not a BPE")
     texts = {i: text for text, i in tokenizer.get_vocab().items()}
+    kinds = dict.fromkeys(texts, _NORMAL) | {tokenizer.unk_token_id: _UNKNOWN}
+    kinds |= {i: _CONTROL if token["special"] else _OWN for i, token in added.items()}
+    if described["model"].get("byte_fallback"):
+        kinds |= {i: _BYTE for i, text in texts.items() if _BYTE_TEXT.fullmatch(text)}
     values: dict[str, Value] = {
         "tokens": [texts.get(i, f"[PAD{i}]") for i in range(rows)],
-        "token_type": [_kind(i, texts, added, tokenizer.unk_token_id) for i in range(rows)],
+        "token_type": [kinds.get(i, _UNUSED) for i in range(rows)],
         "add_bos_token": begins_with_bos and adds_bos(tokenizer),
         "add_eos_token": False,
         **_cutting(tokenizer, described, rows, texts),
         **_special_ids(tokenizer, stop_ids),
     }
     return {f"tokenizer.ggml.{key}": value for key, value in values.items()}
-
-
-def _kind(i: int, texts: Mapping[int, str], added: Mapping[int, Any], unknown: int | None) -> int:
-    if i not in texts:
-        return _UNUSED
-    if i in added:
-        return _CONTROL if added[i]["special"] else _OWN
-    return _UNKNOWN if i == unknown else _NORMAL
 
 
 def _special_ids(tokenizer: Any, stop_ids: Sequence[int]) -> dict[str, Value]:
@@ -167,15 +165,10 @@ def _sentence_pieces(
             raise not_expressible("the merges of its tokenizer are not those of a SentencePiece")
         scores.setdefault(joined, -rank)
         last = joined
-    types = {f"<0x{byte:02X}>" for byte in range(256)}
     prefix = "Prepend" in kinds or cutter.get("prepend_scheme") == "always"
-    added = {token["id"]: token for token in described["added_tokens"]}
     return {
         "model": "llama",
         "pre": "default",
         "scores": [float(scores.get(texts.get(i, ""), -len(merges))) for i in range(rows)],
         "add_space_prefix": prefix,
-        "token_type": [
-            _BYTE if texts.get(i) in types else _kind(i, texts, added, None) for i in range(rows)
-        ],
     }

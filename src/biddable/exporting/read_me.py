@@ -80,7 +80,7 @@ def _checked(record: dict[str, Any]) -> str:
     return (
         f"In {record['reader']} the weights in fp32 gave the same rendered text, ids and"
         f" greedy answer for {trip['prompts']} prompts ({trip['tokens']} tokens{ties}), and"
-        f" stopped at each of {trip['stops']} stop tokens."
+        f" stopped at each stop token ({trip['stops']})."
     )
 
 

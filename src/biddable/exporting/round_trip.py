@@ -12,8 +12,7 @@ from biddable.data.conversation import Message
 from biddable.encoding.encode import Example, encode_prompt
 from biddable.errors import BiddableError
 from biddable.exporting.go_template import Frame
-from biddable.generation.generate import Answer, generate
-from biddable.models.support import context_of
+from biddable.generation.generate import Answer, generate, rooms
 from biddable.template.template import Template
 from biddable.training.evaluate import token_losses
 
@@ -81,7 +80,7 @@ def prompts_of(
         system: the default system prompt; None where messages are sent as they are.
         held_out: the messages before an answer.
     """
-    control = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+    control = control_texts(tokenizer)
     texts = [*_TEXTS, f"before {''.join(control[:8])} after"]
     chats = [*held_out, *([Message("user", text)] for text in texts)]
     if composes(tokenizer):
@@ -96,11 +95,16 @@ def prompts_of(
                 whole.insert(0, Message("system", system))
             text = template.render(whole, add_generation_prompt=True)
             ids = encode_prompt(whole, tokenizer, template)
-            if chat[-1].content == chats[-1][-1].content:
+            if any(token in m.content for m in messages for token in control):
                 # What looks like a control token is one to whoever is sent a text.
                 ids = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
             prompts.append(Prompt(messages, text, ids))
     return prompts
+
+
+def control_texts(tokenizer: Any) -> list[str]:
+    """What is a control token to whoever encodes a whole text."""
+    return [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
 
 
 def composes(tokenizer: Any) -> bool:
@@ -125,7 +129,7 @@ def prove(
         frame: a second form of the chat template, without this BOS.
 
     Raises:
-        BiddableError: `export_differs`.
+        BiddableError: `export_differs`, or `prompt_too_long`.
     """
     for prompt in prompts:
         texts = [reader.render([{"role": m.role, "content": m.content} for m in prompt.messages])]
@@ -133,14 +137,14 @@ def prove(
         for rendered in texts:
             if rendered not in (prompt.text, prompt.text.removeprefix(bos)):
                 raise _differs(reader, "renders a prompt otherwise", rendered, prompt.text)
-            ids = reader.encode(rendered)
-            if ids != prompt.ids:
-                raise _differs(reader, "encodes a prompt otherwise", ids, prompt.ids)
-    limit = longest_answer(model, prompts)
-    answers = generate(model, [p.ids for p in prompts], stop_ids=stop_ids, max_new_tokens=limit)
+            encoded = reader.encode(rendered)
+            if encoded != prompt.ids:
+                raise _differs(reader, "encodes a prompt otherwise", encoded, prompt.ids)
+    ids = [p.ids for p in prompts]
+    answers = generate(model, ids, stop_ids=stop_ids, max_new_tokens=LONGEST)
     ties = 0
-    for prompt, want in zip(prompts, answers, strict=True):
-        answer = reader.answer(prompt.ids, limit)
+    for prompt, want, room in zip(prompts, answers, rooms(model, ids), strict=True):
+        answer = reader.answer(prompt.ids, min(LONGEST, room))
         if answer != want:
             if _gap(model, prompt.ids, answer, want, stop_ids[0]) > _TIE:
                 raise _differs(reader, "answers otherwise", answer.ids, want.ids)
@@ -149,19 +153,6 @@ def prove(
         if reader.answer(prompts[0].ids, 2, [[stop, 1000]]) != Answer((), True):
             raise _differs(reader, "does not stop", "at the token", stop)
     return RoundTrip(len(prompts), sum(len(a.ids) for a in answers), ties, len(stop_ids))
-
-
-def longest_answer(model: Any, prompts: Sequence[Prompt]) -> int:
-    """So many tokens have room after each of the prompts.
-
-    Raises:
-        BiddableError: `prompt_too_long`.
-    """
-    room = context_of(model.config) - max(len(p.ids) for p in prompts)
-    if room < 1:
-        what = "the model's context has no room for the prompts of the proof"
-        raise BiddableError("prompt_too_long", what, "shorten the held-out prompts")
-    return min(LONGEST, room)
 
 
 def _gap(model: Any, prompt: Sequence[int], answer: Answer, want: Answer, end: int) -> float:

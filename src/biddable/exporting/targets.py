@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from biddable.data.conversation import Message
+from biddable.errors import BiddableError
 from biddable.exporting.baked import served_template
 from biddable.exporting.gguf_file import write_adapter, write_gguf
 from biddable.exporting.gguf_weights import Value
@@ -19,7 +20,7 @@ from biddable.exporting.go_template import Frame, frame_of
 from biddable.exporting.hf_folder import open_folder, texts_of, write_peft
 from biddable.exporting.llama_cpp import llama_cpp
 from biddable.exporting.modelfile import modelfile
-from biddable.exporting.round_trip import Prompt, longest_answer, prompts_of, prove
+from biddable.exporting.round_trip import LONGEST, Prompt, control_texts, prompts_of, prove
 from biddable.models.base import SYSTEM_PROMPT_FILE, Base
 from biddable.models.save import save_model
 from biddable.models.support import context_of
@@ -60,9 +61,21 @@ class Tuned:
         return self.system if settings.system == "bake" else None
 
     def prompts(self, settings: ExportSettings) -> list[Prompt]:
-        """Those that the proof sends."""
-        system = self.default_system(settings)
-        return prompts_of(self.tokenizer, self.template, system, self.chats)
+        """Those that the proof sends, as far as the model's context has room for them.
+
+        Raises:
+            BiddableError: `export_differs`, the system prompt is another one elsewhere.
+        """
+        if held := [t for t in control_texts(self.tokenizer) if t in (self.system or "")]:
+            what = f"the trained system prompt holds {held[0]}, which is a control token elsewhere"
+            raise BiddableError("export_differs", what, "train without it in the system prompt")
+        system, context = self.default_system(settings), context_of(self.model.config)
+        prompts = prompts_of(self.tokenizer, self.template, system, self.chats)
+        fitting = [p for p in prompts if len(p.ids) < context]
+        if len(fitting) < len(prompts):
+            count = f"{len(prompts) - len(fitting)} of {len(prompts)} prompts"
+            line(console(), "left out", f"{count} of the proof, which fill the model's context")
+        return fitting or prompts
 
     def bytes(self) -> int:
         """Of its weights in fp32."""
@@ -129,7 +142,7 @@ def write_gguf_folder(settings: ExportSettings, tuned: Tuned, folder: Path) -> d
     twin = file if settings.type == "f32" else folder / "twin.gguf"
     if twin != file:
         write_gguf(twin, tuned.model, words, "f32")
-    room = max(len(p.ids) for p in prompts) + longest_answer(tuned.model, prompts) + SPARE
+    room = max(len(p.ids) for p in prompts) + LONGEST + SPARE
     line(console(), "checking", f"{len(prompts)} prompts in llama.cpp")
     with llama_cpp(twin, room, torch.get_num_threads(), exact=True, adapter=adapter) as server:
         trip = prove(server, tuned.model, prompts, tuned.stop_ids, _bos(tuned, words), frame)

@@ -33,7 +33,9 @@ def make_sampler(temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) ->
         return float(torch.rand((), generator=streams[row], dtype=torch.float64))
 
     def sample(logits: Tensor, rows: Sequence[int]) -> list[int]:
-        shares = (logits.double().cpu() / temperature).softmax(-1)
+        logits = logits.double().cpu()
+        # However small the temperature is, the likeliest token keeps a finite number: 0.
+        shares = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
         shares, ids = shares.sort(dim=-1, descending=True, stable=True)
         sums = shares.cumsum(-1)
         # A token stays if those before it do not reach top_p yet.

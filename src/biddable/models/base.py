@@ -82,6 +82,8 @@ def resolve_base(name: str) -> Base:
             architecture.
     """
     # A shell leaves the ~ of `--base=~/model` as it is.
+    if not name:
+        raise _not_found("''", "its name is empty")
     name = str(Path(name).expanduser()) if name.startswith("~/") else name
     adapter = adapter_folder(Path(name))
     if adapter is None:
@@ -195,6 +197,9 @@ def _model_folder(folder: Path) -> Path:
     if runs := [str(run) for run in sorted(folder.iterdir()) if adapter_folder(run)]:
         what = f"the folder {folder} holds {len(runs)} adapters, and none of them is named"
         raise BiddableError("base_not_found", what, f"name one: {', '.join(runs[:8])}")
+    if (folder / "config.toml").is_file():
+        fix = "wait for it, or go on with it: `biddable train --resume` and the run folder"
+        raise BiddableError("run_unfinished", f"the run {folder} has no model yet", fix)
     raise _not_found(str(folder), "the folder holds no config.json")
 
 

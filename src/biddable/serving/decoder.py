@@ -45,15 +45,15 @@ class Lane:
         if not self.jobs:
             return
         batch = self._batch
-        names = [-1 if name is None else name for name in batch.names]
-        tokens = self._greedy(batch.logits, names)
-        for place, name in enumerate(names):
-            if job := self.jobs.get(name):
-                logits = batch.logits[place]
-                if job.order.sample is not None:
-                    tokens[place] = job.order.sample(logits[None], [0])[0]
-                if job.take(tokens[place], logits):
-                    self._leave([name])
+        tokens = self._greedy(batch.logits, ())
+        for place, name in enumerate(batch.names):
+            if name is None:
+                continue
+            job, logits = self.jobs[name], batch.logits[place]
+            if job.order.sample is not None:
+                tokens[place] = job.order.sample(logits[None], [0])[0]
+            if job.take(tokens[place], logits):
+                self._leave([name])
         if batch:
             batch.step(tokens)
 

@@ -36,10 +36,6 @@ BYTES_A_TOKEN, ROOM_BYTES, MOST_CONTEXT = 32, 1 << 16, 1 << 17
 # Seconds for which answers go on once the server is to end.
 END_SECONDS = 5.0
 KINDS: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
-COUNTERS = (
-    "requests_total", "request_seconds_sum", "first_text_seconds_sum", "first_text_seconds_count",
-    "prompt_tokens_total", "completion_tokens_total",
-)  # fmt: skip
 _FILES = {
     "/": ("serve.html", "text/html"),
     "/serve.css": ("serve.css", "text/css"),
@@ -92,8 +88,9 @@ class Desk:
         """Counts for Prometheus."""
         gauges = {"running": self.decoder.running, "waiting": self.decoder.waiting}
         samples = {**self.counts, **gauges}
-        types = [f"# TYPE biddable_{name} gauge" for name in gauges]
-        types += [f"# TYPE biddable_{name} counter" for name in COUNTERS]
+        kinds = {name.partition("{")[0]: "counter" for name in self.counts}
+        kinds |= dict.fromkeys(gauges, "gauge")
+        types = (f"# TYPE biddable_{name} {kind}" for name, kind in kinds.items())
         values = (f"biddable_{name} {value:.10g}" for name, value in sorted(samples.items()))
         text = "\n".join([*types, *values, ""])
         return Response(text, media_type="text/plain; version=0.0.4", headers=HEADERS)
@@ -154,7 +151,6 @@ class Desk:
                 last, status = piece, 200 if piece.finish else 499
                 yield piece
         finally:
-            job.gone = True
             self._count("requests_total", model=model, status=str(status))
             self._count("request_seconds_sum", time.monotonic() - began, model=model)
             self._count("prompt_tokens_total", len(job.order.prompt), model=model)

@@ -42,8 +42,9 @@ def bears(request: Request, key: str) -> bool:
 
 
 async def body_of(request: Request, most: int) -> Any:
-    """The JSON of a request of at most so many bytes."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+    """The JSON of a request of at most so many bytes; a field that is null counts as left out."""
+    kind, _, _ = request.headers.get("content-type", "").partition(";")
+    if kind.strip().lower() != "application/json":
         raise Failure(415, "send the header Content-Type: application/json")
     body = b""
     try:
@@ -67,10 +68,9 @@ def _no_constant(name: str) -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
+    if len(dict(pairs)) < len(pairs):
         raise ValueError("a key stands there twice")
-    return fields
+    return {name: value for name, value in pairs if value is not None}
 
 
 async def watch(request: Request, queue: asyncio.Queue[Piece | Failure]) -> None:

@@ -112,8 +112,8 @@ def event(value: Any) -> bytes:
 
 
 def as_json(value: Any) -> bytes:
-    """JSON in UTF-8; half a character, which a request may have held, is written out."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    """JSON in ASCII: some clients take U+2028 or U+0085 in a stream for the end of its line."""
+    return json.dumps(value).encode()
 
 
 def _chat_logs(logs: Sequence[TokenLog]) -> dict[str, Any]:

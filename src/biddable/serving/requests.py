@@ -52,10 +52,7 @@ def read_request(kind: Kind, body: Any, find: Callable[[str], Served]) -> Reques
     Raises:
         Failure: with the parameter that is at fault.
     """
-    body = _without_null(body)
-    error = next(iter(sorted(_validator(kind).iter_errors(body), key=_rank)), None)
-    if error is not None:
-        raise _refusal(error)
+    _refuse_faults(kind, body)
     for name, needed in (("stream_options", "stream"), ("top_logprobs", "logprobs")):
         if name in body and not body.get(needed):
             raise Failure(400, f"{name} goes with {needed}: true only", param=name)
@@ -96,16 +93,20 @@ def _validator(kind: Kind) -> Draft202012Validator:
     )
 
 
-def _without_null(value: Any) -> Any:
-    """The value without the fields that are null, which are as good as left out here."""
-    if isinstance(value, Mapping):
-        return {k: _without_null(v) for k, v in value.items() if v is not None}
-    return [_without_null(v) for v in value] if isinstance(value, list) else value
+def _refuse_faults(kind: Kind, body: Any) -> None:
+    try:
+        error = min(_validator(kind).iter_errors(body), key=_rank, default=None)
+        refusal = None if error is None else _refusal(error)
+    except RecursionError:
+        refusal = Failure(400, "the body is nested too deeply", code="invalid_value")
+    if refusal is not None:
+        raise refusal
 
 
-def _rank(error: ValidationError) -> tuple[bool, int]:
-    """Which of the errors is named: what is there and wrong before what is missing."""
-    return error.validator == "required", len(error.absolute_path)
+def _rank(error: ValidationError) -> tuple[int, int]:
+    """Which of the errors is named: a wrong value before an unknown name, then what is missing."""
+    last = ("additionalProperties", "required")
+    return last.index(error.validator) + 1 if error.validator in last else 0, len(error.path)
 
 
 def _refusal(error: ValidationError) -> Failure:

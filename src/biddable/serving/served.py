@@ -109,7 +109,7 @@ def _nameless(base: Base) -> Base:
 
 def _name_of(path: str) -> str:
     """The name of a folder or file; a hub id, or the packaged base, as it is."""
-    place = Path(path).expanduser()
+    place = Path(path)
     return place.resolve().name.removesuffix(".gguf") if place.exists() else path
 
 
@@ -119,10 +119,10 @@ def _base_of(run: str) -> str:
     Raises:
         BiddableError: `option`, the folder does not tell.
     """
-    if adapter := adapter_folder(Path(run).expanduser()):
+    if adapter := adapter_folder(Path(run)):
         return base_name(adapter, run)
     try:
-        base = tomllib.loads((Path(run).expanduser() / CONFIG_FILE).read_text("utf-8")).get("base")
+        base = tomllib.loads((Path(run) / CONFIG_FILE).read_text("utf-8")).get("base")
     except (OSError, ValueError):
         base = None
     if not isinstance(base, str) or not base:
