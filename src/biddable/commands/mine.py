@@ -120,7 +120,8 @@ def _finish(part: Path, out: Path, record: Record) -> Path:
         fix = "docs/guide/mining.md says what is read; the findings above say what was left out"
         raise BiddableError("nothing_mined", what, fix)
     if len(record.groups) == 1:
-        rows = [json.loads(text) for text in part.read_text(encoding="utf-8").splitlines()]
+        with part.open(encoding="utf-8") as file:
+            rows = list(map(json.loads, file))
         record.groups = own_groups(rows)
         part.write_text("".join(map(_line, rows)), encoding="utf-8")
     path = _record_path(out)

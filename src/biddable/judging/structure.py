@@ -54,7 +54,7 @@ def read_json(text: str) -> Any:
 
 def read_json_lines(text: str) -> Any:
     """A JSON object a line, as a list."""
-    values = [read_json(line) for line in text.splitlines() if line.strip()]
+    values = [read_json(line) for line in text.split("\n") if line.strip()]
     return values if values and all(isinstance(v, dict) for v in values) else INVALID
 
 

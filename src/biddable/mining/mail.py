@@ -20,19 +20,29 @@ IDENTIFIER = re.compile(r"<[^<>\s]+>")
 HEADER = re.compile(rb"[!-9;-~]+:")
 # The line that introduces a quotation, in the languages of the usual programs.
 INTRODUCES = re.compile(
-    r"(?:On|Am|Le|El|Em|Il|Op|Den|W dniu) .{3,200}?(?:wrote|schrieb|a écrit|escribió|escreveu"
-    r"|ha scritto|schreef|skrev|napisał)\b.{0,80}:"
-    r"|\S.{0,80} (?:wrote|writes|schrieb):|>+ .*wrote:",
+    r"(?:On|Am|Le|El|Em|Il|Op|Den|W dniu) (?:(?![.!?]\n|\n\n).){3,200}?(?:wrote|schrieb|a écrit"
+    r"|escribió|escreveu|ha scritto|schreef|skrev|napisał)\b.{0,80}:"
+    r"|\S[^\n]{0,80} (?:wrote|writes|schrieb):",
     re.DOTALL,
 )
+QUOTED = re.compile(r" {0,3}>.*")
 # From here on a mail repeats another one, or is a signature, or a footer of a list.
 ENDS = re.compile(
-    r"-- ?|--[ ]?\S.{0,40}|_{20,}|-----BEGIN PGP SIGNATURE-----"
-    r"|-{3,} ?(?:Original Message|Ursprüngliche Nachricht|Message d'origine) ?-{3,}"
+    r"-- ?|-- \S.{0,40}|--(?-i:[A-Z]).{0,40}|_{20,}|-----BEGIN PGP SIGNATURE-----"
+    r"|-{3,} ?(?:Original Message|Ursprüngliche Nachricht|Message d'origine|Forwarded message"
+    r"|Weitergeleitete Nachricht) ?-{3,}|Begin forwarded message:"
     r"|Sent from my .*|Von meinem .* gesendet|Get Outlook for .*"
-    r"|(?:From|Von|De): .*(?:\n(?:Sent|Date|Gesendet|To|Envoyé|Enviado): ).*",
+    r"|\*?(?:From|Von|De):(?:.*\n\*?(?:Sent|Date|Gesendet|Datum|Envoyé|Enviado)|.*@.*\nTo):.*",
     re.IGNORECASE,
 )
+# What stands above the name of the writer, near the end.
+CLOSING = re.compile(
+    r"(?:(?:with|kind|best|warm|many) )*(?:regards|greetings)|cheers|cordialement|saludos"
+    r"|sincerely(?: yours)?|yours (?:sincerely|faithfully|truly)"
+    r"|(?:mit )?(?:freundlich|best|viel|lieb|schön)e[nr]? gr(?:ü|ue)(?:ß|ss)en?",
+    re.IGNORECASE,
+)
+LONGEST_CLOSING = 8
 PGP = re.compile(r"-----BEGIN PGP SIGNED MESSAGE-----|Hash: \w+")
 
 
@@ -59,23 +69,32 @@ def own_text(text: str) -> tuple[str, tuple[str, ...]]:
             "\n".join(lines[number : number + 2]).rstrip()
         )
         if ends and any(part.strip() for part in kept):
-            cut.append("\n".join(lines[number:]))
+            cut += lines[number:]
             break
-        wide = next((n for n in (1, 2, 3) if _introduces(lines[number : number + n])), 0)
-        if wide or line.lstrip().startswith(">") or PGP.fullmatch(line):
-            size = wide or 1
-            cut.append("\n".join(lines[number : number + size]))
-            number += size
-            continue
-        kept.append(line)
-        number += 1
+        size = _introduced(lines, number) or bool(QUOTED.match(line) or PGP.fullmatch(line))
+        cut += lines[number : number + size]
+        if not size:
+            kept.append(line)
+        number += max(size, 1)
+    full = [number for number, line in enumerate(kept) if line.strip()]
+    for number in full[1:][-LONGEST_CLOSING:]:
+        if CLOSING.fullmatch(kept[number].strip(" ,.!")):
+            cut += kept[number:]
+            del kept[number:]
+            break
     body = re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip()
     return body, tuple(part for part in ("\n".join(cut),) if part.strip())
 
 
-def _introduces(lines: Sequence[str]) -> bool:
-    """Whether these lines say whom the next ones quote."""
-    return bool(lines[0].strip() and INTRODUCES.fullmatch("\n".join(lines).strip()))
+def _introduced(lines: Sequence[str], number: int) -> int:
+    """How many lines from here on say whom the next ones quote, with these where no `>` does."""
+    for end in range(number + 1, number + 4):
+        said = "\n".join(lines[number:end]).strip()
+        if lines[number].strip() and INTRODUCES.fullmatch(said):
+            after = next((line for line in lines[end:] if line.strip()), ">")
+            unmarked = len(lines) - number if "@" in said or re.search(r"\d", said) else 0
+            return end - number if QUOTED.match(after) else unmarked
+    return 0
 
 
 def mbox_messages(lines: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -92,7 +111,8 @@ def mbox_messages(lines: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
         blank = not line.strip()
         size += len(line)
         if size <= MOST_BYTES:
-            message.append(line)
+            # A `From ` at the beginning of a line is kept apart from a border by a `>`.
+            message.append(line.removeprefix(b">") if line.startswith(b">From ") else line)
     yield start, b"".join(message)
 
 
@@ -145,11 +165,13 @@ def _mail(data: bytes, path: str, first: int) -> Mail | Finding:
 
 
 def _content(part: MIMEPart) -> str:
-    """The text of a part, in the encoding that it names, else UTF-8, else Latin-1."""
+    """The text of a part, in the encoding that it names, else UTF-8, else Windows-1252."""
     data = part.get_payload(decode=True)
     if not isinstance(data, bytes):
         return ""
-    for encoding in (part.get_content_charset() or "utf-8", "utf-8"):
+    named = part.get_content_charset() or "utf-8"
+    # Who says Latin-1 or ASCII often means its larger brother.
+    for encoding in ("utf-8" if named in ("iso-8859-1", "us-ascii") else named, "utf-8", "cp1252"):
         try:
             return data.decode(encoding)
         except (LookupError, UnicodeDecodeError):

@@ -37,6 +37,12 @@ class Pair:
     cut: tuple[str, ...] = ()
 
 
+# `Re:`, also numbered, in the languages of the usual programs; the name of a list in brackets.
+PREFIX = re.compile(
+    r"\A(?:\s*(?:(?:re|aw|sv|vs|fwd?|wg|tr|rv|antw)\s*(?:\[\d+\]|\(\d+\))?\s*[:\uff1a]"
+    r"|\[[\w .-]+\]))+\s*",
+    re.IGNORECASE,
+)
 # What a reader gives, one after another.
 Mined = Iterator[Pair | Finding]
 
@@ -51,6 +57,7 @@ class Turn(NamedTuple):
     staff: bool | None = None
     url: str = ""
     cut: tuple[str, ...] = ()
+    time: str = ""
 
 
 def block(lines: Sequence[str], first: int) -> tuple[str, tuple[int, int]]:
@@ -107,5 +114,4 @@ def thread_pair(subject: str, turns: Sequence[Turn], staff: Sequence[str], group
 
 def plain_subject(subject: str) -> str:
     """A subject without `Re:` and its like."""
-    return re.sub(r"^(?:\s*(?:re|aw|sv|fwd?|wg|tr|antw|\[[\w .-]+\])\s*:?)+\s*", "", subject,
-                  flags=re.IGNORECASE).strip() or subject.strip()  # fmt: skip
+    return PREFIX.sub("", subject).strip() or subject.strip()

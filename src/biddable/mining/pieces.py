@@ -161,6 +161,8 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in BLOCKS:
             self.end_block()
+        elif tag in ("td", "th"):
+            self.handle_data(" ")
         if (tag in BLOCKS and tag not in ("br", "hr")) or tag in OUTSIDE:
             self._open.append(tag)
 

@@ -28,7 +28,9 @@ SAFE = (
 )
 LOG = ("--no-merges", "--no-ext-diff", "--no-textconv", "--no-color", "--no-show-signature",
        "--no-renames", "--format=%x00%H%x1f%an%x1f%ae%n%B%x00", "-p")  # fmt: skip
-BOT = re.compile(r"bot\b|\[bot\]|dependabot|renovate|github-actions|pre-commit-ci|weblate", re.I)
+BOT = re.compile(
+    r"\b(?:ro|dependa|code|ci)?bot\b|renovate|github-actions|pre-commit-ci|weblate", re.IGNORECASE
+)
 TRAILER = re.compile(r"(?:[A-Z][\w-]+-by|Change-Id|Reviewed-on|Link|Fixes|Closes|Cc|Bug): .*")
 HOSTS = re.compile(r"(?:https?://|ssh://|git@)(?:[^@/]*@)?([\w.-]*(?:github|gitlab)[\w.-]*)"
                    r"[:/](?:\d+/)?(.+?)(?:\.git)?/?")  # fmt: skip
@@ -152,10 +154,12 @@ def commit_pairs(repo: Repository, shown: str, most: int, longest: int) -> Mined
         most: commits that are read, from the newest on.
         longest: characters of a diff; of a longer one nothing is kept.
     """
-    shallow = repo.folder / ".git" / "shallow"
+    shallow = repo.folder / git(repo.folder, "rev-parse", "--git-path", "shallow").strip("\n")
     cut_off = shallow.read_text().split() if shallow.is_file() else []
     if cut_off:
-        what = f"The clone is shallow: {len(cut_off)} commits at its end have no diff of their own."
+        what = (
+            f"The clone is shallow: its oldest commits ({len(cut_off)}) have no diff of their own."
+        )
         yield Finding(
             "shallow_clone", "note", what, "git fetch --unshallow brings the rest.", shown
         )

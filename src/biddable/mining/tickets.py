@@ -12,6 +12,7 @@ from biddable.errors import BiddableError, Finding
 from biddable.mining.mail import own_text
 from biddable.mining.pair import Mined, Turn, plain_subject, thread_pair
 from biddable.mining.pieces import html_pieces
+from biddable.mining.repository import BOT
 
 # Names of columns, in the order in which they are looked for; only letters and digits count.
 SUBJECT = ("subject", "ticketsubject", "title", "summary", "headline")
@@ -20,35 +21,21 @@ QUESTION = (
     *("body", "message", "text", "content", "request", "problem", "issue", "comment"),
 )
 ANSWER = (
-    *(
-        "answer",
-        "firstresponse",
-        "firstreply",
-        "agentreply",
-        "agentresponse",
-        "staffreply",
-        "reply",
-    ),
-    *("response", "resolution", "solution", "acceptedanswer", "resolutionnotes"),
+    *("answer", "firstresponse", "firstreply", "agentreply", "agentresponse", "staffreply"),
+    *("reply", "response", "resolution", "solution", "acceptedanswer", "resolutionnotes"),
 )
 THREAD = ("threadid", "ticketid", "conversationid", "caseid", "issueid", "ticketnumber", "ticket")
 LISTS = (
     "comments", "messages", "replies", "conversations", "conversation", "thread", "posts",
-    "answers", "correspondence",
+    "answers", "correspondence", "conversationparts", "comment",
 )  # fmt: skip
-TEXT = (
-    "body",
-    "plainbody",
-    "text",
-    "bodytext",
-    "message",
-    "content",
-    "comment",
-    "answer",
-    "htmlbody",
-)
+TEXT = ("body", "plainbody", "text", "bodytext", "message", "content", "comment", "answer",
+        "htmlbody")  # fmt: skip
 AUTHOR = ("author", "from", "sender", "user", "authorid", "userid", "fromemail", "email", "name",
-          "role", "speaker", "requesterid", "customer", "reporter")  # fmt: skip
+          "role", "speaker", "requesterid", "customer", "reporter", "poster", "owner")  # fmt: skip
+# Keys of an object about an author.
+NAMED = ("login", "email", "emailAddress", "accountId", "id", "name", "displayName")
+TIME = ("createdat", "created", "creationdate", "createdtime", "sentat", "date", "timestamp")
 ROLE = (
     *("role", "authorrole", "senderrole", "userrole", "authortype", "authorassociation"),
     *("usertype", "sendertype", "speaker"),
@@ -62,7 +49,10 @@ ASKER = re.compile(
 IS_STAFF = {"isstaff": True, "staff": True, "fromagent": True, "isagent": True, "inbound": False,
             "incoming": False, "iscustomer": False}  # fmt: skip
 INTERNAL = {"public": False, "ispublic": False, "private": True, "isprivate": True,
-            "internal": True, "isinternal": True}  # fmt: skip
+            "internal": True, "isinternal": True, "isbot": True}  # fmt: skip
+# A message of such a type is not for those outside; osTicket writes N.
+TYPE = ("type", "threadtype", "messagetype", "parttype", "commenttype", "visibility")
+NOTE = re.compile(r"n|note|private|.*internal.*|.*private.*note", re.IGNORECASE)
 URL = ("htmlurl", "url", "link", "permalink")
 WRAPPERS = ("tickets", "issues", "results", "data", "items", "rows", "records", "cases")
 # So many rows without a ticket mean that a file holds none.
@@ -90,9 +80,7 @@ def ticket_pairs(
             f = row.value.finding
             yield Finding(f.code, "warning", f.message, f.fix, path, row.line)
             continue
-        fields = (
-            {_plain(key): v for key, v in row.value.items()} if isinstance(row.value, dict) else {}
-        )
+        fields = _fields(row.value)
         if _is_training_row(fields):
             what = "The file holds rows that need no mining."
             yield Finding("already_rows", "note", what, f"biddable check {path}", path)
@@ -102,13 +90,28 @@ def ticket_pairs(
         seen += 1
         if turns:
             threads.setdefault(number, []).extend(turns)
-            subjects.setdefault(number, plain_subject(_text(_first(fields, SUBJECT))))
+            subject = plain_subject(_text(_first(fields, SUBJECT)))
+            subjects[number] = subjects.get(number) or subject
         elif seen == TRIED and not threads:
             break
     if not threads:
         yield Finding("no_tickets", "note", "The file holds no tickets that are known.", "", path)
     for number, turns in threads.items():
-        yield from thread_pair(subjects[number], turns, staff, group(number))
+        yield from thread_pair(subjects[number], _in_time(turns), staff, group(number))
+
+
+def _in_time(turns: list[Turn]) -> list[Turn]:
+    """The messages from the oldest on, where each says in an order of digits when it was sent."""
+    dated = all(re.match(r"\d{4}-\d\d-\d\d", turn.time) for turn in turns)
+    return sorted(turns, key=lambda turn: turn.time) if dated else turns
+
+
+def _fields(value: object) -> dict[str, Any]:
+    """The cells by plain names; those of a Jira issue stand in its `fields`."""
+    cells = value if isinstance(value, dict) else {}
+    inner = cells.get("fields")
+    cells = cells | inner if isinstance(inner, dict) else cells
+    return {_plain(key): cell for key, cell in cells.items()}
 
 
 def _plain(key: str) -> str:
@@ -152,33 +155,46 @@ def _turns(fields: Fields, lines: tuple[int, int], path: str) -> Iterator[Turn]:
     """The messages of a row: a question and its answer, a list of messages, or only one."""
     url = _text(_first(fields, URL))
     url = url if url.startswith("http") else ""
-    lists = (fields[name] for name in LISTS if isinstance(fields.get(name), list))
-    nested: list[Any] = next(lists, [])
-    items = [{_plain(k): v for k, v in item.items()} for item in nested if isinstance(item, dict)]
-    question, asker = _text(_first(fields, QUESTION)), _name(_first(fields, AUTHOR))
+    name, items = _items(fields)
+    question = _text(_first(fields, QUESTION))
     if not items and (answer := _text(_first(fields, ANSWER))):
         question = question or _text(_first(fields, SUBJECT))
-        yield from _turn("asker", question, lines, path, False, url)
-        yield from _turn("staff", answer, lines, path, True, url)
+        yield from _turn(fields, question, Turn("asker", "", lines, path, False, url))
+        yield from _turn(fields, answer, Turn("staff", "", lines, path, True, url))
     elif not items and question and any(name in fields for name in (*THREAD, *ANSWER)):
-        yield from _turn(asker, question, lines, path, _is_staff(fields), url)
+        author = _name(_first(fields, AUTHOR))
+        yield from _turn(fields, question, Turn(author, "", lines, path, _is_staff(fields), url))
     elif items:
         # A list that repeats the description begins with it.
         texts = [_text(_first(item, TEXT)) for item in items]
         if question and question not in texts:
-            yield from _turn(asker, question, lines, path, False, url)
+            author = _name(_first(fields, AUTHOR))
+            yield from _turn(fields, question, Turn(author, "", lines, path, False, url))
         for item, text in zip(items, texts, strict=True):
-            if not any(_truth(item.get(name)) is value for name, value in INTERNAL.items()):
-                author = _name(_first(item, AUTHOR))
-                yield from _turn(author, text, lines, path, _is_staff(item), url)
+            staff = True if name == "answers" else _is_staff(item)
+            author = _name(_first(item, AUTHOR))
+            yield from _turn(item, text, Turn(author, "", lines, path, staff, url))
 
 
-def _turn(
-    author: str, text: str, lines: tuple[int, int], path: str, staff: bool | None, url: str
-) -> Iterator[Turn]:
+def _items(fields: Fields) -> tuple[str, list[dict[str, Any]]]:
+    """The messages of a ticket, and the name of their list, which may be in an object."""
+    for name in LISTS:
+        value = fields.get(name)
+        if isinstance(value, dict):
+            value = next((inner for inner in value.values() if isinstance(inner, list)), None)
+        if isinstance(value, list):
+            return name, [_fields(item) for item in value if isinstance(item, dict)]
+    return "", []
+
+
+def _turn(fields: Fields, text: str, turn: Turn) -> Iterator[Turn]:
+    """The message with the text of its writer, unless it is internal, a program's, or empty."""
     own, cut = own_text(text)
-    if own:
-        yield Turn(author, own, lines, path, staff, url, cut)
+    internal = any(_truth(fields.get(name)) is value for name, value in INTERNAL.items())
+    internal |= any(NOTE.fullmatch(_text(fields.get(name))) is not None for name in TYPE)
+    if own and not internal and not BOT.search(turn.author):
+        time = str(_first(fields, TIME) or "")
+        yield turn._replace(text=own, cut=cut, time=time)
 
 
 def _is_staff(fields: Fields) -> bool | None:
@@ -201,7 +217,7 @@ def _first(fields: Fields, names: Sequence[str]) -> Any:
 def _name(value: object) -> str:
     """A name of an author, also out of an object about one."""
     if isinstance(value, dict):
-        value = next((value[k] for k in ("login", "email", "id", "name") if value.get(k)), "")
+        value = next((value[k] for k in NAMED if value.get(k)), "")
     return str(value or "").strip().lower()
 
 
