@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from biddable.models.whole import load_pretrained, refuse_unlike
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -34,7 +35,6 @@ from biddable.judging.verdict import Verdict
 from biddable.models.base import Base, load_tokenizer, resolve_base
 from biddable.models.model_files import model_files, stop_ids_of
 from biddable.models.save import save_model
-from biddable.models.whole import load_pretrained, refuse_unlike
 from biddable.settings import Settings
 from biddable.storage import MANIFEST, sha256
 from biddable.template.template import Template

@@ -24,7 +24,7 @@ from biddable.exporting.llama_cpp import LlamaCpp, llama_cpp
 from biddable.exporting.read_me import readme
 from biddable.exporting.round_trip import composes
 from biddable.exporting.targets import GGUF, SPARE, Tuned, write_folder, write_gguf_folder
-from biddable.generation.generate import rooms
+from biddable.generation.generate import remaining_context
 from biddable.generation.stream import text_decoder
 from biddable.judging.judge import Judgement, answer_limit
 from biddable.judging.scorecard import Terms
@@ -194,7 +194,7 @@ def _answered(
 ) -> Judgement:
     """A judgement with llama.cpp's own answers, none beyond the model's context."""
     prompts = [q.prompt for q in exam.questions]
-    spaces = zip(prompts, rooms(model, prompts), strict=True)
+    spaces = zip(prompts, remaining_context(model, prompts), strict=True)
     answers = [server.answer(prompt, min(limit, room)) for prompt, room in spaces]
     text = text_decoder(exam.tokenizer)
     return replace(

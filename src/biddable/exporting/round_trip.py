@@ -12,7 +12,7 @@ from biddable.data.conversation import Message
 from biddable.encoding.encode import Example, encode_prompt
 from biddable.errors import BiddableError
 from biddable.exporting.go_template import Frame
-from biddable.generation.generate import Answer, generate, rooms
+from biddable.generation.generate import Answer, generate, remaining_context
 from biddable.template.template import Template
 from biddable.training.evaluate import token_losses
 
@@ -143,7 +143,7 @@ def prove(
     ids = [p.ids for p in prompts]
     answers = generate(model, ids, stop_ids=stop_ids, max_new_tokens=LONGEST)
     ties = 0
-    for prompt, want, room in zip(prompts, answers, rooms(model, ids), strict=True):
+    for prompt, want, room in zip(prompts, answers, remaining_context(model, ids), strict=True):
         answer = reader.answer(prompt.ids, min(LONGEST, room))
         if answer != want:
             if _gap(model, prompt.ids, answer, want, stop_ids[0]) > _TIE:
