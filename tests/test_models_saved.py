@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from biddable.models.whole import load_pretrained, refuse_unlike
+from biddable.models.completeness import load_pretrained, refuse_unlike
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
