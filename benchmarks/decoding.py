@@ -28,7 +28,7 @@ from biddable.data.readers import read
 from biddable.encoding.encode import stop_token_ids
 from biddable.engine.precision import choose_device, load_model
 from biddable.generation.generate import generate
-from biddable.judging.judge import answer_limit, ask
+from biddable.judging.judge import answer_limit, make_questions
 from biddable.models.base import load_tokenizer, resolve_base
 from biddable.template.template import Template
 
@@ -70,7 +70,7 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     base = resolve_base(name)
     tokenizer = load_tokenizer(base)
     template = Template.of(tokenizer)
-    questions = ask(read(args.data).conversations, tokenizer, template, most=args.count)
+    questions = make_questions(read(args.data).conversations, tokenizer, template, most=args.count)
     prompts = [list(q.prompt) for q in questions]
     stops, limit = list(stop_token_ids(tokenizer, template)), answer_limit(questions)
     device = choose_device(args.device)
