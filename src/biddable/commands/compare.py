@@ -201,10 +201,8 @@ def _write_page(
     context: int,
 ) -> None:
     """Writes the report."""
-    report = exam.report(
-        f"{settings.base} and {settings.tuned}",
-        card,
-        judgements,
+    report = replace(
+        exam.report(f"{settings.base} and {settings.tuned}", card, judgements),
         lengths=[len(e.input_ids) for e in exam.held_out.examples],
         limit=context,
         facts={n: getattr(settings, n) for n in ("base", "tuned", "data")} | versions(),

@@ -87,10 +87,8 @@ class Exam:
         answers = [answer for answer, _ in training_answers(self.train.conversations)]
         return score(base, tuned, self.questions, answers, few_shot=few_shot, terms=self.terms)
 
-    def report(
-        self, title: str, card: Scorecard, judgements: Mapping[str, Judgement], **facts: Any
-    ) -> Report:
-        """The report; `facts` are the fields of it that the comparison does not give."""
+    def report(self, title: str, card: Scorecard, judgements: Mapping[str, Judgement]) -> Report:
+        """The report of the comparison, without the facts about a run."""
         examples = self.held_out.examples
         return Report(
             title=title,
@@ -103,7 +101,6 @@ class Exam:
             tokens=shown_tokens(examples, self.tokenizer, self.template),
             training_answers=training_answers(self.train.conversations),
             sources=sources_of(self.held_out.conversations),
-            **facts,
         )
 
 

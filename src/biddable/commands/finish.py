@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor
@@ -63,10 +63,9 @@ def finish(run: Run, card: Scorecard, judgements: Mapping[str, Judgement]) -> No
     events = [json.loads(text) for text in folder.log.read_text(encoding="utf-8").splitlines()]
     trained = _trained_rows(prepared, events)
     facts = {name: str(value) for name, value in asdict(settings).items() if value not in ("", ())}
-    report = run.exam.report(
-        f"{prepared.base.name} tuned on {', '.join(settings.data)}",
-        card,
-        judgements,
+    title = f"{prepared.base.name} tuned on {', '.join(settings.data)}"
+    report = replace(
+        run.exam.report(title, card, judgements),
         trained=trained,
         # Without the rows of each step, which are by far the most of it.
         events=[e | {"rows": (), "row_losses": ()} for e in events],

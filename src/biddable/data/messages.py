@@ -24,8 +24,9 @@ WRITTEN_ROLES = {
 }
 # Turns that are nothing but a call: of ShareGPT and LLaMA-Factory, and of ms-swift.
 CALL_ROLES = ("function_call", "tool_call")
-ROLES = {name: role for role, names in WRITTEN_ROLES.items() for name in names}
-ROLES.update(dict.fromkeys(CALL_ROLES, "assistant"))
+ROLES = dict.fromkeys(CALL_ROLES, "assistant") | {
+    name: role for role, names in WRITTEN_ROLES.items() for name in names
+}
 ALIASES = {"from": "role", "value": "content", "parts": "content"}
 # Whether a turn or a row is trained: of ms-swift, and of axolotl in its documentation.
 FLAGS = ("loss", "train")
