@@ -524,6 +524,10 @@ def test_what_cannot_be_served_is_refused(
     with listener:
         assert main(["serve", "first", "--port", str(listener.getsockname()[1])]) == 1
     assert "give another --port" in capsys.readouterr().err
+    monkeypatch.setenv("BIDDABLE_KEY", "sesame")
+    for host in ("no such host", "x" * 80, "."):
+        assert main(["serve", "first", "--host", host, "--port", "0"]) == 1
+        assert "give another --host" in capsys.readouterr().err
 
 
 # The page.

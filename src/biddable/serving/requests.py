@@ -95,12 +95,10 @@ def _validator(kind: Kind) -> Draft202012Validator:
 
 def _refuse_faults(kind: Kind, body: Any) -> None:
     try:
-        error = min(_validator(kind).iter_errors(body), key=_rank, default=None)
-        refusal = None if error is None else _refusal(error)
+        if error := min(_validator(kind).iter_errors(body), key=_rank, default=None):
+            raise _refusal(error)
     except RecursionError:
-        refusal = Failure(400, "the body is nested too deeply", code="invalid_value")
-    if refusal is not None:
-        raise refusal
+        raise Failure(400, "the body is nested too deeply", code="invalid_value") from None
 
 
 def _rank(error: ValidationError) -> tuple[int, int]:
