@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from biddable.errors import BiddableError
@@ -13,7 +14,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except (OSError, UnicodeError) as error:
-        other = isinstance(error, socket.gaierror | UnicodeError)
-        fix = "give another --host" if other else "give another --port; 0 takes a free one"
+        taken = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
+        fix = "give another --port; 0 takes a free one" if taken else "give another --host"
         what = f"port {port} of {host} cannot be used: {error}"
         raise BiddableError("option", what, fix) from error
