@@ -14,7 +14,7 @@ from biddable.commands.train import train
 from biddable.data.conversation import Message
 from biddable.errors import BiddableError
 from biddable.exporting import targets
-from biddable.exporting.baked import bake, prove_baked
+from biddable.exporting.baked import bake, served_template
 from biddable.exporting.gguf_weights import family_of
 from biddable.models.base import SYSTEM_PROMPT_FILE
 from biddable.models.model_files import model_files, stop_ids_of
@@ -139,10 +139,11 @@ def test_a_fourth_stop_token_is_refused(tmp_path: Path) -> None:
 def test_a_system_prompt_in_the_template_renders_as_one_that_is_sent() -> None:
     trained = Template(CHATML)
     for system in ("Be brief.", "it's\n\t\\ {{ x }} {% y %}\r\n \u00a0\u2028é🙂"):
-        baked = Template(bake(CHATML, system))
-        prove_baked(baked, trained, system, [[Message("user", "Q?")]])
+        chats = [[Message("user", "Q?")], [Message("system", "S."), Message("user", "R?")]]
+        assert served_template(trained, trained, system, chats).text == bake(CHATML, system)
+        other = Template(CHATML.replace("assistant", "model"))
         with pytest.raises(BiddableError, match="renders otherwise"):
-            prove_baked(trained, trained, system, [[Message("user", "Q?")]])
+            served_template(trained, other, system, chats)
 
 
 def test_weights_that_are_not_the_models_are_not_proven(

@@ -215,11 +215,6 @@ def test_an_adapter_alone_is_called_so(folder: Path) -> None:
     assert caught.value.finding.code == "adapter_in_base"
 
 
-def test_a_path_from_the_home_folder_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(folder.parent))
-    assert resolve_base("~/base").folder == folder
-
-
 def test_gpt2_as_the_hub_has_it_is_whole(tmp_path: Path) -> None:
     """Without the prefix of the head's model, and with the causal masks of its layers."""
     tiny("gpt2", ours=False).save_pretrained(tmp_path)

@@ -122,10 +122,13 @@ def test_a_check_shows_itself_in_a_line(tmp_path: Path) -> None:
     assert "duplicate_exact" in checked._repr_html_()
 
 
-def test_messages_and_system_prompts_are_sent_as_chat_sends_them(tmp_path: Path) -> None:
+def test_messages_and_system_prompts_are_sent_as_chat_sends_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tiny_folder(tmp_path / "model")
     (Path(folder) / SYSTEM_PROMPT_FILE).write_text("Be brief.")
-    speaker, how = biddable.load(folder), {"temperature": 0, "max_new_tokens": 5}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    speaker, how = biddable.load("~/model"), {"temperature": 0, "max_new_tokens": 5}
     user = {"role": "user", "content": "ab?"}
     with_system = speaker.answer([{"role": "system", "content": "Be brief."}, user], **how)
     assert speaker.answer("ab?", **how) == speaker.answer([user], **how) == with_system

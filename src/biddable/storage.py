@@ -228,16 +228,12 @@ def write_new(path: str, lines: Iterable[str]) -> None:
 
 
 def refuse_existing_run(out: str, *, resumes: bool = True) -> None:
-    """Raises `output_exists` where something would be overwritten; what `resumes` may go on.
-
-    Raises:
-        BiddableError: also `output_not_writable`, no folder can be made there.
-    """
+    """Raises `output_exists` or `output_not_writable`; what `resumes` may go on."""
     if out and os.path.lexists(out):
         fix = "give another --out" + (", or go on with --resume" if resumes else "")
         raise BiddableError("output_exists", f"the output folder {out!r} exists already", fix)
     parent = _existing(Path(out))
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+    if out and not (parent.is_dir() and os.access(parent, os.W_OK)):
         what = f"the output folder {out!r} cannot be made: {parent} is no folder that you may write"
         raise BiddableError("output_not_writable", what, "give an --out where you may write")
 

@@ -20,13 +20,13 @@ from biddable.dataset.prepared import SplitPart
 from biddable.engine.precision import load_model
 from biddable.errors import BiddableError
 from biddable.exporting.gguf_file import round_weights
-from biddable.exporting.llama_cpp import LlamaCpp, llama_cpp
+from biddable.exporting.llama_cpp import llama_cpp
 from biddable.exporting.read_me import readme
 from biddable.exporting.round_trip import composes
 from biddable.exporting.targets import GGUF, SPARE, Tuned, write_folder, write_gguf_folder
 from biddable.generation.generate import remaining_context
 from biddable.generation.stream import text_decoder
-from biddable.judging.judge import Judgement, answer_limit
+from biddable.judging.judge import answer_limit
 from biddable.judging.scorecard import Terms
 from biddable.models.adapter_files import adapter_folder
 from biddable.models.adapters import dequantize_base, merge_adapter
@@ -80,10 +80,9 @@ def export(run: str | PathLike[str], **options: Any) -> Exported:
     line(console(), "loading", settings.run)
     tuned, exam = _load(settings)
     record: dict[str, Any] = {
-        "name": tuned.name, "to": settings.to, "system": settings.system,
-        "system_prompt": tuned.system, "composes": composes(tuned.tokenizer), "type": None,
-        "file": None, "adapter": None, "bits": tuned.base.bits, "reader": None,
-        "round_trip": None, "cost": None,
+        **dict.fromkeys(("type", "file", "adapter", "reader", "round_trip", "cost")),
+        "name": tuned.name, "to": settings.to, "system": settings.system, "bits": tuned.base.bits,
+        "system_prompt": tuned.system, "composes": composes(tuned.tokenizer),
     }  # fmt: skip
     write = write_gguf_folder if settings.to in GGUF else write_folder
     with AtomicFolder(folder, manifest=False) as aside:
@@ -152,7 +151,7 @@ def _load(settings: ExportSettings) -> tuple[Tuned, Exam | None]:
 def _exam(settings: ExportSettings, model: Any, tokenizer: Any, template: Template) -> Exam:
     """The held-out rows of the run."""
     rows = judged_rows(CompareSettings(tuned=settings.run), console())
-    limit = context_of(model.config)
+    limit = context_decoder(model.config)
     examples = encode_all(rows.held_out, tokenizer, template, max_length=limit).examples
     held_out, train = SplitPart(rows.held_out, examples), SplitPart(rows.train, ())
     return set_exam(tokenizer, template, held_out, train, settings.answers, Terms())
@@ -175,11 +174,19 @@ def _cost(tuned: Tuned, exam: Exam, folder: Path, record: dict[str, Any]) -> dic
     line(console(), "judging", f"{len(exam.questions)} answers, tuned and {kind}")
     before = exam.judged(tuned.model)
     round_weights(tuned.model, kind)
-    limit = answer_limit(exam.questions)
-    room = max((len(q.prompt) for q in exam.questions), default=0) + limit + SPARE
-    threads = torch.get_num_threads()
-    with llama_cpp(folder / record["file"], room, threads, exact=False, adapter=adapter) as server:
-        after = _answered(exam.judged(tuned.model), exam, server, tuned.model, limit)
+    losses = replace(exam, questions=()).judged(tuned.model)
+    prompts, most = [q.prompt for q in exam.questions], answer_limit(exam.questions)
+    limits = [min(most, room) for room in remaining_context(tuned.model, prompts)]
+    context, threads = max(map(len, prompts), default=0) + most + SPARE, torch.get_num_threads()
+    file, text = folder / record["file"], text_decoder(exam.tokenizer)
+    with llama_cpp(file, context, threads, exact=False, adapter=adapter) as server:
+        answers = list(map(server.answer, prompts, limits))
+    after = replace(
+        losses,
+        answers=[text(a.ids) for a in answers],
+        stopped=[a.stopped for a in answers],
+        tokens=[len(a.ids) for a in answers],
+    )
     card = exam.scored(before, after)
     changed = sum(a != b for a, b in zip(before.answers, after.answers, strict=True))
     metrics = {
@@ -189,22 +196,6 @@ def _cost(tuned: Tuned, exam: Exam, folder: Path, record: dict[str, Any]) -> dic
     return {"answers": len(before.answers), "answers_changed": changed, "metrics": metrics}
 
 
-def _answered(
-    judgement: Judgement, exam: Exam, server: LlamaCpp, model: Any, limit: int
-) -> Judgement:
-    """A judgement with llama.cpp's own answers, none beyond the model's context."""
-    prompts = [q.prompt for q in exam.questions]
-    spaces = zip(prompts, remaining_context(model, prompts), strict=True)
-    answers = [server.answer(prompt, min(limit, room)) for prompt, room in spaces]
-    text = text_decoder(exam.tokenizer)
-    return replace(
-        judgement,
-        answers=[text(a.ids) for a in answers],
-        stopped=[a.stopped for a in answers],
-        tokens=[len(a.ids) for a in answers],
-    )
-
-
 def run(options: dict[str, Any], printing: Printing) -> int:
     """Exports, and says what was proven and what it costs."""
     exported, out = export(**options), console()
@@ -212,7 +203,8 @@ def run(options: dict[str, Any], printing: Printing) -> int:
     if trip := record["round_trip"]:
         stops = f"{trip['stops']} stop token{'s' * (trip['stops'] != 1)}"
         same = f"{trip['prompts']} prompts, their ids and greedy answers are equal in fp32"
-        line(out, "checked", f"in {record['reader']} {same}; it stops at {stops}")
+        ties = f", {trip['ties']} answers up to a tie" if trip["ties"] else ""
+        line(out, "checked", f"in {record['reader']} {same}{ties}; it stops at {stops}")
     if cost := record["cost"]:
         loss = cost["metrics"].get("held_out_loss")
         losses = f"; held-out loss {loss['tuned']:.4f} to {loss['exported']:.4f}" if loss else ""

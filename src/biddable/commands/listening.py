@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from biddable.errors import BiddableError, extra_module
@@ -18,6 +19,8 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:
+        taken = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
+        fix = "give another --port; 0 takes a free one" if taken else "give another --host"
         what = f"port {port} of {host} cannot be used: {error}"
-        raise BiddableError("option", what, "give another --port; 0 takes a free one") from error
+        raise BiddableError("option", what, fix) from error

@@ -48,7 +48,8 @@ def serve(runs: str | PathLike[str] | Sequence[str | PathLike[str]], **options: 
         line(console(), "loading", ", ".join(settings.runs))
         models = load_served(settings.runs, settings.base, choose_device(settings.device))
         desk = Desk(models, Decoder(models), key)
-        address = f"http://{_shown(settings.host)}:{listener.getsockname()[1]}"
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        address = f"http://{host}:{listener.getsockname()[1]}"
         line(console(), "models", ", ".join(desk.models))
         line(console(), "serving", f"{address}/v1; the page is {address}/ (Ctrl-C ends)")
         serve_desk(desk, listener)
@@ -66,10 +67,6 @@ def _key_for(host: str) -> str | None:
         fix = "letters, digits and marks of ASCII, with no space around them"
         raise BiddableError("option", f"no request can bear the key in {KEY}", f"use {fix}")
     return key or None
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def run(options: dict[str, Any], _: NoPrinting) -> int:

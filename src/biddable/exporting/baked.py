@@ -37,26 +37,15 @@ def served_template(
     if system is None:
         return template
     served = replace(template, text=bake(template.text, system))
-    plain = [[m for m in messages if m.role != "system"] for messages in prompts]
-    prove_baked(served, trained, system, plain)
-    return served
-
-
-def prove_baked(
-    baked: Template, trained: Template, system: str, chats: Sequence[Sequence[Message]]
-) -> None:
-    """Renders each chat without a system message both ways.
-
-    Raises:
-        BiddableError: `export_differs`.
-    """
-    for chat in chats:
+    for messages in prompts:
+        chat = [m for m in messages if m.role != "system"]
         whole = [Message("system", system), *chat]
         want = trained.render(whole, add_generation_prompt=True)
-        for messages in (chat, whole):
-            if baked.render(messages, add_generation_prompt=True) != want:
+        for sent in (chat, whole):
+            if served.render(sent, add_generation_prompt=True) != want:
                 raise BiddableError(
                     "export_differs",
                     "the chat template renders otherwise with the system prompt in it",
                     "--system keep leaves the template as it is",
                 )
+    return served

@@ -234,10 +234,8 @@ def adapter_tensors_of(model: Any, family: Family) -> Iterator[tuple[str, Tensor
             weights = parameter.detach().float().cpu()
             theirs = _their_name(f"{layer}.weight", model.config, family)
             # B has the outputs of the layer, in whose order they have to be.
-            yield (
-                f"{theirs}.lora_{letter.lower()}",
-                change(name, weights) if letter == "B" else weights,
-            )
+            weights = change(name, weights) if letter == "B" else weights
+            yield f"{theirs}.lora_{letter.lower()}", weights
 
 
 def _their_name(name: str, config: Any, family: Family) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any
 
 from biddable.data.conversation import Message
@@ -17,7 +17,7 @@ from biddable.models.base import load_tokenizer, resolve_base, trained_system_pr
 from biddable.models.model_files import stop_ids_of
 from biddable.models.support import context_of
 from biddable.options import with_values
-from biddable.settings import Sampling
+from biddable.settings import ChatSettings, Sampling
 from biddable.template.template import Template
 
 # Messages to the text of the answer, piece by piece, and why it ended.
@@ -80,7 +80,7 @@ def load(model: str | PathLike[str], *, device: str = "auto") -> Speaker:
     Raises:
         BiddableError: the model or the device cannot be used.
     """
-    base = resolve_base(fspath(model))
+    base = resolve_base(with_values(ChatSettings(), {"model": model}).model)
     tokenizer = load_tokenizer(base)
     weights = load_model(base, choose_device(device))
     speaker = make_speaker(base.name, weights, tokenizer, Template.of(tokenizer))

@@ -81,10 +81,8 @@ def resolve_base(name: str) -> Base:
             `adapter_in_base`, `other_base`, `pickled_weights`, `foreign_prefix` or an unsupported
             architecture.
     """
-    # A shell leaves the ~ of `--base=~/model` as it is.
     if not name:
         raise _not_found("''", "its name is empty")
-    name = str(Path(name).expanduser()) if name.startswith("~/") else name
     adapter = adapter_folder(Path(name))
     if adapter is None:
         return _resolve_model(name)

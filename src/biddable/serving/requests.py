@@ -52,7 +52,8 @@ def read_request(kind: Kind, body: Any, find: Callable[[str], Served]) -> Reques
     Raises:
         Failure: with the parameter that is at fault.
     """
-    _refuse_faults(kind, body)
+    if error := min(_validator(kind).iter_errors(body), key=_rank, default=None):
+        raise _refusal(error)
     for name, needed in (("stream_options", "stream"), ("top_logprobs", "logprobs")):
         if name in body and not body.get(needed):
             raise Failure(400, f"{name} goes with {needed}: true only", param=name)
@@ -91,16 +92,6 @@ def _validator(kind: Kind) -> Draft202012Validator:
             "additionalProperties": False,
         }
     )
-
-
-def _refuse_faults(kind: Kind, body: Any) -> None:
-    try:
-        error = min(_validator(kind).iter_errors(body), key=_rank, default=None)
-        refusal = None if error is None else _refusal(error)
-    except RecursionError:
-        refusal = Failure(400, "the body is nested too deeply", code="invalid_value")
-    if refusal is not None:
-        raise refusal
 
 
 def _rank(error: ValidationError) -> tuple[int, int]:
