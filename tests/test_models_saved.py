@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from biddable.models.completeness import load_pretrained, refuse_unlike
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -33,6 +32,7 @@ from biddable.judging.metric import Metric
 from biddable.judging.scorecard import Scorecard
 from biddable.judging.verdict import Verdict
 from biddable.models.base import Base, load_tokenizer, resolve_base
+from biddable.models.completeness import load_pretrained, refuse_unlike
 from biddable.models.model_files import model_files, stop_ids_of
 from biddable.models.save import save_model
 from biddable.settings import Settings

@@ -151,7 +151,7 @@ def _load(settings: ExportSettings) -> tuple[Tuned, Exam | None]:
 def _exam(settings: ExportSettings, model: Any, tokenizer: Any, template: Template) -> Exam:
     """The held-out rows of the run."""
     rows = judged_rows(CompareSettings(tuned=settings.run), console())
-    limit = context_decoder(model.config)
+    limit = context_of(model.config)
     examples = encode_all(rows.held_out, tokenizer, template, max_length=limit).examples
     held_out, train = SplitPart(rows.held_out, examples), SplitPart(rows.train, ())
     return set_exam(tokenizer, template, held_out, train, settings.answers, Terms())
