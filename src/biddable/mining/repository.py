@@ -180,6 +180,10 @@ def _of_commit(repo: Repository, shown: str, record: tuple[str, list[str], str])
         what = "The message has less than three words, or the diff no text."
         yield Finding("commit_says_little", "note", what, "", f"{shown} {commit[:10]}")
         return
+    if "\ufffd" in diff + message:
+        what = "The message or the diff is not UTF-8."
+        yield Finding("invalid_utf8", "note", what, "", f"{shown} {commit[:10]}")
+        return
     url = f"{repo.page}/commit/{commit}" if repo.page else ""
     start = len(lines) + 3
     place = start, start + diff.count("\n")
