@@ -18,14 +18,8 @@ from biddable.mining.pair import Mined, Pair, block
 LONGEST_CALL = 120
 MOST_HISTORY = 1 << 30
 # Nothing that a foreign repository's settings name is run.
-SAFE = (
-    "-c",
-    "core.fsmonitor=false",
-    "-c",
-    "core.hooksPath=/dev/null",
-    "-c",
-    "core.quotePath=false",
-)
+SAFE = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null",
+        "-c", "core.quotePath=false")  # fmt: skip
 LOG = ("--no-merges", "--no-ext-diff", "--no-textconv", "--no-color", "--no-show-signature",
        "--no-renames", "--format=%x00%H%x1f%an%x1f%ae%n%B%x00", "-p")  # fmt: skip
 BOT = re.compile(
@@ -63,13 +57,7 @@ class Repository:
 
     def url(self, path: str, lines: tuple[int, int]) -> str:
         """The address of lines of a file."""
-        tree = (
-            "-/blob"
-            if "gitlab" in self.page
-            else "src/commit"
-            if "codeberg" in self.page
-            else "blob"
-        )
+        tree = "-/blob" if "gitlab" in self.page else "blob"
         where = f"{self.page}/{tree}/{self.commit}/{self.prefix}{path}"
         return f"{where}#L{lines[0]}-L{lines[1]}" if self.page else ""
 
