@@ -24,6 +24,7 @@ FULL_QUOTES = [
     "On Monday, January 5, 2026, Anna <a@x.org> wrote:\n \n Why?",
     f"Am Mo., 5. Jan. 2026 um 10:00 Uhr schrieb Anna <\na@x.org>:\n\n{QUOTE}",
     f"Anna writes:\n\n{QUOTE}",
+    f"Excerpts from Anna's message of Mon Jan 05 10:00:00 2026:\n{QUOTE}",
     "-- \nBen",
     "-- Ben",
     "--Ben",
