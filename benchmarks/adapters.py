@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from biddable.models.base import resolve_base
@@ -75,8 +76,14 @@ def narrow_files(clinc150: str, folder: Path, count: int, rows: int) -> list[Pat
     return paths
 
 
-def eight_adapters(peer: str, clinc150: str, folder: Path, *, small: bool) -> dict[str, Any]:
-    """W6; the small one has two files of 16 rows and two steps."""
+def eight_adapters(
+    peer: str, clinc150: str, folder: Path, *, small: bool, sampled: int = FILES
+) -> dict[str, Any]:
+    """W6; the small one has two files of 16 rows and two steps.
+
+    Args:
+        sampled: so many of the eight single runs of each side are measured, and stand for all.
+    """
     if not clinc150:
         raise SystemExit("W6 needs --clinc150 FILE")
     count, rows, steps = (2, 16, 2) if small else (FILES, ROWS, STEPS)
@@ -98,19 +105,24 @@ def eight_adapters(peer: str, clinc150: str, folder: Path, *, small: bool) -> di
     best = min(tried, key=lambda batch: tried[batch])
     names = [str(path) for path in files]
     each = taken_by([*ours, *names, "--each", *fixed, "--out", str(folder / "each")])
-    alone = [taken_by([*ours, n, *fixed, "--out", f"{n}-alone"]) for n in names]
-    peers = [taken_by(theirs(path, best, steps)) for path in files]
+    alone = [taken_by([*ours, n, *fixed, "--out", f"{n}-alone"]) for n in names[:sampled]]
+    peers = [taken_by(theirs(path, best, steps)) for path in files[:sampled]]
     return {
         "adapters": count, "rows": rows, "steps": steps, "rank": RANK,
         "peer_batch": best, "peer_tried": tried,
-        **figures(each, alone, peers),
+        **figures(count, each, alone, peers),
     }  # fmt: skip
 
 
-def figures(each: Taken, alone: Sequence[Taken], peers: Sequence[Taken]) -> dict[str, Any]:
-    """Ratios of the one process to the others' sums, by both clocks, and the peaks."""
+def figures(
+    count: int, each: Taken, alone: Sequence[Taken], peers: Sequence[Taken]
+) -> dict[str, Any]:
+    """Ratios of the one process to `count` of the others, by both clocks, and the peaks."""
     sums = {
-        clock: [getattr(each, clock), *(sum(getattr(t, clock) for t in s) for s in (alone, peers))]
+        clock: [
+            getattr(each, clock),
+            *(count * mean(getattr(t, clock) for t in s) for s in (alone, peers)),
+        ]
         for clock in ("seconds", "processor_seconds")
     }
     seconds, processor = sums["seconds"], sums["processor_seconds"]

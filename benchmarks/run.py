@@ -179,6 +179,9 @@ def main() -> None:
     parser.add_argument(
         "--small", action="store_true", help="only try the scripts of W5 and W6; nothing is kept"
     )
+    parser.add_argument(
+        "--sampled", type=int, default=8, help="W6: single runs of each side that stand for eight"
+    )
     args = parser.parse_args()
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     (HERE / "results").mkdir(exist_ok=True)
@@ -187,7 +190,9 @@ def main() -> None:
             if name == "first":
                 result = first_step(args.peer, args.gsm8k, Path(folder))
             elif name == "W6":
-                result = eight_adapters(args.peer, args.clinc150, Path(folder), small=args.small)
+                result = eight_adapters(
+                    args.peer, args.clinc150, Path(folder), small=args.small, sampled=args.sampled
+                )
             else:
                 files = {"gsm8k": args.gsm8k, "clinc150": args.clinc150}
                 work = make(name, files, Path(folder), small=args.small)

@@ -40,6 +40,7 @@ from biddable.models.whole import (
 )
 from biddable.settings import PACKAGED
 from biddable.storage import Aside, alone, is_sound, sha256, write_tensors, write_text
+from biddable.terminal import console, line
 
 # In the folder of a model all of whose training rows began with the same system prompt.
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
@@ -249,6 +250,8 @@ def _convert_once(gguf: Path, target: Path) -> Path:
         with alone(target.parent):
             # Another process may have converted it meanwhile.
             if not _is_converted(target, source):
+                # Minutes where the vocabulary is large.
+                line(console(), "converting", f"{gguf.name}, once")
                 with Aside(target) as aside:
                     _convert(gguf, aside)
                     write_text(aside / _SOURCE_FILE, source)
