@@ -95,7 +95,7 @@ PAGE = """<html><head><title>no</title></head><body><nav><p>Where? There.</p></n
 def test_markdown_gives_questions_terms_and_sections(tmp_path: Path) -> None:
     rows, record = mined(write(tmp_path, {"docs/faq.md": FAQ}), tmp_path / "rows.jsonl")
     assert prompts(rows, "faq") == {
-        "Can I bring my dog?": "Yes, on a leash.\n\n\nA short one.",
+        "Can I bring my dog?": "Yes, on a leash.\n\n### On a leash\n\nA short one.",
         "How do I return a shirt?": "Send it back.\nUse the label.",
         "What about shoes?": "Only unworn ones.",
         "Do you ship abroad?": "To Norway.",

@@ -11,7 +11,7 @@ import pytest
 from biddable.mining.mail import own_text
 from biddable.mining.pair import plain_subject
 from biddable.mining.repository import BOT
-from mined import answer, mined, stands, write
+from mined import answer, git, mined, prompts, stands, write
 
 QUOTE = "> Why does it stop?"
 FULL_QUOTES = [
@@ -24,6 +24,7 @@ FULL_QUOTES = [
     "On Monday, January 5, 2026, Anna <a@x.org> wrote:\n \n Why?",
     f"Am Mo., 5. Jan. 2026 um 10:00 Uhr schrieb Anna <\na@x.org>:\n\n{QUOTE}",
     f"Anna writes:\n\n{QUOTE}",
+    f"Excerpts from Anna's message of Mon Jan 05 10:00:00 2026:\n{QUOTE}",
     "-- \nBen",
     "-- Ben",
     "--Ben",
@@ -149,3 +150,68 @@ def test_exports_give_the_question_and_the_answer_that_the_asker_saw(
     rows, _ = mined(write(tmp_path / "d", {name: text}), tmp_path / "rows.jsonl")
     assert [(row["prompt"], row["completion"]) for row in rows] == [(f"Lamp\n\n{ASK}", TELL)]
     assert all(map(stands, rows))
+
+
+TWO_QUESTIONS = (
+    "Q. May I use the old one,\nor is it too old?\n\nQ. Why is it 10.x and\nstill says 10.\n"
+)
+DOCUMENTS = {
+    "lines.txt": (f"{TWO_QUESTIONS}Is that so?\n\nA. Yes.\n", {
+        "Why is it 10.x and still says 10. Is that so?": "Yes.",
+    }),
+    "details.md": ("<details>\n<summary>How?</summary>\n\nSo.\n</details>\n\nOutside.\n\n"
+                   "<details><summary>Who</summary>I.</details>\n", {"How?": "So."}),
+    "number.md": ("## 3.2. Is version 2.0. of it here?\n\nNo.\n",
+                  {"Is version 2.0. of it here?": "No."}),
+    "role.rst": ("Why a:b:c and :ref:`d`?\n=======================\n\nSo.\n\n``t`` : noun\n"
+                 "   What it is.\n\nSub\n---\n\nMore.\n",
+                 {"Why a:b:c and d?": "So.\n\n``t`` : noun\n   What it is.\n\nSub\n---\n\nMore."}),
+    "setext.md": ("Why is it?\n==========\n\nSo.\n\nMore\n----\n\nAnd so.\n",
+                  {"Why is it?": "So.\n\nMore\n----\n\nAnd so."}),
+    "page.html": ("<html><h2>How do I?<a>#</a></h2><p>So.</p><h3>Else<a>¶</a></h3>"
+                  "<p># in C#</p></html>", {"How do I?": "So.\nElse\n# in C#"}),
+    "string.py": ('class A:\n    def f(self):\n        """Says it."""\n        # how\n'
+                  '        return """\nleft\n"""\n',
+                  {"Says it.": 'def f(self):\n    """Says it."""\n    # how\n'
+                                  '    return """\nleft\n"""'}),
+    "separator.py": ('def f():\n    """Says it."""\n    a = "\u2028\x85"\n    return a\n',
+                     {"Says it.": 'def f():\n    """Says it."""\n    a = "\u2028\x85"\n'
+                                  '    return a'}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_answers_of_documents_are_whole_and_as_they_stand(tmp_path: Path, name: str) -> None:
+    text, wanted = DOCUMENTS[name]
+    path = write(tmp_path / "d", {name: text}) / name
+    rows, _ = mined(path, tmp_path / "rows.jsonl", kind=["faq", "code"])
+    assert prompts(rows, "faq", "code") == wanted
+    assert all(map(stands, rows))
+
+
+def test_a_license_file_of_several_names_its_own(tmp_path: Path) -> None:
+    mit = "Permission is hereby granted, free of charge, to any person obtaining a copy\n"
+    bsd = "Redistribution and use in source and binary forms\nNeither the name of\n"
+    files = {"a/LICENSE": f"{mit}It bundles:\n{bsd}", "b/LICENSE": bsd + mit}
+    files |= {f"{name}/x.md": f"## Why {name}?\n\nSo.\n" for name in "ab"}
+    rows, _ = mined(write(tmp_path / "d", files), tmp_path / "rows.jsonl")
+    assert [row["license"] for row in rows] == ["MIT", "BSD-3-Clause"]
+
+
+def test_bare_repositories_shallow_worktrees_and_commits_that_are_no_text(tmp_path: Path) -> None:
+    origin = write(tmp_path / "origin", {"a.txt": b"h\xe9\n"})
+    git(origin, "init", "-q")
+    for number in range(3):
+        git(origin, "add", "-A")
+        git(origin, "commit", "-qm", f"Number {number} of all")
+        write(origin, {f"{number}.txt": "one\n"})
+    git(tmp_path, "clone", "-q", "--bare", "origin", "bare.git")
+    rows, record = mined(tmp_path / "bare.git", tmp_path / "rows.jsonl")
+    assert [row["kind"] for row in rows] == ["commit", "message"] * 2
+    assert record["left_out"] == {"invalid_utf8": 1}
+    git(tmp_path, "clone", "-q", "--depth", "2", origin.as_uri(), "shallow")
+    git(tmp_path / "shallow", "worktree", "add", "-q", "../tree")
+    rows, record = mined(tmp_path / "tree", tmp_path / "again.jsonl", kind="commit")
+    assert [row["prompt"] for row in rows] == ["Number 2 of all"]
+    # The file itself is no text either.
+    assert record["left_out"] == {"shallow_clone": 1, "invalid_utf8": 1}

@@ -37,7 +37,7 @@ def git(folder: Path, *words: str) -> str:
 def mined(root: Path, out: Path, **options: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows and the record of what stands below a folder."""
     result = mine(root, out=out, **options)
-    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in out.read_bytes().splitlines()]
     return rows, json.loads(result.record_file.read_text(encoding="utf-8"))
 
 
@@ -63,15 +63,17 @@ def prompts(rows: list[dict[str, Any]], *kinds: str) -> dict[str, str]:
 
 def letters(text: str) -> str:
     """A text without white space, quotation marks and markup."""
-    return re.sub(r"[\s>`*_:\"]|^A\.", "", html.unescape(re.sub(r"<[^>]*>", "", text)))
+    return re.sub(r"[\s>`*_:\"¶]|^A\.", "", html.unescape(re.sub(r"<[^>]*>", "", text)))
 
 
 def stands(row: dict[str, Any]) -> bool:
-    """Whether the lines of a row's completion stand in its source, in order, at its lines."""
+    """Whether a row's completion stands in its source at its lines; of a mail each of its lines,
+    in order.
+    """
     first, last = row["source"]["lines"]
     lines = Path(row["source"]["path"]).read_text(encoding="utf-8").split("\n")[first - 1 : last]
     source, at = letters("\n".join(lines)), 0
-    for line in answer(row).split("\n"):
+    for line in answer(row).split("\n") if row["kind"] == "ticket" else [answer(row)]:
         wanted = letters(line)
         at = source.find(wanted, at)
         if at < 0:

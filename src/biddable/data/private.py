@@ -61,16 +61,26 @@ def _mixed(text: str) -> bool:
 
 
 GITHUB = ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_")
-NAMES = ("assword", "asswd", "ecret", "api_key", "apikey", "API_KEY", "SECRET", "PASSWORD", "oken")
+SERVICES = {
+    "dckr_pat_": r"\bdckr_pat_[\w-]{20,}",
+    "dop_v1_": r"\bdop_v1_\w{40,}",
+    "shpat_": r"\bshpat_\w{32}",
+    "pypi-": r"\bpypi-AgEI[\w-]{30,}",
+    "SG.": r"\bSG\.[\w-]{22}\.[\w-]{43}",
+    "hooks.slack": r"hooks\.slack\.com/services/\w+/\w+/\w{20,}",
+    "earer ": r"\b[Bb]earer (?=\S*\d)[\w.~+/-]{30,}",
+}
+NAMES = ("assword", "asswd", "ecret", "api_key", "apikey", "API_KEY", "SECRET", "PASSWORD", "oken",
+         "ccountKey", "ccessKey", "access_key", "ACCESS_KEY")  # fmt: skip
 ASSIGNED = (
-    r"(?i)\b\w*(?:password|passwd|secret|api_?key|token)['\"]?\s{0,3}[:=]\s{0,3}"
-    r"['\"]?[^\s'\",;]{10,80}"
+    r"(?i)\b\w*(?:password|passwd|secret|api_?key|access_?key|account_?key|token)['\"]?\s{0,3}"
+    r"[:=]\s{0,3}['\"]?[^\s'\",;]{10,200}"
 )
 MAIL = r"(?<![\w.+-])[\w.+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+"
 CARD = r"(?<![\d.])(?:\d[ -]?){12,18}\d(?![\d.]\d|\d)"
 ACCOUNT = r"\b[A-Z]{2}\d{2} ?(?:[A-Z0-9]{4} ?){2,7}[A-Z0-9]{1,4}\b"
 # With all that is left of the key behind its first line.
-PRIVATE_KEY = r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\w+/=\s\\,:-]*"
+PRIVATE_KEY = r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----[\w+/=\s\\,:-]*"
 PATTERNS = {
     "secret_found": (
         Pattern("a private key", ("-----BEGIN ",), PRIVATE_KEY),
@@ -83,6 +93,13 @@ PATTERNS = {
         Pattern("an API key", ("sk-",), r"\bsk-(?=[\w-]*\d)[\w-]{20,}"),
         Pattern("a Hugging Face token", ("hf_",), r"\bhf_[A-Za-z]{30,}\b"),
         Pattern("an npm token", ("npm_",), r"\bnpm_[A-Za-z0-9]{36}\b"),
+        Pattern("a service's token", tuple(SERVICES), f"(?:{'|'.join(SERVICES.values())})"),
+        Pattern(
+            "a password in an address",
+            ("://",),
+            r"(?<=://)[^\s/:@]{1,64}:[^\s/:@]{4,64}(?=@)",
+            _mixed,
+        ),
         Pattern("a signed token (JWT)", ("eyJ",), r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}"),
         Pattern("a password or key", NAMES, ASSIGNED, _mixed),
     ),

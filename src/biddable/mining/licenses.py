@@ -9,7 +9,7 @@ from pathlib import Path
 SPDX = re.compile(r"SPDX-License-Identifier:\s*([\w.+() -]+?)\s*(?:\*/|-->|$)", re.MULTILINE)
 NAMES = ("LICENSE", "LICENCE", "COPYING", "LICENSE.txt", "LICENSE.md", "LICENCE.txt", "LICENSE.rst",
          "COPYING.txt", "COPYING.md", "LICENSE-MIT", "LICENSE-APACHE", "UNLICENSE")  # fmt: skip
-# What only the text of each says, the narrower first.
+# What only the text of each says, the narrower first; a file of several begins with its own.
 TEXTS = {
     "Apache-2.0": r"Apache License\s+Version 2\.0",
     "AGPL-3.0": r"\A\s*GNU AFFERO GENERAL PUBLIC LICENSE\s+Version 3",
@@ -47,5 +47,7 @@ def _of_folder(folder: Path, root: Path) -> str:
         path = folder / name
         if path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")[:40_000]
-            return next((n for n, shape in TEXTS.items() if re.search(shape, text)), "")
+            matches = {name: re.search(shape, text) for name, shape in TEXTS.items()}
+            starts = {name: match.start() for name, match in matches.items() if match}
+            return min(starts, key=lambda name: starts[name], default="")
     return _of_folder(folder.parent, root) if root in folder.parents else ""

@@ -22,7 +22,7 @@ HEADER = re.compile(rb"[!-9;-~]+:")
 INTRODUCES = re.compile(
     r"(?:On|Am|Le|El|Em|Il|Op|Den|W dniu) (?:(?![.!?]\n|\n\n).){3,200}?(?:wrote|schrieb|a écrit"
     r"|escribió|escreveu|ha scritto|schreef|skrev|napisał)\b.{0,80}:"
-    r"|\S[^\n]{0,80} (?:wrote|writes|schrieb):",
+    r"|\S[^\n]{0,80} (?:wrote|writes|schrieb):|Excerpts from [^\n]*message of [^\n]*:",
     re.DOTALL,
 )
 QUOTED = re.compile(r" {0,3}>.*")

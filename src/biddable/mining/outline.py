@@ -35,9 +35,11 @@ NO_TEXT = re.compile(
     re.MULTILINE,
 )
 AROUND = re.compile(r"\s*(?:</?details>|</?div.*>|-{3,}|<!--.*-->|<br */?>)?\s*")
+# Where the answer to a summary ends.
+DETAILS = re.compile(r"\s*(?:</details>|<details\b.*)\s*")
 WORD = re.compile(r"[^\W\d_]{2,}")
 # The number of a chapter or question; one without a dot at its end may be a version.
-NUMBER = re.compile(r"(?:Chapter\s+)?(?:\d+\.)+(?:\d+[.)])?\s+")
+NUMBER = re.compile(r"\A(?:Chapter\s+)?(?:\d+\.)+(?:\d+[.)])?\s+")
 # Lines of a question before its `A:`.
 LONGEST_QUESTION = 8
 # Words of its own that the text below a heading has at least.
@@ -49,7 +51,7 @@ class Section:
     """A heading with all that is above it, and the pieces up to the next one."""
 
     path: tuple[str, ...]
-    level: int
+    heading: Piece
     pieces: list[Piece] = field(default_factory=list)
 
 
@@ -68,8 +70,9 @@ def document_pairs(pieces: Sequence[Piece]) -> Mined:
             taken = index + 1
             while taken < len(sections) and _is_part(sections[taken], section):
                 taken += 1
-            answer = [piece for part in sections[index:taken] for piece in part.pieces]
-            yield from _pair("faq", _question(section.path), answer)
+            parts = sections[index + 1 : taken]
+            below = [piece for part in parts for piece in (part.heading, *part.pieces)]
+            yield from _pair("faq", _question(section.path), section.pieces + below)
             continue
         marked = list(_with_questions(section.pieces))
         yield from _terms(marked, section.path)
@@ -80,16 +83,16 @@ def document_pairs(pieces: Sequence[Piece]) -> Mined:
 
 
 def _sections(pieces: Sequence[Piece]) -> list[Section]:
-    sections = [Section((), 0)]
+    sections = [Section((), Piece("heading", "", 1))]
     above: list[tuple[int, str]] = []
     for piece in pieces:
         if piece.role != "heading":
             sections[-1].pieces.append(piece)
             continue
         above = [(level, text) for level, text in above if level < piece.level]
-        above.append((piece.level, NUMBER.sub("", piece.text)))
+        above.append((piece.level, NUMBER.sub("", piece.name or piece.text)))
         texts = tuple(text for _, text in above if text)
-        sections.append(Section(texts or ("",), piece.level))
+        sections.append(Section(texts or ("",), piece))
     return sections
 
 
@@ -98,7 +101,7 @@ def _is_question(section: Section) -> bool:
 
 
 def _is_part(section: Section, of: Section) -> bool:
-    return section.level > of.level and not _is_question(section)
+    return section.heading.level > of.heading.level and not _is_question(section)
 
 
 def _question(path: Sequence[str]) -> str:
@@ -108,7 +111,7 @@ def _question(path: Sequence[str]) -> str:
 
 def _with_questions(pieces: Sequence[Piece]) -> Iterator[Piece]:
     """Marks the questions and answers of lists as terms and definitions."""
-    role, number = "text", 0
+    role, number, begun = "text", 0, True
     while number < len(pieces):
         piece = pieces[number]
         question, size = _asked(pieces, number)
@@ -116,11 +119,16 @@ def _with_questions(pieces: Sequence[Piece]) -> Iterator[Piece]:
             role = "text"
             yield piece
         elif question:
-            role = "definition"
-            yield piece._replace(role="term", text=question)
-        elif ANSWER.match(piece.text) and role == "definition" and piece.role == "text":
+            role, begun = "definition", False
+            yield piece._replace(role="term", name=question)
+        elif not begun and ANSWER.match(piece.text) and piece.role == "text":
+            begun = True
             yield piece._replace(role=role, text=ANSWER.sub("", piece.text, count=1))
+        elif DETAILS.fullmatch(piece.text):
+            role = "text"
+            yield piece
         else:
+            begun = begun or bool(piece.text.strip())
             yield piece if role == "text" else piece._replace(role=role)
         number += size
 
@@ -149,7 +157,10 @@ def _labeled(pieces: Sequence[Piece], number: int) -> tuple[str, int]:
         parts.append(piece.text.strip())
     end = number + len(parts)
     if not any(ANSWER.match(piece.text) for piece in pieces[end : end + 2]):
-        parts = parts[:1]
+        ends = (
+            n for n, part in enumerate(parts, 1) if part.rstrip("*_ ").endswith(("?", "\uff1f"))
+        )
+        parts = parts[: next(ends, 1)]
     match = QUESTION.fullmatch(" ".join(parts))
     return _unmarked(match[1]) if match else "", len(parts)
 
@@ -164,7 +175,7 @@ def _terms(pieces: Sequence[Piece], path: Sequence[str]) -> Mined:
     for (role, terms), (next_role, answer) in pairwise(groups):
         if role != "term" or next_role != "definition":
             continue
-        term = NUMBER.sub("", terms[-1].text)
+        term = NUMBER.sub("", terms[-1].name or terms[-1].text)
         if ASKING.fullmatch(term) or len(term.split()) > 8:
             yield from _pair("faq", term, answer)
         else:
@@ -174,7 +185,8 @@ def _terms(pieces: Sequence[Piece], path: Sequence[str]) -> Mined:
 def _pair(kind: str, prompt: str, pieces: Sequence[Piece]) -> Mined:
     # What only closes or parts stands at the ends of a text, not in it.
     held = [n for n, piece in enumerate(pieces) if not AROUND.fullmatch(piece.text)]
-    if held and prompt:
-        inner = pieces[held[0] : held[-1] + 1]
+    texts = [n for n in held if pieces[n].role != "heading"]
+    if texts and prompt:
+        inner = pieces[held[0] : texts[-1] + 1]
         text, _ = block([piece.text for piece in inner], 1)
         yield Pair(kind, prompt, text, (inner[0].line, max(p.last or p.line for p in inner)))

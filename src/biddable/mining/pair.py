@@ -69,8 +69,11 @@ def block(lines: Sequence[str], first: int) -> tuple[str, tuple[int, int]]:
     kept = [number for number, line in enumerate(lines) if line.strip()]
     if not kept:
         return "", (first, first)
-    text = textwrap.dedent("\n".join(lines[kept[0] : kept[-1] + 1]))
-    return text.strip(), (first + kept[0], first + kept[-1])
+    text = textwrap.dedent("\n".join(lines[kept[0] : kept[-1] + 1])).rstrip()
+    # A text in quotes may begin further left than the code around it.
+    indent = text[: len(text) - len(text.lstrip())]
+    text = re.sub(f"^{indent}", "", text, flags=re.MULTILINE)
+    return text, (first + kept[0], first + kept[-1])
 
 
 def thread_pair(subject: str, turns: Sequence[Turn], staff: Sequence[str], group: str) -> Mined:

@@ -15,7 +15,9 @@ class Piece(NamedTuple):
     """A line or block of text: `heading`, `term`, `definition`, `code` or `text`.
 
     Args:
+        text: as it stands in the source.
         last: the line on which a block ends; 0 for a single line.
+        name: what a heading or term says, where that is not its text.
     """
 
     role: str
@@ -23,8 +25,11 @@ class Piece(NamedTuple):
     line: int
     level: int = 0
     last: int = 0
+    name: str = ""
 
 
+# The role of a word in reStructuredText, and other markup of a title.
+RST_MARKUP = re.compile(r":[\w+-]+:(?=`)|[`*]")
 TITLE = re.compile(r"title:\s*[\"']?(.+?)[\"']?\s*")
 # A line of one character again and again, which underlines a title.
 RULE = re.compile(r"([=\-~^\"'`#*+.:_])\1{2,}\s*")
@@ -45,20 +50,24 @@ def markdown_pieces(text: str) -> Iterator[Piece]:
     start = _front_matter(lines)
     for number, line in enumerate(lines[:start], 1):
         if title := TITLE.fullmatch(line):
-            yield Piece("heading", title[1], number, 1)
+            yield Piece("heading", line, number, 1, name=title[1])
     tokens = _markdown(False).parse("\n" * start + "\n".join(lines[start:]))
-    roles: dict[int, tuple[str, int, str]] = {}
+    headings: dict[int, Piece] = {}
+    code: set[int] = set()
     for token, inside in zip(tokens, [*tokens[1:], *tokens[-1:]], strict=True):
         first, last = token.map or (0, 0)
         if token.type == "heading_open" and token.level == 0:
-            roles |= dict.fromkeys(range(first, last), ("", 0, ""))
-            roles[first] = ("heading", int(token.tag[1:]), _inline_text(inside.content))
+            level, name = int(token.tag[1:]), _inline_text(inside.content)
+            text = "\n".join(lines[first:last])
+            headings[first] = Piece("heading", text, first + 1, level, last, name)
         elif token.type in ("fence", "code_block"):
-            roles |= {n: ("code", 0, lines[n]) for n in range(first, min(last, len(lines)))}
-    for number, line in enumerate(lines[start:], start):
-        role, level, shown = roles.get(number, ("text", 0, line))
-        if role:
-            yield Piece(role, shown, number + 1, level)
+            code.update(range(first, last))
+    number = start
+    while number < len(lines):
+        role = "code" if number in code else "text"
+        piece = headings.get(number) or Piece(role, lines[number], number + 1)
+        yield piece
+        number = max(number + 1, piece.last)
 
 
 def _front_matter(lines: Sequence[str]) -> int:
@@ -87,9 +96,10 @@ def rst_pieces(text: str) -> Iterator[Piece]:
         if _is_title(lines, title) and (over or not _text_at(lines, title - 1)):
             style = (lines[title + 1][0], over)
             styles += [] if style in styles else [style]
-            shown = re.sub(r":\w+:|[`*]", "", lines[title]).strip()
-            yield Piece("heading", shown, title + 1, styles.index(style) + 1)
-            number = title + 2
+            name = RST_MARKUP.sub("", lines[title]).strip()
+            text, level = "\n".join(lines[number : title + 2]), styles.index(style) + 1
+            number, first = title + 2, number + 1
+            yield Piece("heading", text, first, level, number, name)
         else:
             yield Piece("text", lines[number], number + 1)
             number += 1
@@ -135,7 +145,8 @@ def with_definitions(pieces: Sequence[Piece], rst: bool) -> Iterator[Piece]:
             inside = None
             if opens and term and not NO_TERM.match(term) and len(term) <= 80 and term[-1] != ":":
                 inside = indent
-                yield piece._replace(role="term", text=re.sub(r":\w+:|[`*]| : .*", "", term))
+                name = RST_MARKUP.sub("", term.partition(" : ")[0])
+                yield piece._replace(role="term", name=name)
                 continue
         yield piece
 
@@ -145,6 +156,8 @@ BLOCKS = frozenset((
     *("h1", "h2", "h3", "h4", "h5", "h6", "pre", "br", "hr", "blockquote", "details", "summary"),
 ))  # fmt: skip
 OUTSIDE = frozenset(("script", "style", "nav", "footer", "aside", "head", "form", "svg", "button"))
+# What a link beside a heading shows.
+ANCHORS = ("¶", "#", "🔗")
 INSIDE = {"dt": "term", "summary": "term", "dd": "definition", "details": "definition"}
 
 
@@ -174,7 +187,7 @@ class _Page(HTMLParser):
             del self._open[len(self._open) - 1 - self._open[::-1].index(tag) :]
 
     def handle_data(self, data: str) -> None:
-        if OUTSIDE.intersection(self._open):
+        if OUTSIDE.intersection(self._open) or data.strip() in ANCHORS:
             return
         if not "".join(self._texts).strip():
             self._texts = []
@@ -192,7 +205,7 @@ class _Page(HTMLParser):
             lines = text.strip("\n").split("\n")
             self.pieces += [Piece("code", part, self._line + n) for n, part in enumerate(lines)]
             return
-        text = " ".join(text.split()).strip("¶ #")
+        text = " ".join(text.split())
         text = f"> {text}" if "blockquote" in self._open else text
         inner = (tag for tag in reversed(self._open) if tag in INSIDE or tag[0] == "h")
         tag = next(inner, "")

@@ -18,14 +18,8 @@ from biddable.mining.pair import Mined, Pair, block
 LONGEST_CALL = 120
 MOST_HISTORY = 1 << 30
 # Nothing that a foreign repository's settings name is run.
-SAFE = (
-    "-c",
-    "core.fsmonitor=false",
-    "-c",
-    "core.hooksPath=/dev/null",
-    "-c",
-    "core.quotePath=false",
-)
+SAFE = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null",
+        "-c", "core.quotePath=false")  # fmt: skip
 LOG = ("--no-merges", "--no-ext-diff", "--no-textconv", "--no-color", "--no-show-signature",
        "--no-renames", "--format=%x00%H%x1f%an%x1f%ae%n%B%x00", "-p")  # fmt: skip
 BOT = re.compile(
@@ -63,13 +57,7 @@ class Repository:
 
     def url(self, path: str, lines: tuple[int, int]) -> str:
         """The address of lines of a file."""
-        tree = (
-            "-/blob"
-            if "gitlab" in self.page
-            else "src/commit"
-            if "codeberg" in self.page
-            else "blob"
-        )
+        tree = "-/blob" if "gitlab" in self.page else "blob"
         where = f"{self.page}/{tree}/{self.commit}/{self.prefix}{path}"
         return f"{where}#L{lines[0]}-L{lines[1]}" if self.page else ""
 
@@ -179,6 +167,10 @@ def _of_commit(repo: Repository, shown: str, record: tuple[str, list[str], str])
     if len(message.split()) < 3 or "\n@@ " not in diff:
         what = "The message has less than three words, or the diff no text."
         yield Finding("commit_says_little", "note", what, "", f"{shown} {commit[:10]}")
+        return
+    if "\ufffd" in diff + message:
+        what = "The message or the diff is not UTF-8."
+        yield Finding("invalid_utf8", "note", what, "", f"{shown} {commit[:10]}")
         return
     url = f"{repo.page}/commit/{commit}" if repo.page else ""
     start = len(lines) + 3

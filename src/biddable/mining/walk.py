@@ -83,9 +83,17 @@ def _below(folder: Path, shown: str, root: Path) -> Iterator[Source | Finding]:
     try:
         names = listed(folder, repo is not None)
     except OSError:
+        # A bare repository has commits and no files.
+        names = [] if repo else _walked(folder)
         what, fix = "git does not list the folder; .gitignore files are not read.", "Install git."
-        yield Finding("no_git", "note", what, fix, shown)
-        names = _walked(folder)
+        if names:
+            yield Finding("no_git", "note", what, fix, shown)
+    yield from _entries(folder, shown, root, repo, names)
+
+
+def _entries(
+    folder: Path, shown: str, root: Path, repo: Repository | None, names: Sequence[str]
+) -> Iterator[Source | Finding]:
     for name in names:
         path = folder / name
         label = os.path.normpath(os.path.join(shown, name))  # noqa: PTH118
@@ -93,7 +101,7 @@ def _below(folder: Path, shown: str, root: Path) -> Iterator[Source | Finding]:
             yield Finding(
                 "hidden_file", "note", "Hidden and installed files are not read.", "", label
             )
-        elif not label.isprintable() or any("\ud800" <= c <= "\udfff" for c in label):
+        elif not label.isprintable():
             yield Finding("not_text", "note", "The name of the file is no text.", "", repr(label))
         elif (kind := _kind(path)) == "folder":
             yield from _below(path, label, root)
