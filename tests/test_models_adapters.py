@@ -265,7 +265,6 @@ def test_two_adapters_take_turns_on_one_base_in_one_process(saved: Path) -> None
             one.set_attn_implementation("sdpa")
         assert torch.equal(logits(model), logits(alone[turn]))
         assert not torch.equal(logits(model), logits(alone[1 - turn]))
-        remove_adapter(model)
 
 
 def test_an_adapter_is_loaded_on_its_own_base_alone(saved: Path) -> None:
