@@ -130,6 +130,18 @@ def test_a_fault_in_the_last_file_shows_before_the_first_is_trained(
     assert not out.exists()
 
 
+def test_a_file_in_the_place_of_the_last_shows_before_the_first_is_trained(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = place / "blocked"
+    out.mkdir()
+    (out / "second").write_text("no folder")
+    args = ["train", *files(place), "--each", "--out", str(out), *options(place)]
+    assert main([*args, "--resume", "auto"]) == 1
+    assert "[output_exists]" in capsys.readouterr().err
+    assert not (out / "first").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

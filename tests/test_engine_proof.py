@@ -37,7 +37,7 @@ KINDS = {
     "minicpm3": "flat", "modernbert-decoder": "flat", "recurrent_gemma": "beside",
     "gpt_oss": "flat", "deepseek_v3": "flat", "qwen3_moe": "flat", "llama4_text": "beside",
     "qwen3_next": "beside", "cohere2": "flat", "gemma3n_text": "flat", "bloom": "beside",
-    "falcon_h1": "beside",
+    "falcon_h1": "beside", "diffllama": "flat",
 }  # fmt: skip
 
 

@@ -36,7 +36,7 @@ from biddable.models.adapters import (
 from biddable.models.base import load_tokenizer, resolve_base
 from biddable.models.four_bits import quantize_linears
 from biddable.models.model_files import model_files
-from biddable.models.text_part import refuse_shards
+from biddable.models.text_part import freeze_other_parts, refuse_shards
 from biddable.training.weights import Replicas
 from folders import base_folder
 from test_engine_beside import LFM2, ROWS, small_model
@@ -247,11 +247,15 @@ def a_vision_model() -> Any:
     return twin_of(Gemma3ForConditionalGeneration, small, STOCK)
 
 
-def test_a_model_of_which_a_part_is_frozen_is_not_shared_out() -> None:
+def test_of_a_vision_model_the_text_is_trained_and_it_is_not_shared_out() -> None:
     model = a_vision_model()
     with pytest.raises(BiddableError, match="of which a part is frozen"):
         refuse_shards(model, "x")
     refuse_shards(model.model.language_model, "x")
+    freeze_other_parts(model)
+    text = [name for name, _ in model.named_parameters() if "language_model" in name]
+    assert list(trained(model)) == text
+    assert len(text) < len(list(model.parameters()))
 
 
 def test_two_adapters_take_turns_on_one_base_in_one_process(saved: Path) -> None:
@@ -265,7 +269,6 @@ def test_two_adapters_take_turns_on_one_base_in_one_process(saved: Path) -> None
             one.set_attn_implementation("sdpa")
         assert torch.equal(logits(model), logits(alone[turn]))
         assert not torch.equal(logits(model), logits(alone[1 - turn]))
-        remove_adapter(model)
 
 
 def test_an_adapter_is_loaded_on_its_own_base_alone(saved: Path) -> None:

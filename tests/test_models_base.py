@@ -79,7 +79,14 @@ def test_what_is_no_causal_language_model_is_refused_by_its_configuration(
             {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 64},
             64,
         ),
-        ("hunyuan_v1_dense", {"rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0}, 256),
+        (
+            "hunyuan_v1_dense",
+            {
+                "rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0,
+                "original_max_position_embeddings": 64,
+            },
+            256,
+        ),
         (
             "phi3",
             {

@@ -18,6 +18,7 @@ from biddable.dataset.prepare import prepare
 from biddable.errors import BiddableError
 from biddable.judging.verdict import INTERRUPTED
 from biddable.settings import Settings
+from biddable.storage import refuse_existing_run
 from biddable.terminal import console, line
 from biddable.training.ranks import Ranks, first_before_others, joined_ranks
 from biddable.training.resume import (
@@ -87,6 +88,9 @@ def train_files(
         root = Path(settings.out) if settings.out else new_folder(settings, ranks, "each").path
         shared, exit_code = Shared(), 0
         runs = [root / stem for stem in stems]
+        for run in runs:
+            if not run.is_dir():
+                refuse_existing_run(str(run))
         for number, (name, run) in enumerate(zip(settings.data, runs, strict=True), 1):
             if RunFolder(run).finished:
                 line(out, "finished", f"{run} stands already")

@@ -179,7 +179,7 @@ def begin(run: Run, weights: WeightStore) -> None:
     checkpoints = settings.keep + 1 if settings.save_every else 1
     frozen = sum(4 * tensor.numel() for tensor in weights.frozen.values())
     need_space(folder.path, (3 * checkpoints + 3) * weight_bytes(weights) + frozen)
-    path = run.proof.as_json() if run.proof else None
+    path = asdict(run.proof) if run.proof else None
     record = {**run.record, "settings": settings_record(settings), "path": path}
     folder.write_json("data.json", record)
     rows = (json.dumps(as_row(c), ensure_ascii=False) for c in run.prepared.held_out.conversations)

@@ -100,7 +100,7 @@ class Trained:
             "train_tokens": self.progress.tokens,
             "seconds": round(self.progress.seconds, 3),
             "loss": loss if isfinite(loss) else None,
-            "path": self.proof.as_json() if self.proof else None,
+            "path": asdict(self.proof) if self.proof else None,
             "base": {name: m.base for name, m in metrics.items()},
             "tuned": {name: m.tuned for name, m in metrics.items()},
             "verdict": asdict(card.verdict if card else INTERRUPTED),

@@ -64,10 +64,6 @@ class Proof:
         shared = "; prefixes shared" if self.prefixes else ""
         return f"{self.name}, proven on this model ({self.error:.0e}){shared}"
 
-    def as_json(self) -> dict[str, Any]:
-        """The object that data.json and `train --json` hold."""
-        return {"name": self.name, "error": self.error, "prefixes": self.prefixes}
-
 
 def prove(model: Any, name: str) -> Proof:
     """Has the model take the first path that is proven on it: flat, else beside each other.

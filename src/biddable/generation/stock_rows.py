@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -34,26 +35,18 @@ class StockRows:
 
     def join(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], Tensor]:
         """Feeds prompts: (the prompt of each new row, (N, V) logits of its next token)."""
-        lengths = sorted({len(prompt) for prompt in prompts})
-        order: list[int] = []
-        parts: list[Tensor] = []
-        for length in lengths:
-            places = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
-            group = _Group([list(prompts[i]) for i in places])
-            parts.append(self._feed(group))
-            self.groups.append(group)
-            order += places
-        return order, torch.cat(parts)
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        equal = groupby(order, key=lambda i: len(prompts[i]))
+        new = [_Group([list(prompts[i]) for i in places]) for _, places in equal]
+        self.groups += new
+        return order, torch.cat([self._feed(group) for group in new])
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """(N, V) logits after one more token of each row."""
-        parts: list[Tensor] = []
-        new = iter(tokens)
-        for group in self.groups:
-            for row in group.rows:
-                row.append(next(new))
-            parts.append(self._feed(group))
-        return torch.cat(parts)
+        rows = (row for group in self.groups for row in group.rows)
+        for row, token in zip(rows, tokens, strict=True):
+            row.append(token)
+        return torch.cat([self._feed(group) for group in self.groups])
 
     def keep(self, places: Sequence[int]) -> list[int]:
         """Lets groups go of which no row stays; returns the places that are left."""
