@@ -170,6 +170,10 @@ DOCUMENTS = {
                   {"Why is it?": "So.\n\nMore\n----\n\nAnd so."}),
     "page.html": ("<html><h2>How do I?<a>#</a></h2><p>So.</p><h3>Else<a>¶</a></h3>"
                   "<p># in C#</p></html>", {"How do I?": "So.\nElse\n# in C#"}),
+    "menus.html": ("<div class='chapter'><h2>How do I?</h2><p>So.</p><div class='nav-item'>Or so."
+                   "</div></div><div class='navfooter'><hr><table><tr><td>Chapter 2</td></tr>"
+                   "</table></div><ul role=navigation><li>Up<p>Next</ul>"
+                   "<div id='footer'>Page 3</div>", {"How do I?": "So.\nOr so."}),
     "string.py": ('class A:\n    def f(self):\n        """Says it."""\n        # how\n'
                   '        return """\nleft\n"""\n',
                   {"Says it.": 'def f(self):\n    """Says it."""\n    # how\n'

@@ -161,6 +161,13 @@ ANCHORS = ("¶", "#", "🔗")
 INSIDE = {"dt": "term", "summary": "term", "dd": "definition", "details": "definition"}
 
 
+# Elements around the main text, by their role, class or id: menus, page ends, lists of contents.
+AROUND = frozenset((
+    *("navigation", "contentinfo", "banner", "search", "nav", "navbar", "navheader", "navfooter"),
+    *("breadcrumb", "breadcrumbs", "sidebar", "sphinxsidebar", "footer", "page-footer", "toc"),
+))  # fmt: skip
+
+
 class _Page(HTMLParser):
     """Collects the pieces of an HTML page; what is around the main text is left out."""
 
@@ -168,6 +175,8 @@ class _Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.pieces: list[Piece] = []
         self._open: list[str] = []
+        # Elements that were open when one around the main text began, itself among them; else 0.
+        self._around = 0
         self._texts: list[str] = []
         self._line = 1
 
@@ -178,6 +187,8 @@ class _Page(HTMLParser):
             self.handle_data(" ")
         if (tag in BLOCKS and tag not in ("br", "hr")) or tag in OUTSIDE:
             self._open.append(tag)
+            if not self._around and (tag in OUTSIDE or _is_around(attrs)):
+                self._around = len(self._open)
 
     def handle_endtag(self, tag: str) -> None:
         if tag in BLOCKS:
@@ -185,9 +196,11 @@ class _Page(HTMLParser):
         if tag in self._open:
             # What was never closed inside of it is closed with it.
             del self._open[len(self._open) - 1 - self._open[::-1].index(tag) :]
+            if len(self._open) < self._around:
+                self._around = 0
 
     def handle_data(self, data: str) -> None:
-        if OUTSIDE.intersection(self._open) or data.strip() in ANCHORS:
+        if self._around or data.strip() in ANCHORS:
             return
         if not "".join(self._texts).strip():
             self._texts = []
@@ -212,6 +225,11 @@ class _Page(HTMLParser):
         level = int(tag[1]) if tag[:1] == "h" else 0
         role = "heading" if level else INSIDE.get(tag, "text")
         self.pieces.append(Piece(role, text, self._line, level, self.getpos()[0]))
+
+
+def _is_around(attrs: list[tuple[str, str | None]]) -> bool:
+    named = " ".join(value or "" for name, value in attrs if name in ("role", "class", "id"))
+    return not AROUND.isdisjoint(named.lower().split())
 
 
 def html_pieces(text: str) -> list[Piece]:
