@@ -1,13 +1,15 @@
-"""Order and learning rate are pure functions of the step."""
+"""Order, learning rate and the foreseen time are pure functions of step and settings."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from biddable.settings import Settings
+from biddable.training.estimate import top_layers_note
 from biddable.training.schedule import learning_rate, rows_of_step, total_steps
 
 
@@ -39,3 +41,12 @@ def test_the_rate_is_that_of_hand_computed_steps() -> None:
     assert learning_rate(1, 10, 2e-4, 0.2) == 1e-4
     assert learning_rate(2, 10, 2e-4, 0.2) == 2e-4
     assert abs(learning_rate(10, 10, 2e-4, 0.2) - 2e-5) < 1e-12
+
+
+def test_the_faster_way_is_named_for_long_runs_of_all_layers_on_a_processor_alone() -> None:
+    settings = Settings(device="cpu")
+    assert "--top-layers 8 would take about 4 minutes" in top_layers_note(600, 60, settings, 30)
+    assert not top_layers_note(100, 60, settings, 30), "a short run"
+    assert not top_layers_note(600, 60, settings, 12), "a base of few layers"
+    for other in ({"device": "cuda"}, {"lora": 8}, {"top_layers": 4}):
+        assert not top_layers_note(600, 60, replace(settings, **other), 30)

@@ -39,10 +39,11 @@ from biddable.judging.judge import Judgement
 from biddable.judging.own_metric import load_metric
 from biddable.judging.scorecard import Scorecard, Terms
 from biddable.judging.verdict import INTERRUPTED
+from biddable.models.adapters import decoder_layers
 from biddable.settings import TrainPrinting
 from biddable.terminal import console, line, notices, write_json
 from biddable.training.checkpoint import Progress
-from biddable.training.estimate import in_words, seconds_of_fit
+from biddable.training.estimate import in_words, seconds_of_fit, top_layers_note
 from biddable.training.interrupt import Interrupt
 from biddable.training.log import Log, Screen, combined, counting, json_log, silent
 from biddable.training.loop import best_weights, finished, fit
@@ -193,9 +194,8 @@ def _train(run: Run, interrupt: Interrupt, tracker_log: Log) -> Trained:
     base = base_judgement(run, weights, fresh) if run.ranks.first else None
     judging = time.perf_counter() - began
     progress = resume_progress(folder, parts, out) if resumed else Progress()
-    seconds = seconds_of_fit(parts, len(prepared.held_out.examples), progress) + judging
-    left = number_of(steps - progress.step, "step")
-    line(out, "estimate", f"{in_words(seconds)} for {left} and judging")
+    seconds = seconds_of_fit(parts, len(prepared.held_out.examples), progress)
+    _show_estimate(run, weights.model, steps - progress.step, seconds, judging)
     with screen:
         if base and not progress.step:
             parts.log(first_event(run.exam, base))
@@ -219,6 +219,16 @@ def _train(run: Run, interrupt: Interrupt, tracker_log: Log) -> Trained:
     save_tuned(run, model, {**weights.frozen, **best}, {**files, **card_files(run, card)})
     finish(run, card, {"base": base, "tuned": tuned})
     return Trained(folder.path, progress, card, tuned=tuned, proof=run.proof)
+
+
+def _show_estimate(run: Run, model: Any, steps: int, seconds: float, judging: float) -> None:
+    left = number_of(steps, "step")
+    line(run.out, "estimate", f"{in_words(seconds + judging)} for {left} and judging")
+    # Only rows that are fed flat have what frozen layers give kept.
+    flat = run.proof is not None and run.proof.prefixes and run.ranks.count == 1
+    layers = len(decoder_layers(model)) if flat else 0
+    if note := top_layers_note(seconds, judging, run.settings, layers):
+        line(run.out, "faster", note)
 
 
 def _show_plan(run: Run) -> int:
