@@ -15,7 +15,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -220,7 +220,7 @@ def proof_law(device: torch.device, shape: str) -> dict[str, Any]:
     dtype = torch.bfloat16 if shape in RANKS else torch.float32
     model = random_model(AutoConfig.for_model(kind, **settings), device, dtype, STOCK)
     proof = prove(model, kind)
-    return {"held": proof.name == "flat" and proof.prefixes, **proof.as_json()}
+    return {"held": proof.name == "flat" and proof.prefixes, **asdict(proof)}
 
 
 def training_law(device: torch.device, rank: int) -> dict[str, Any]:

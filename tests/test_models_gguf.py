@@ -64,7 +64,9 @@ def test_a_hostile_file_is_refused_by_name(
     assert time.process_time() - start < 10
     assert caught.value.finding.code in {"base_damaged", "unsupported_layers"}
     assert [p.name for p in cache_folder().iterdir()] == [".lock"]
-    assert capfd.readouterr() == ("", "")
+    out, errors = capfd.readouterr()
+    # No word of a library; ours only where the header is sound.
+    assert (out, errors.removeprefix("converting  x.gguf, once\n")) == ("", "")
 
 
 def cut(path: Path) -> None:

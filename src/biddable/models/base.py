@@ -253,8 +253,6 @@ def _convert_once(gguf: Path, target: Path) -> Path:
         with folder_lock(target.parent):
             # Another process may have converted it meanwhile.
             if not _is_converted(target, source):
-                # Minutes where the vocabulary is large.
-                line(console(), "converting", f"{gguf.name}, once")
                 with AtomicFolder(target) as aside:
                     _convert(gguf, aside)
                     write_text(aside / _SOURCE_FILE, source)
@@ -277,6 +275,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
     name, shapes = str(gguf), gguf_shapes(gguf)
+    # Minutes where the vocabulary is large.
+    line(console(), "converting", f"{gguf.name}, once")
     options = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
     try:
         with quiet(), silent_stderr():
