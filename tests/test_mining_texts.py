@@ -97,8 +97,10 @@ MIME = "MIME-Version: 1.0\nContent-Type: "
     ],
 )
 def test_bodies_of_odd_kinds(tmp_path: Path, head: str, body: bytes, own: str) -> None:
-    asked = (MAIL.format("a", 1) + "\nWhy?\n\n").encode()
-    root = write(tmp_path, {"a.mbox": asked + (MAIL.format("b", 2) + head + "\n").encode() + body})
+    question = (MAIL.format("a", 1) + "\nWhy?\n\n").encode()
+    root = write(
+        tmp_path, {"a.mbox": question + (MAIL.format("b", 2) + head + "\n").encode() + body}
+    )
     rows, _ = mined(root / "a.mbox", tmp_path / "rows.jsonl")
     assert [answer(row) for row in rows] == [own]
 
@@ -170,10 +172,13 @@ DOCUMENTS = {
                   {"Why is it?": "So.\n\nMore\n----\n\nAnd so."}),
     "page.html": ("<html><h2>How do I?<a>#</a></h2><p>So.</p><h3>Else<a>¶</a></h3>"
                   "<p># in C#</p></html>", {"How do I?": "So.\nElse\n# in C#"}),
+    "about_menus.html": ("<main class='nav'><div id='navigation'><h2>Where is the menu?</h2>"
+                         "<p>Above.</p><p id='toc'>Or left.</p></div></main>",
+                         {"Where is the menu?": "Above.\nOr left."}),
     "menus.html": ("<div class='chapter'><h2>How do I?</h2><p>So.</p><div class='nav-item'>Or so."
                    "</div></div><div class='navfooter'><hr><table><tr><td>Chapter 2</td></tr>"
                    "</table></div><ul role=navigation><li>Up<p>Next</ul>"
-                   "<div id='footer'>Page 3</div>", {"How do I?": "So.\nOr so."}),
+                   "<div class='Footer'>Page 3</div>", {"How do I?": "So.\nOr so."}),
     "string.py": ('class A:\n    def f(self):\n        """Says it."""\n        # how\n'
                   '        return """\nleft\n"""\n',
                   {"Says it.": 'def f(self):\n    """Says it."""\n    # how\n'

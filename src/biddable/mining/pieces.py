@@ -161,11 +161,13 @@ ANCHORS = ("¶", "#", "🔗")
 INSIDE = {"dt": "term", "summary": "term", "dd": "definition", "details": "definition"}
 
 
-# Elements around the main text, by their role, class or id: menus, page ends, lists of contents.
+# Menus, page ends and lists of contents, by their role or class. An id is often that of a section,
+# which may be about searching or navigation, and what holds the main text has classes of any name.
 AROUND = frozenset((
-    *("navigation", "contentinfo", "banner", "search", "nav", "navbar", "navheader", "navfooter"),
+    *("navigation", "contentinfo", "banner", "nav", "navbar", "navheader", "navfooter"),
     *("breadcrumb", "breadcrumbs", "sidebar", "sphinxsidebar", "footer", "page-footer", "toc"),
 ))  # fmt: skip
+MENUS = ("div", "table", "ul", "ol", "p")
 
 
 class _Page(HTMLParser):
@@ -187,7 +189,7 @@ class _Page(HTMLParser):
             self.handle_data(" ")
         if (tag in BLOCKS and tag not in ("br", "hr")) or tag in OUTSIDE:
             self._open.append(tag)
-            if not self._around and (tag in OUTSIDE or _is_around(attrs)):
+            if not self._around and (tag in OUTSIDE or _is_around(tag, attrs)):
                 self._around = len(self._open)
 
     def handle_endtag(self, tag: str) -> None:
@@ -227,9 +229,9 @@ class _Page(HTMLParser):
         self.pieces.append(Piece(role, text, self._line, level, self.getpos()[0]))
 
 
-def _is_around(attrs: list[tuple[str, str | None]]) -> bool:
-    named = " ".join(value or "" for name, value in attrs if name in ("role", "class", "id"))
-    return not AROUND.isdisjoint(named.lower().split())
+def _is_around(tag: str, attrs: list[tuple[str, str | None]]) -> bool:
+    named = " ".join(value or "" for name, value in attrs if name in ("role", "class"))
+    return tag in MENUS and not AROUND.isdisjoint(named.lower().split())
 
 
 def html_pieces(text: str) -> list[Piece]:
