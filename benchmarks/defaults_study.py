@@ -1,6 +1,6 @@
 """Which settings reach which accuracy in which time: the runs that the defaults are chosen by.
 
-    python benchmarks/defaults_study.py OUT [--cells 'demo/*/full*' ...] [--list]
+    python -m benchmarks.defaults_study OUT [--cells 'demo/*/full*' ...] [--list]
         [--gsm8k FILE] [--clinc150 FILE] [--results FILE]
 
 A cell is DATA/SEED/SETTING. Each cell is a run of the default base, and becomes one line of JSON in
@@ -28,8 +28,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.verdicts import EXTRACT, Row, as_json, example, message, write
 from biddable.commands.train import Trained, train
-from verdicts import EXTRACT, Row, as_json, example, message, write
 
 SEEDS = (0, 1, 2)
 RESULTS = Path(__file__).parent / "results"
