@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import time
@@ -32,23 +33,24 @@ from biddable.models.base import resolve_base
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-RATES, EPOCHS, ROWS_PER_STEP = (1e-4, 2e-4), 3, 8
+RATES, ROWS_PER_STEP = (1e-4, 2e-4), 8
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "2"}
 Lines = Sequence[dict[str, Any]]
 
 
 def peer_run(
-    cell: str, rate: float, batch: int, out: Path, peer: str, files: dict[str, str]
+    cell: str, rate: float, args: argparse.Namespace, files: dict[str, str]
 ) -> dict[str, Any]:
     """One training of TRL: (step, accuracy, seconds) at each evaluation."""
-    data, seed = cell.split("/")
+    (data, seed), out = cell.split("/"), args.out
     train_rows, held_rows = rows_of(data, int(seed), files)
-    steps = -(-len(train_rows) * EPOCHS // ROWS_PER_STEP)
+    steps = math.ceil(len(train_rows) * args.epochs / ROWS_PER_STEP)
+    every = math.ceil(steps / args.epochs / 2)
     command = [
-        peer, str(HERE / "peer_trl_headline.py"),
+        args.peer, str(HERE / "peer_trl_headline.py"),
         write(out / f"{data}-{seed}-train.jsonl", train_rows),
         write(out / f"{data}-{seed}-held.jsonl", held_rows),
-        str(resolve_base("smollm2").folder), f"{rate:g}", str(steps), str(steps // 6), str(batch),
+        str(resolve_base("smollm2").folder), f"{rate:g}", str(steps), str(every), str(args.batch),
         seed, f"{time.time()}",
     ]  # fmt: skip
     process = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
@@ -56,7 +58,7 @@ def peer_run(
         raise SystemExit(process.stderr[-2000:])
     lines = [json.loads(x) for x in process.stdout.splitlines() if x.startswith('{"step"')]
     return {
-        "cell": f"{cell}/{rate:g}", "rate": rate, "steps": steps, "batch": batch,
+        "cell": f"{cell}/{rate:g}", "rate": rate, "steps": steps, "batch": args.batch,
         "evaluations": [(x["step"], x["accuracy"], x["seconds"]) for x in lines],
     }  # fmt: skip
 
@@ -114,6 +116,7 @@ def main() -> None:
     parser.add_argument("--peer", default="python", help="interpreter with trl 1.16.0")
     parser.add_argument("--cells", nargs="+", default=["clinc24/0", "demo/0"], help="DATA/SEED")
     parser.add_argument("--rates", nargs="+", type=float, default=list(RATES))
+    parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--batch", type=int, default=8, help="TRL's rows of a device batch")
     parser.add_argument("--clinc150", default="")
     parser.add_argument("--results", type=Path, default=RESULTS / "headline.jsonl")
@@ -126,7 +129,7 @@ def main() -> None:
         for rate in args.rates:
             if f"{cell}/{rate:g}" in finished(args.results):
                 continue
-            line = peer_run(cell, rate, args.batch, args.out, args.peer, files)
+            line = peer_run(cell, rate, args, files)
             stamp = {"date": date.today().isoformat(), "processor": processor(), "threads": 2}
             with args.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({**line, **stamp}) + "\n")
