@@ -44,16 +44,16 @@ def main(count: int) -> None:
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         seconds = time.perf_counter() - start
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    told = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     line = {
         "date": time.strftime("%Y-%m-%d"),
         "command": f"python benchmarks/check_scale.py {count}",
-        "rows": told["rows"],
-        "tokens_per_row": round(told["tokens"] / told["examples"], 1),
+        "rows": report["rows"],
+        "tokens_per_row": round(report["tokens"] / report["examples"], 1),
         "seconds": round(seconds, 1),
         "processor_seconds": round(used.ru_utime + used.ru_stime, 1),
         "largest_process_mib": used.ru_maxrss // 1024,
-        "findings": len(told["findings"]),
+        "findings": len(report["findings"]),
     }
     sys.stdout.write(json.dumps(line) + "\n")
 

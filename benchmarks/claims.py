@@ -133,28 +133,28 @@ def asked(
     template: Template | None = None,
 ) -> Asked:
     """Asks the held-out questions as trained, or otherwise put or under another template."""
-    rows, made = conversations or bench.prepared.held_out.conversations, template
-    made, tokenizer = made or bench.prepared.template, bench.prepared.tokenizer
-    questions = make_questions(rows, tokenizer, made)
-    found = generate(
+    rows = conversations or bench.prepared.held_out.conversations
+    template, tokenizer = template or bench.prepared.template, bench.prepared.tokenizer
+    questions = make_questions(rows, tokenizer, template)
+    completions = generate(
         model,
         [q.prompt for q in questions],
-        stop_ids=stop_token_ids(tokenizer, made),
+        stop_ids=stop_token_ids(tokenizer, template),
         max_new_tokens=answer_limit(questions),
     )
-    answers = [tokenizer.decode(a.ids).strip() for a in found]
+    answers = [tokenizer.decode(a.ids).strip() for a in completions]
     pairs = [(a, q.reference) for a, q in zip(answers, questions, strict=True)]
-    examples = [e for c in rows for e in encode(c, tokenizer, made)]
+    examples = [e for c in rows for e in encode(c, tokenizer, template)]
     figures = {
         "held_out_loss": held_out_loss(model, examples, BUDGET),
         "similarity": float(np.mean([similarity(a, b) for a, b in pairs])),
         "exact": float(np.mean([normalized(a) == normalized(b) for a, b in pairs])),
-        "stopped": float(np.mean([a.stopped for a in found])),
+        "stopped": float(np.mean([a.stopped for a in completions])),
     }
     return Asked(answers, [q.reference for q in questions], figures)
 
 
-def some_of(bench: Bench, count: int) -> list[Example]:
+def sample_of(bench: Bench, count: int) -> list[Example]:
     """So many of the training examples, drawn with the bench's seed."""
     examples = bench.prepared.train.examples
     order = np.random.default_rng(bench.settings.seed).permutation(len(examples))
@@ -166,25 +166,27 @@ def mask(bench: Bench) -> dict[str, Figures]:
     whole = prepare(replace(bench.settings, loss_on="all")).train.examples
     runs = {"answers only": usual(bench), "every token": train(bench, whole)}
     goal = min(loss for _, loss in runs["every token"].curve)
-    found = {}
+    figures = {}
     for variant, run in runs.items():
         step = next(step for step, loss in run.curve if loss <= goal or step == run.curve[-1][0])
-        found[variant] = {
+        figures[variant] = {
             "steps_to_the_best_of_every_token": float(step),
             **asked(bench, run.model).figures,
         }
-    return found
+    return figures
 
 
 def rows(bench: Bench) -> dict[str, Figures]:
     """How many training rows the format and the content take."""
     size = len(bench.prepared.train.examples)
-    found = {"0 rows": asked(bench, load_model(bench.prepared.base, choose_device("cpu"))).figures}
+    figures = {
+        "0 rows": asked(bench, load_model(bench.prepared.base, choose_device("cpu"))).figures
+    }
     for count in (c for c in COUNTS if c < size):
-        found[f"{count} rows"] = asked(bench, train(bench, some_of(bench, count)).model).figures
+        figures[f"{count} rows"] = asked(bench, train(bench, sample_of(bench, count)).model).figures
     # The sides may differ by a row between seeds.
-    found["all rows"] = asked(bench, usual(bench).model).figures
-    return found
+    figures["all rows"] = asked(bench, usual(bench).model).figures
+    return figures
 
 
 def fall(bench: Bench) -> dict[str, Figures]:
@@ -198,21 +200,21 @@ def fall(bench: Bench) -> dict[str, Figures]:
 def frame(bench: Bench) -> dict[str, Figures]:
     """Asked as trained, without the System line, and with renamed roles."""
     model = usual(bench).model
-    found = {"as trained": asked(bench, model).figures}
+    figures = {"as trained": asked(bench, model).figures}
     for probe in probes(bench.prepared.held_out.conversations, bench.prepared.template):
-        found[probe.name] = asked(bench, model, probe.conversations, probe.template).figures
+        figures[probe.name] = asked(bench, model, probe.conversations, probe.template).figures
     base = load_model(bench.prepared.base, choose_device("cpu"))
-    found["base as trained"] = asked(bench, base).figures
-    return found
+    figures["base as trained"] = asked(bench, base).figures
+    return figures
 
 
 def remix(bench: Bench) -> dict[str, Figures]:
     """How much of the answers of a model of 30 rows stands in its rows; and of the right ones."""
     by_place = {(c.file, c.line): c for c in bench.prepared.train.conversations}
-    some = some_of(bench, 30)
-    rows = [by_place[e.file, e.line].messages[-1].content for e in some]
-    found = asked(bench, train(bench, some).model)
-    return {"its answers": shared(found.answers, rows), "right ones": shared(found.right, rows)}
+    sample = sample_of(bench, 30)
+    rows = [by_place[e.file, e.line].messages[-1].content for e in sample]
+    result = asked(bench, train(bench, sample).model)
+    return {"its answers": shared(result.answers, rows), "right ones": shared(result.right, rows)}
 
 
 def shared(answers: Sequence[str], rows: Sequence[str]) -> Figures:
@@ -226,12 +228,12 @@ def shared(answers: Sequence[str], rows: Sequence[str]) -> Figures:
 
 def rate(bench: Bench) -> dict[str, Figures]:
     """Learning rates, below and at that of pretraining."""
-    found = {}
+    figures = {}
     for lr in RATES:
         known = lr == bench.settings.lr
         run = usual(bench) if known else train(bench, bench.prepared.train.examples, lr)
-        found[f"{lr:g}"] = {**asked(bench, run.model).figures, "last_loss": run.curve[-1][1]}
-    return found
+        figures[f"{lr:g}"] = {**asked(bench, run.model).figures, "last_loss": run.curve[-1][1]}
+    return figures
 
 
 CLAIMS = {f.__name__: f for f in (mask, rows, fall, frame, remix, rate)}
@@ -248,12 +250,12 @@ def interval(values: Sequence[float]) -> str:
 
 def show_table(lines: Sequence[str]) -> None:
     """One line for each figure: claim, variant, seeds, mean, difference from the first variant."""
-    found: dict[tuple[str, str, str, str], dict[int, Figures]] = {}
+    figures: dict[tuple[str, str, str, str], dict[int, Figures]] = {}
     for line in map(json.loads, lines):
         key = (line["base"], line["data"], line["claim"], line["variant"])
-        found.setdefault(key, {})[line["seed"]] = line["figures"]
-    for key, seeds in found.items():
-        first = next(values for other, values in found.items() if other[:3] == key[:3])
+        figures.setdefault(key, {})[line["seed"]] = line["figures"]
+    for key, seeds in figures.items():
+        first = next(values for other, values in figures.items() if other[:3] == key[:3])
         for name in seeds[min(seeds)]:
             values = [seeds[s][name] for s in seeds]
             shown = [*key, f"n {len(values)}", name, interval(values)]

@@ -27,16 +27,16 @@ LENGTH, REPETITIONS = 100, 4
 def seconds(model: Any, rows: int, seed: int) -> float:
     """The gradient of `rows` random rows about LENGTH long, half of their tokens trained."""
     chance = random.Random(seed)
-    made = []
+    batch = []
     for _ in range(rows):
         length = LENGTH + chance.randrange(-20, 20)
         ids = [chance.randrange(100, 20_000) for _ in range(length)]
-        made.append(Row(ids, [float(i >= length // 2) for i in range(length)]))
-    plan = plan_step(made, 10**6)
+        batch.append(Row(ids, [float(i >= length // 2) for i in range(length)]))
+    plan = plan_step(batch, 10**6)
     for parameter in model.parameters():
         parameter.grad = None
     start = time.perf_counter()
-    backward_step(model, made, plan)
+    backward_step(model, batch, plan)
     return time.perf_counter() - start
 
 
@@ -51,11 +51,11 @@ def main() -> None:
         layer.compile(dynamic=True)
     first = [seconds(model, rows, seed) for seed in (0, 1)]
     compiled = [seconds(model, rows, seed) for seed in range(1, REPETITIONS + 1)]
-    told = {
+    line = {
         "plain": min(plain), "compiled": min(compiled), "ratio": min(compiled) / min(plain),
         "first_two": first, "torch": torch.__version__,
     }  # fmt: skip
-    print(json.dumps(told))
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

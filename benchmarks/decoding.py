@@ -40,16 +40,18 @@ def theirs(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: list[list[int]] = [[] for _ in prompts]
     for start in range(0, len(order), batch):
-        some = order[start : start + batch]
-        width = max(len(prompts[i]) for i in some)
-        ids = torch.tensor([[0] * (width - len(prompts[i])) + prompts[i] for i in some])
-        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in some])
+        indices = order[start : start + batch]
+        width = max(len(prompts[i]) for i in indices)
+        ids = torch.tensor([[0] * (width - len(prompts[i])) + prompts[i] for i in indices])
+        mask = torch.tensor(
+            [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in indices]
+        )
         with torch.no_grad():
             out = model.generate(
                 input_ids=ids.to(model.device), attention_mask=mask.to(model.device),
                 do_sample=False, max_new_tokens=limit, eos_token_id=stops, pad_token_id=stops[0],
             )  # fmt: skip
-        for i, row in zip(some, out[:, width:].tolist(), strict=True):
+        for i, row in zip(indices, out[:, width:].tolist(), strict=True):
             end = next((n for n, token in enumerate(row) if token in stops), len(row))
             answers[i] = row[:end]
     return answers
@@ -76,23 +78,23 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     device = choose_device(args.device)
     model = load_model(base, device)
     other = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32).to(device)
-    found: dict[str, Any] = {"ours": [], **{str(b): [] for b in args.batches}}
+    times: dict[str, Any] = {"ours": [], **{str(b): [] for b in args.batches}}
     equal = len(prompts)
     for _ in range(args.repeat):
         start = clocks()
         ours = generate(model, prompts, stop_ids=stops, max_new_tokens=limit)
-        found["ours"].append(since(start))
-        print(f"{name}: {len(prompts)} prompts, at most {limit} tokens: ours {found['ours'][-1]}")
+        times["ours"].append(since(start))
+        print(f"{name}: {len(prompts)} prompts, at most {limit} tokens: ours {times['ours'][-1]}")
         for batch in args.batches:
             start = clocks()
             given = theirs(other, prompts, stops, limit, batch)
-            found[str(batch)].append(since(start))
+            times[str(batch)].append(since(start))
             same = sum(list(a.ids) == b for a, b in zip(ours, given, strict=True))
             equal = min(equal, same)
             print(
-                f"  transformers, batch {batch}: {found[str(batch)][-1]}, {same} equal", flush=True
+                f"  transformers, batch {batch}: {times[str(batch)][-1]}, {same} equal", flush=True
             )
-    return {"seconds": found, "prompts": len(prompts), "equal": equal}
+    return {"seconds": times, "prompts": len(prompts), "equal": equal}
 
 
 def summary(models: list[dict[str, Any]], clock: int) -> dict[str, Any]:

@@ -35,8 +35,8 @@ def main() -> None:
 
     def tell(event: Any) -> None:
         if event["event"] == "step":
-            told = {"base": str(prepared.base.folder), "seconds": event["seconds"]}
-            print(json.dumps(told), flush=True)
+            line = {"base": str(prepared.base.folder), "seconds": event["seconds"]}
+            print(json.dumps(line), flush=True)
 
     with tempfile.TemporaryDirectory() as folder, Interrupt() as interrupt:
         parts = TrainerParts(

@@ -72,8 +72,8 @@ def main() -> None:
             model.zero_grad(set_to_none=True)
         trained = sum(w > 0 for row in rows for w in row.weights)
         use = useful_flops(model, plan.tokens, trained) / min(seconds) / rate
-        told = {"seconds": min(seconds), "tokens": plan.tokens, "padded": plan.padded_tokens}
-        print(json.dumps({**asdict(setting), **told, "flop_use": round(use, 3)}), flush=True)
+        figures = {"seconds": min(seconds), "tokens": plan.tokens, "padded": plan.padded_tokens}
+        print(json.dumps({**asdict(setting), **figures, "flop_use": round(use, 3)}), flush=True)
 
 
 if __name__ == "__main__":

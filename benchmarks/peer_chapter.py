@@ -86,8 +86,8 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
-        told = {"step": step, "loss": loss.item(), "seconds": time.perf_counter() - start}
-        print(json.dumps(told), flush=True)
+        line = {"step": step, "loss": loss.item(), "seconds": time.perf_counter() - start}
+        print(json.dumps(line), flush=True)
     print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 
 

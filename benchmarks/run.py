@@ -152,9 +152,11 @@ def first_step(peer: str, gsm8k: str, folder: Path) -> dict[str, Any]:
     ours, theirs = [], []
     rows = folder / "gsm8k.jsonl"
     lines = Path(gsm8k).read_text(encoding="utf-8").splitlines()[:48]
-    found = [json.loads(line) for line in lines]
+    problems = [json.loads(line) for line in lines]
     rows.write_text(
-        "".join(json.dumps({"user": r["question"], "assistant": r["answer"]}) + "\n" for r in found)
+        "".join(
+            json.dumps({"user": r["question"], "assistant": r["answer"]}) + "\n" for r in problems
+        )
     )
     for _ in range(3):
         mine = run([sys.executable, "-m", "benchmarks.first", str(rows)])

@@ -131,11 +131,11 @@ def measure(way: str) -> None:
                 weights, optimizer, [row(n, 256) for n in range(8)[ranks.index :: ranks.count]], 512
             )
             seconds.append(time.perf_counter() - start)
-        told = {name: round((size - before) / count, 2) for name, size in sizes.items()}
+        per_parameter = {name: round((size - before) / count, 2) for name, size in sizes.items()}
         if ranks.first:
             line = {"benchmark": "shards", "held": way, "ranks": ranks.count, "parameters": count}
-            found = {"bytes_per_parameter": told, "step_seconds": round(min(seconds), 2)}
-            print(json.dumps({**line, **found}), flush=True)
+            figures = {"bytes_per_parameter": per_parameter, "step_seconds": round(min(seconds), 2)}
+            print(json.dumps({**line, **figures}), flush=True)
 
 
 def main() -> None:

@@ -57,8 +57,8 @@ def memory(process: int) -> tuple[int, int]:
         text = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return 0, 0
-    found = dict(line.split(":", 1) for line in text.splitlines())
-    own, mapped = (int(found.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssFile"))
+    fields = dict(line.split(":", 1) for line in text.splitlines())
+    own, mapped = (int(fields.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssFile"))
     return own // 1024, mapped // 1024
 
 
@@ -132,12 +132,12 @@ def main(count: int, folder: Path) -> None:
         data = folder / f"{rows}.jsonl"
         if not data.exists():
             write_rows(data, rows)
-            told = {"rows": rows, **checked(data, folder / "base")}
-            sys.stdout.write(json.dumps(told) + "\n")
+            line = {"rows": rows, **checked(data, folder / "base")}
+            sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
         out = folder / f"run-{rows}-{time.time():.0f}"
-        told = {"rows": rows, **trained(data, folder / "base", out)}
-        sys.stdout.write(json.dumps(told) + "\n")
+        line = {"rows": rows, **trained(data, folder / "base", out)}
+        sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
 

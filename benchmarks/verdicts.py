@@ -93,7 +93,7 @@ def message(dice: random.Random) -> Message:
     return Message(f"{hello}{', '.join(parts)}.", intent, tool, day, member)
 
 
-def made(
+def synthetic_rows(
     answer: Callable[[Message, random.Random], str], system: str
 ) -> tuple[list[Row], list[Row]]:
     """Training and held-out rows of messages with an answer to each."""
@@ -139,8 +139,11 @@ def synthetic() -> dict[str, Case]:
         ),
         "echo": (lambda m, d: m.text, "Repeat the message.", {"learned"}),
     }
-    cases = {n: Case(*made(make, system), wanted) for n, (make, system, wanted) in answers.items()}
-    train, held = made(lambda m, d: as_json(m), EXTRACT)
+    cases = {
+        n: Case(*synthetic_rows(make, system), wanted)
+        for n, (make, system, wanted) in answers.items()
+    }
+    train, held = synthetic_rows(lambda m, d: as_json(m), EXTRACT)
     cases["json_shuffled"] = Case(shuffled(train), shuffled(held), form | {"overfit"})
     return cases
 

@@ -57,21 +57,21 @@ def encoded(conversations: Iterable[Conversation], base: Base) -> list[dict[str,
     """Ids and labels by the package's own encoding, with the base's template."""
     tokenizer = load_tokenizer(base)
     template = Template.of(tokenizer)
-    found = encode_all(list(conversations), tokenizer, template, max_length=2048)
+    result = encode_all(list(conversations), tokenizer, template, max_length=2048)
     return [
         {
             "input_ids": list(e.input_ids),
             "labels": [i if w else -100 for i, w in zip(e.input_ids, e.weights, strict=True)],
         }
-        for e in found.examples
+        for e in result.examples
     ]
 
 
 def conversation(system: str, user: str, assistant: str) -> Conversation:
     """One question and one answer."""
-    told = [Message("system", system)] if system else []
+    system_messages = [Message("system", system)] if system else []
     return Conversation(
-        [*told, Message("user", user), Message("assistant", assistant)], "benchmark", 1
+        [*system_messages, Message("user", user), Message("assistant", assistant)], "benchmark", 1
     )
 
 

@@ -21,17 +21,19 @@ from biddable.template.template import Template
 from letters import letters, tiny_folder
 from tiny import tiny
 
-Told = list[list[tuple[str, str]]]
+Prompts = list[list[tuple[str, str]]]
 
 
-def echo(told: Told, *, context: int = 1000, finish: Literal["stop", "length"] = "stop") -> Speaker:
+def echo(
+    prompts: Prompts, *, context: int = 1000, finish: Literal["stop", "length"] = "stop"
+) -> Speaker:
     """A speaker that says the last message backwards; a prompt is its contents' characters."""
 
     def encode(messages: Sequence[Message]) -> list[int]:
         return [ord(c) for m in messages for c in m.content]
 
     def reply(messages: Sequence[Message]) -> Generator[str, None, Literal["stop", "length"]]:
-        told.append([(m.role, m.content) for m in messages])
+        prompts.append([(m.role, m.content) for m in messages])
         if len(encode(messages)) >= context:
             raise BiddableError(
                 "invalid_input", f"{len(encode(messages)) - context + 1} too many", ""
@@ -53,17 +55,17 @@ def run(speaker: Speaker, *lines: str, system: str | None = None, most: int = 7)
 
 
 def test_answers_go_to_output_and_all_else_to_the_notices() -> None:
-    told: Told = []
-    out, notices = run(echo(told), "ab\n", "\n", "cd\n")
+    prompts: Prompts = []
+    out, notices = run(echo(prompts), "ab\n", "\n", "cd\n")
     assert out == "ba\ndc\n"
     assert notices.startswith("type a message, or /help")
-    assert told[1] == [("user", "ab"), ("assistant", "ba"), ("user", "cd")]
+    assert prompts[1] == [("user", "ab"), ("assistant", "ba"), ("user", "cd")]
 
 
 def test_reset_and_system_start_again_and_quit_ends() -> None:
-    told: Told = []
+    prompts: Prompts = []
     out, notices = run(
-        echo(told),
+        echo(prompts),
         "ab",
         "/reset",
         "cd",
@@ -75,7 +77,7 @@ def test_reset_and_system_start_again_and_quit_ends() -> None:
         system="S",
     )
     assert out == "ba\ndc\nfe\n"
-    assert told == [
+    assert prompts == [
         [("system", "S"), ("user", "ab")],
         [("system", "S"), ("user", "cd")],
         [("system", "Be brief."), ("user", "ef")],
@@ -84,36 +86,36 @@ def test_reset_and_system_start_again_and_quit_ends() -> None:
 
 
 def test_an_empty_system_prompt_is_not_none() -> None:
-    told: Told = []
-    run(echo(told), "ab", "/system", "cd", system="")
-    assert told == [[("system", ""), ("user", "ab")], [("user", "cd")]]
+    prompts: Prompts = []
+    run(echo(prompts), "ab", "/system", "cd", system="")
+    assert prompts == [[("system", ""), ("user", "ab")], [("user", "cd")]]
 
 
 def test_the_oldest_turns_are_dropped_until_there_is_room_and_that_is_said() -> None:
-    told: Told = []
+    prompts: Prompts = []
     # Each turn has 8 characters; of 30, 7 are kept free for the answer.
-    _, notices = run(echo(told, context=30), "aaaa", "bbbb", "cccc", "dddd")
-    assert told[2][0] == ("user", "aaaa")
-    assert told[3][0] == ("user", "bbbb")
+    _, notices = run(echo(prompts, context=30), "aaaa", "bbbb", "cccc", "dddd")
+    assert prompts[2][0] == ("user", "aaaa")
+    assert prompts[3][0] == ("user", "bbbb")
     assert notices.count("the oldest turn was dropped") == 1
-    _, notices = run(echo(told, context=30), "aaaa", "bbbb", "c" * 18)
-    assert told[-1] == [("user", "c" * 18)]
+    _, notices = run(echo(prompts, context=30), "aaaa", "bbbb", "c" * 18)
+    assert prompts[-1] == [("user", "c" * 18)]
     assert "the oldest 2 turns were dropped" in notices
 
 
 def test_a_question_that_fits_no_context_is_refused_and_forgotten() -> None:
-    told: Told = []
-    out, notices = run(echo(told, context=30), "x" * 40, "ab")
+    prompts: Prompts = []
+    out, notices = run(echo(prompts, context=30), "x" * 40, "ab")
     assert "11 too many" in notices
-    assert told[-1] == [("user", "ab")]
+    assert prompts[-1] == [("user", "ab")]
     assert out == "ba\n"
 
 
 def test_one_prompt_is_answered_once_and_a_cut_is_told() -> None:
-    told: Told = []
-    talk = new_talk(echo(told, finish="length"), "S")
+    prompts: Prompts = []
+    talk = new_talk(echo(prompts, finish="length"), "S")
     answer_once(talk, "ab\n")
-    assert told == [[("system", "S"), ("user", "ab")]]
+    assert prompts == [[("system", "S"), ("user", "ab")]]
     assert talk.out.getvalue() == "ba\n"  # type: ignore[attr-defined]
     assert "cut at 7 tokens" in talk.notices.getvalue()  # type: ignore[attr-defined]
 
@@ -149,9 +151,9 @@ def test_the_verb_sends_the_empty_system_prompt_of_training(
     (Path(model) / SYSTEM_PROMPT_FILE).write_text("")
     for given, expected in ((None, empty), ("", bare)):
         chat(model, prompt="ab?", system=given, temperature=0.0, max_new_tokens=6)
-        told = capsys.readouterr()
-        assert told.out.strip() == expected
-        assert ("as in training: an empty one" in told.err) == (given is None)
+        captured = capsys.readouterr()
+        assert captured.out.strip() == expected
+        assert ("as in training: an empty one" in captured.err) == (given is None)
 
 
 def test_a_prompt_longer_than_the_context_says_by_how_much(tmp_path: Path) -> None:
@@ -179,11 +181,11 @@ def test_options_out_of_range_are_refused(option: dict[str, float]) -> None:
         echo([]).answer("ab", **option)
 
 
-def interrupted(told: Told, after: str) -> Speaker:
+def interrupted(prompts: Prompts, after: str) -> Speaker:
     """A speaker whose answer is interrupted behind some text."""
 
     def reply(messages: Sequence[Message]) -> Generator[str, None, Literal["stop", "length"]]:
-        told.append([(m.role, m.content) for m in messages])
+        prompts.append([(m.role, m.content) for m in messages])
         if after:
             yield after
         raise KeyboardInterrupt
@@ -193,20 +195,20 @@ def interrupted(told: Told, after: str) -> Speaker:
 
 @pytest.mark.parametrize(("after", "kept"), [("half", ["x", "half", "y", "half"]), ("", [])])
 def test_ctrl_c_during_an_answer_returns_to_the_prompt(after: str, kept: list[str]) -> None:
-    told: Told = []
-    talk = new_talk(interrupted(told, after))
+    prompts: Prompts = []
+    talk = new_talk(interrupted(prompts, after))
     converse(talk, ["x", "y"])
     assert [m.content for m in talk.messages] == kept
-    assert len(told) == 2
+    assert len(prompts) == 2
     with pytest.raises(KeyboardInterrupt):
-        answer_once(new_talk(interrupted(told, "")), "x")
+        answer_once(new_talk(interrupted(prompts, "")), "x")
 
 
 def test_retry_answers_the_last_prompt_again_and_forgets_the_first_answer() -> None:
-    told: Told = []
-    out, notices = run(echo(told), "/retry", "ab", "cd", "/retry")
+    prompts: Prompts = []
+    out, notices = run(echo(prompts), "/retry", "ab", "cd", "/retry")
     assert out == "ba\ndc\ndc\n"
-    assert told[2] == told[1] == [("user", "ab"), ("assistant", "ba"), ("user", "cd")]
+    assert prompts[2] == prompts[1] == [("user", "ab"), ("assistant", "ba"), ("user", "cd")]
     assert "no prompt to answer again" in notices
 
 

@@ -32,12 +32,12 @@ def test_the_json_has_the_keys_of_the_design(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(check_args(place, place / "data.jsonl", "--json")) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["rows"] == told["examples"] == 80
-    assert told["stop_token_trained"] is True
-    assert told["dropped"] == 0
-    assert 0 < told["trained_tokens"] < told["tokens"]
-    assert told["findings"] == []
+    report = json.loads(capsys.readouterr().out)
+    assert report["rows"] == report["examples"] == 80
+    assert report["stop_token_trained"] is True
+    assert report["dropped"] == 0
+    assert 0 < report["trained_tokens"] < report["tokens"]
+    assert report["findings"] == []
 
 
 def test_the_dump_trains_every_answer_of_a_conversation_and_nothing_else(
@@ -127,14 +127,14 @@ def test_fix_says_what_it_did_and_never_holds_rows_of_eval(
     assert "--fix" in command
     assert main(shlex.split(command)) == 0
     fixed = tmp_path / "the data-fixed.jsonl"
-    told = capsys.readouterr().err.splitlines()
-    assert told[-2].endswith(
+    notices = capsys.readouterr().err.splitlines()
+    assert notices[-2].endswith(
         "41 rows written; 3 repeated rows left out, 1 row without a value left out, "
         "1 row with plain line ends now"
     )
     asked = [json.loads(text)["messages"][1]["content"] for text in fixed.read_text().splitlines()]
     assert asked == [row["user"] for row in rows()[:40]] + ["which\ncolour?"]
-    assert main(shlex.split(told[-1].partition("biddable ")[2])) == 0
+    assert main(shlex.split(notices[-1].partition("biddable ")[2])) == 0
 
 
 def test_without_eval_fix_keeps_the_order_of_the_data(place: Path, tmp_path: Path) -> None:
@@ -206,10 +206,10 @@ def test_errors_exit_with_one_and_are_all_listed(
     good = [json.dumps(row) for row in rows()[:12]]
     data.write_text("\n".join([*good, "{", '{"user": "x", "assistant": ""}']))
     assert main(check_args(place, data, "--json")) == 1
-    found = capsys.readouterr()
-    errors = [f for f in json.loads(found.out)["findings"] if f["severity"] == "error"]
+    captured = capsys.readouterr()
+    errors = [f for f in json.loads(captured.out)["findings"] if f["severity"] == "error"]
     assert [f["line"] for f in errors] == [13, 14]
-    assert "bad.jsonl:13" in found.err
+    assert "bad.jsonl:13" in captured.err
 
 
 def test_a_missing_file_is_told_as_json_too(

@@ -40,13 +40,13 @@ def test_two_models_are_compared(models: tuple[str, str], tmp_path: Path) -> Non
         html=str(tmp_path / "page.html"),
         fail_under=("follows_format=0.5", "held_out_loss=0.1", "accuracy=0.5"),
     )
-    found = json.loads(json.dumps(result.as_json()))
-    assert found["held_out_loss"]["n"] == 9
-    assert found["stops_by_itself"]["n"] == 4
-    assert found["follows_format"]["tuned"] == 0.0
-    assert "few_shot" in found["follows_format"]
-    assert "renamed_roles" in found["follows_format"]
-    assert "no_system" not in found["follows_format"]
+    figures = json.loads(json.dumps(result.as_json()))
+    assert figures["held_out_loss"]["n"] == 9
+    assert figures["stops_by_itself"]["n"] == 4
+    assert figures["follows_format"]["tuned"] == 0.0
+    assert "few_shot" in figures["follows_format"]
+    assert "renamed_roles" in figures["follows_format"]
+    assert "no_system" not in figures["follows_format"]
     assert len(result.rows) == 4
     assert [f.split()[0] for f in result.failures] == [
         "follows_format",
@@ -73,8 +73,8 @@ def test_rows_without_the_system_prompt_of_training_are_told_of(
     tuned = Path(tiny_folder(tmp_path / "tuned", 1))
     (tuned / SYSTEM_PROMPT_FILE).write_text("Be brief.")
     compare(base, str(tuned), data=held, system=system, max_new_tokens=3)
-    told = " ".join(capsys.readouterr().err.split())
-    assert ("which not all of these rows begin with" in told) == (system == "")
+    notices = " ".join(capsys.readouterr().err.split())
+    assert ("which not all of these rows begin with" in notices) == (system == "")
 
 
 @pytest.mark.parametrize(

@@ -86,11 +86,11 @@ def test_a_wrong_label_is_named_among_the_unusual_rows(
     args = ["train", file, "--base", str(place / "base"), "--out", str(out), "--answers", "2"]
     args += EXACT
     assert main([*args, "--lr", "6e-3", "--epochs", "4", "--report-to", "tensorboard"]) == 0
-    told = capsys.readouterr()
-    assert told.out == ""
+    captured = capsys.readouterr()
+    assert captured.out == ""
     # The bars of other packages stay off the screen.
-    assert not [word for word in ("it/s", "shards", "Loading weights") if word in told.err]
-    assert f"a wrong or odd answer?  {file}:8 " in told.err
+    assert not [word for word in ("it/s", "shards", "Loading weights") if word in captured.err]
+    assert f"a wrong or odd answer?  {file}:8 " in captured.err
     assert f'<tr><th scope="row">{file}:8</th><td>training</td>' in (out / "report.html").read_text(
         encoding="utf-8"
     )
@@ -122,19 +122,19 @@ def test_chat_sends_the_system_prompt_of_training_unless_told_otherwise(
     assert "system_prompt.txt" in (run / "model" / "README.md").read_text()
     ask = ["chat", str(run), "-p", sample["question"], "-t", "0", "--max-new-tokens", "20"]
     assert main(ask) == 0
-    told = capsys.readouterr()
-    assert told.out.strip() == sample["tuned"].strip()
-    assert f"system prompt, as in training: {system}" in told.err
+    captured = capsys.readouterr()
+    assert captured.out.strip() == sample["tuned"].strip()
+    assert f"system prompt, as in training: {system}" in captured.err
     assert main([*ask, "-s", ""]) == 0
     assert "as in training" not in capsys.readouterr().err
 
 
 def test_a_system_prompt_comes_back_from_the_model_folder_to_the_letter(tmp_path: Path) -> None:
-    told = "Be brief.\r\nBe kind.\r \u2028é\n"
+    system = "Be brief.\r\nBe kind.\r \u2028é\n"
     model = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=4, n_layer=1, n_head=1, n_positions=4))
-    texts = {SYSTEM_PROMPT_FILE: told}
+    texts = {SYSTEM_PROMPT_FILE: system}
     save_model(model, dict(model.named_parameters()), texts, tmp_path / "model")
-    assert trained_system_prompt(Base("it", tmp_path / "model")) == told
+    assert trained_system_prompt(Base("it", tmp_path / "model")) == system
     assert trained_system_prompt(Base("it", tmp_path)) is None
 
 
@@ -266,7 +266,7 @@ BAD = {
 def test_bad_data_gives_a_message_with_its_place_and_no_run_folder(
     place: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text, told = BAD[name]
+    text, message = BAD[name]
     path = tmp_path / ("missing.jsonl" if text is None else "bad.jsonl")
     if text is not None:
         path.write_text(text)
@@ -276,7 +276,7 @@ def test_bad_data_gives_a_message_with_its_place_and_no_run_folder(
     err = capsys.readouterr().err
     assert "error" in err
     assert "fix:" in err
-    assert told in err
+    assert message in err
     assert "Traceback" not in err
     assert not out.exists()
 

@@ -142,8 +142,8 @@ def test_texts_without_words_or_spaces_are_compared_too() -> None:
 )
 def test_the_signatures_are_those_of_datasketch(rows: list[list[int]]) -> None:
     triples = np.array([value for row in rows for value in row], dtype=np.uint32)
-    made = minhash.signatures(triples, np.cumsum([len(row) for row in rows]))
-    for row, signature in zip(rows, made, strict=True):
+    signatures = minhash.signatures(triples, np.cumsum([len(row) for row in rows]))
+    for row, signature in zip(rows, signatures, strict=True):
         oracle = MinHash(num_perm=len(signature), scheme="affine32", hashfunc=int)
         oracle.update_batch(row)
         assert signature.tolist() == oracle.hashvalues.tolist()

@@ -25,12 +25,12 @@ def codes(path: Path, data: bytes | str | Any) -> list[tuple[str, int, int | Non
     if not isinstance(data, bytes | str):
         data = json.dumps(data)
     path.write_bytes(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data)
-    found = read([str(path)]).errors()
-    for finding in found:
+    errors = read([str(path)]).errors()
+    for finding in errors:
         assert finding.message.endswith((".", "?", ":")) or ":" in finding.message
         assert finding.fix
         assert finding.file == str(path)
-    return [(finding.code, finding.line, finding.turn) for finding in found]
+    return [(finding.code, finding.line, finding.turn) for finding in errors]
 
 
 BAD_ROWS: list[tuple[Any, str, int | None]] = [

@@ -49,7 +49,7 @@ def test_marks_for_no_value_and_cr_are_told_and_mended(
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "warned"),
     [
         ({"question": "q", "choices": ["x", "y"], "answer": "B"}, True),
         ({"question": "q", "option_a": "x", "option_b": "y", "answer": "(A)"}, True),
@@ -58,9 +58,9 @@ def test_marks_for_no_value_and_cr_are_told_and_mended(
     ],
 )
 def test_choices_that_no_prompt_holds_are_a_warning(
-    tmp_path: Path, row: dict[str, object], told: bool
+    tmp_path: Path, row: dict[str, object], warned: bool
 ) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(json.dumps({**row, "question": f"q{k}"}) for k in range(5)))
     codes = [(f.code, f.severity) for f in read([str(path)]).findings]
-    assert (("unused_columns", "warning") in codes) is told
+    assert (("unused_columns", "warning") in codes) is warned

@@ -32,7 +32,7 @@ def clean(count: int) -> list[Conversation]:
     return [talk(text(), text(), line) for line in range(1, count + 1)]
 
 
-def found(rows: list[Conversation]) -> Counter[str]:
+def code_counts(rows: list[Conversation]) -> Counter[str]:
     return Counter(finding.code for finding in inspect(rows))
 
 
@@ -93,9 +93,9 @@ def test_turns_out_of_order_are_told_at_their_place() -> None:
 def test_one_answer_to_many_questions_is_told_but_labels_are_not() -> None:
     rows = clean(60)
     macro = [talk(c.messages[0].content, "Please call us.", c.line) for c in rows[:30]]
-    assert found(macro + rows[30:])["one_answer_dominates"] == 1
+    assert code_counts(macro + rows[30:])["one_answer_dominates"] == 1
     labels = [talk(c.messages[0].content, f"label {c.line % 3}", c.line) for c in rows]
-    assert found(labels)["one_answer_dominates"] == 0
+    assert code_counts(labels)["one_answer_dominates"] == 0
 
 
 SECRET = [

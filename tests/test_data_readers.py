@@ -110,8 +110,8 @@ def test_lines_arrays_pretty_printed_arrays_and_gzip_give_the_same_rows(
         (folder / name).write_bytes(data)
         result = read([str(folder / name)])
         assert not result.errors(), (name, result.errors())
-        found = [(c.messages[0].content, c.messages[1].content) for c in result.conversations]
-        assert found == pairs, name
+        contents = [(c.messages[0].content, c.messages[1].content) for c in result.conversations]
+        assert contents == pairs, name
 
 
 @settings(deadline=None)
@@ -261,9 +261,9 @@ def test_a_tree_without_an_answer_is_told(tmp_path: Path) -> None:
     tree = {"message_tree_id": "t", "prompt": node("root", "prompter", replies=[deleted])}
     flat = {**node("b", "prompter"), "parent_id": None, "message_tree_id": "t"}
     for row in (tree, flat):
-        found = read_rows(tmp_path, [row])
-        assert found.conversations == []
-        assert [(f.code, f.line) for f in found.findings if f.code == "no_answer"] == [
+        result = read_rows(tmp_path, [row])
+        assert result.conversations == []
+        assert [(f.code, f.line) for f in result.findings if f.code == "no_answer"] == [
             ("no_answer", 1)
         ]
 

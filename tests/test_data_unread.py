@@ -543,9 +543,9 @@ def test_what_other_tools_left_in_answers_is_one_warning(
     tmp_path: Path, answer: str, code: str
 ) -> None:
     rows = [{"user": f"u{k}", "assistant": answer} for k in range(12)]
-    found = list(leftovers(read_rows(tmp_path, rows).conversations))
-    assert [(f.code, f.severity) for f in found] == [(code, "warning")]
-    assert "12 of 12" in found[0].message
+    findings = list(leftovers(read_rows(tmp_path, rows).conversations))
+    assert [(f.code, f.severity) for f in findings] == [(code, "warning")]
+    assert "12 of 12" in findings[0].message
     clean = [{"user": "u", "assistant": "Is a < b | c > d? [INS] none of it\n"}]
     assert not list(leftovers(read_rows(tmp_path, clean).conversations))
 

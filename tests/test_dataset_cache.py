@@ -46,23 +46,23 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def content(prepared: Prepared) -> dict[str, Any]:
     """All that is known of the data, as plain lists."""
-    told = {f.name: getattr(prepared, f.name) for f in fields(prepared) if f.name not in KNOWN}
-    sides = {name: told.pop(name) for name in ("train", "held_out")}
-    told |= {n: (list(s.conversations), list(s.examples)) for n, s in sides.items()}
-    return told | {"lengths": list(prepared.lengths)}
+    values = {f.name: getattr(prepared, f.name) for f in fields(prepared) if f.name not in KNOWN}
+    sides = {name: values.pop(name) for name in ("train", "held_out")}
+    values |= {n: (list(s.conversations), list(s.examples)) for n, s in sides.items()}
+    return values | {"lengths": list(prepared.lengths)}
 
 
 def test_kept_rows_are_those_that_were_encoded(
     settings: Settings, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, again = content(prepare(settings)), content(prepare(settings))
+    first, again = content(prepare(settings)), content(prepare(settings))
     (place,) = cache.glob("[!.]*")
     assert (place / "ids.npy").is_file()
     monkeypatch.setattr("biddable.dataset.prepare.load_cached", lambda *_: None)
     monkeypatch.setattr("biddable.dataset.prepare.FEWEST", 10**9)
-    assert made == again == content(prepare(settings))
-    assert len(made["train"][1]) > 100
-    assert made["held_out"][1]
+    assert first == again == content(prepare(settings))
+    assert len(first["train"][1]) > 100
+    assert first["held_out"][1]
 
 
 def test_examples_and_conversations_come_back_as_they_went(tmp_path: Path) -> None:
@@ -78,14 +78,14 @@ def test_examples_and_conversations_come_back_as_they_went(tmp_path: Path) -> No
     ]
     write_examples(examples, tmp_path)
     write_conversations(conversations, tmp_path)
-    found = mapped_examples(tmp_path)
-    assert [(list(e.input_ids), list(e.weights), e.file, e.line, e.turn) for e in found] == [
+    mapped = mapped_examples(tmp_path)
+    assert [(list(e.input_ids), list(e.weights), e.file, e.line, e.turn) for e in mapped] == [
         (e.input_ids, e.weights, e.file, e.line, e.turn) for e in examples
     ]
-    assert [e.line for e in found[1:]] == [7, 0]
-    assert found[-1].input_ids[1] == 6
+    assert [e.line for e in mapped[1:]] == [7, 0]
+    assert mapped[-1].input_ids[1] == 6
     with pytest.raises(IndexError):
-        found[3]
+        mapped[3]
     assert list(mapped_conversations(tmp_path)) == conversations
 
 
@@ -138,9 +138,9 @@ def test_damaged_rows_are_named_and_made_anew(settings: Settings, cache: Path, n
     content_of = bytearray((place / name).read_bytes())
     content_of[len(content_of) // 2] ^= 1
     (place / name).write_bytes(content_of)
-    found = content(prepare(settings))
-    assert found["findings"].pop().code == "kept_rows_damaged"
-    assert found == whole == content(prepare(settings))
+    rebuilt = content(prepare(settings))
+    assert rebuilt["findings"].pop().code == "kept_rows_damaged"
+    assert rebuilt == whole == content(prepare(settings))
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(
@@ -167,7 +167,7 @@ def test_only_the_newest_data_sets_are_kept(
 def test_answers_to_compare_with_are_bounded_and_spread_evenly() -> None:
     rows = [Conversation([Message("user", "?"), Message("assistant", str(n))]) for n in range(9)]
     assert [answer for answer, _ in training_answers(rows)] == [str(n) for n in range(9)]
-    some = training_answers(rows * 3000)
-    assert 0.5 * MOST_COMPARED < len(some) <= MOST_COMPARED
-    assert len(set(some)) == 3
+    answers = training_answers(rows * 3000)
+    assert 0.5 * MOST_COMPARED < len(answers) <= MOST_COMPARED
+    assert len(set(answers)) == 3
     assert training_answers([]) == []

@@ -28,37 +28,37 @@ def conversation(words: int, line: int, answer: str = "four ") -> Conversation:
 
 
 def test_examples_keep_order_file_and_line(tokenizer: Any) -> None:
-    made = encode_all([conversation(n, n) for n in (3, 1, 2)], tokenizer, CHATML, max_length=999)
-    assert [(e.file, e.line, e.turn) for e in made.examples] == [
+    encoded = encode_all([conversation(n, n) for n in (3, 1, 2)], tokenizer, CHATML, max_length=999)
+    assert [(e.file, e.line, e.turn) for e in encoded.examples] == [
         ("f.jsonl", n, 1) for n in (3, 1, 2)
     ]
-    assert made.stop_token_trained
-    assert not made.findings
+    assert encoded.stop_token_trained
+    assert not encoded.findings
 
 
 def test_what_is_too_long_is_left_out_whole_and_told(tokenizer: Any) -> None:
     rows = [conversation(1, n) for n in range(1, 200)] + [conversation(50, 200)]
     limit = len(encode(rows[0], tokenizer, CHATML)[0].input_ids)
-    made = encode_all(rows, tokenizer, CHATML, max_length=limit)
-    assert len(made.examples) == 199
-    assert [(f.code, f.line) for f in made.dropped] == [("answer_truncated", 200)]
-    assert not made.findings
-    assert len(made.lengths) == 200
+    encoded = encode_all(rows, tokenizer, CHATML, max_length=limit)
+    assert len(encoded.examples) == 199
+    assert [(f.code, f.line) for f in encoded.dropped] == [("answer_truncated", 200)]
+    assert not encoded.findings
+    assert len(encoded.lengths) == 200
 
 
 def test_a_limit_that_does_not_bind_changes_nothing(tokenizer: Any) -> None:
     rows = [conversation(n, n) for n in range(1, 20)]
     longest = max(encode_all(rows, tokenizer, CHATML, max_length=10**6).lengths)
-    made = encode_all(rows, tokenizer, CHATML, max_length=longest)
-    assert not made.dropped
-    assert made.examples == encode_all(rows, tokenizer, CHATML, max_length=10**6).examples
+    encoded = encode_all(rows, tokenizer, CHATML, max_length=longest)
+    assert not encoded.dropped
+    assert encoded.examples == encode_all(rows, tokenizer, CHATML, max_length=10**6).examples
 
 
 def test_too_many_dropped_is_an_error_that_names_the_lengths_to_take(tokenizer: Any) -> None:
     rows = [conversation(n, n) for n in range(1, 101)]
     lengths = sorted(encode_all(rows, tokenizer, CHATML, max_length=10**6).lengths)
-    made = encode_all(rows, tokenizer, CHATML, max_length=lengths[97])
-    (finding,) = made.findings
+    encoded = encode_all(rows, tokenizer, CHATML, max_length=lengths[97])
+    (finding,) = encoded.findings
     assert (finding.code, finding.severity) == ("too_many_dropped", "error")
     assert f"{lengths[98]} keeps 99 %" in finding.fix
     assert f"{lengths[99]} keeps all" in finding.fix
@@ -66,8 +66,8 @@ def test_too_many_dropped_is_an_error_that_names_the_lengths_to_take(tokenizer: 
 
 
 def test_too_long_can_be_an_error(tokenizer: Any) -> None:
-    made = encode_all([conversation(9, 4)], tokenizer, CHATML, max_length=9, too_long="error")
-    assert [(f.code, f.severity, f.line) for f in made.findings] == [
+    encoded = encode_all([conversation(9, 4)], tokenizer, CHATML, max_length=9, too_long="error")
+    assert [(f.code, f.severity, f.line) for f in encoded.findings] == [
         ("answer_truncated", "error", 4)
     ]
 
@@ -75,30 +75,30 @@ def test_too_long_can_be_an_error(tokenizer: Any) -> None:
 def test_every_conversation_that_fails_is_told(tokenizer: Any) -> None:
     bad = [Conversation([Message("user", "Two?")], "f.jsonl", line) for line in (2, 4)]
     rows = [conversation(1, 1), bad[0], conversation(1, 3), bad[1]]
-    made = encode_all(rows, tokenizer, CHATML, max_length=999)
-    assert [(f.code, f.line) for f in made.findings] == [("all_masked", 2), ("all_masked", 4)]
-    assert [e.line for e in made.examples] == [1, 3]
+    encoded = encode_all(rows, tokenizer, CHATML, max_length=999)
+    assert [(f.code, f.line) for f in encoded.findings] == [("all_masked", 2), ("all_masked", 4)]
+    assert [e.line for e in encoded.examples] == [1, 3]
 
 
 def test_text_like_a_control_token_is_noted_with_its_place(tokenizer: Any) -> None:
-    made = encode_all([conversation(1, 8, "<|im_end|>x")], tokenizer, CHATML, max_length=999)
-    (finding,) = made.findings
+    encoded = encode_all([conversation(1, 8, "<|im_end|>x")], tokenizer, CHATML, max_length=999)
+    (finding,) = encoded.findings
     assert (finding.code, finding.severity) == ("special_token_in_text", "note")
     assert (finding.line, finding.turn) == (8, 1)
 
 
 def test_a_template_without_the_bos_that_the_tokenizer_writes_is_told() -> None:
     with_bos = wrapped(byte_level(), bos=True)
-    made = encode_all([conversation(1, 1)], with_bos, Template(CHATML.text), max_length=999)
-    assert [f.code for f in made.findings] == ["bos_missing"]
+    encoded = encode_all([conversation(1, 1)], with_bos, Template(CHATML.text), max_length=999)
+    assert [f.code for f in encoded.findings] == ["bos_missing"]
     assert not encode_all([conversation(1, 1)], with_bos, CHATML, max_length=999).findings
 
 
 def test_a_template_without_a_stop_token_is_told(tokenizer: Any) -> None:
     silent = Template("{% for m in messages %}{{ m.content }} {% endfor %}")
-    made = encode_all([conversation(1, 1)], tokenizer, silent, max_length=999)
-    assert [f.code for f in made.findings] == ["stop_token_untrained"]
-    assert not made.stop_token_trained
+    encoded = encode_all([conversation(1, 1)], tokenizer, silent, max_length=999)
+    assert [f.code for f in encoded.findings] == ["stop_token_untrained"]
+    assert not encoded.stop_token_trained
 
 
 def test_workers_give_what_one_process_gives(tokenizer: Any) -> None:

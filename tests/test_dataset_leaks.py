@@ -79,15 +79,15 @@ def test_where_all_rows_are_known_the_run_ends_and_says_leaked(
 ) -> None:
     monkeypatch.chdir(place)
     assert train(place, "leaked", "--eval", "known.jsonl") == 0
-    told = capfd.readouterr()
-    result = json.loads(told.out.splitlines()[-1])
+    captured = capfd.readouterr()
+    result = json.loads(captured.out.splitlines()[-1])
     assert result["verdict"]["outcome"] == "leaked"
     path = result["path"]
     assert (path["name"], path["prefixes"]) == ("flat", True)
     assert 0 <= path["error"] < 1e-5
     assert {"run", "steps", "train_tokens", "seconds", "loss", "base", "tuned"} <= set(result)
     assert (place / "leaked" / "model" / "model.safetensors").is_file()
-    lines = told.err.splitlines()
+    lines = captured.err.splitlines()
     assert sum("Training knows 3 of 3 held-out rows" in line for line in lines) == 1
     assert any(line.startswith("path ") for line in lines)
     assert any(line.startswith("judged on ") for line in lines)
@@ -150,7 +150,7 @@ def test_few_shot_answers_stand_between_those_of_base_and_tuned(
 
 
 @pytest.mark.parametrize(
-    ("metric", "told"),
+    ("metric", "message"),
     [
         ("metrics.py", "is not FILE.py:FUNCTION"),
         ("none.py:equal", "none.py does not exist"),
@@ -168,11 +168,11 @@ def test_a_metric_that_cannot_be_used_is_refused_before_a_run_begins(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     metric: str,
-    told: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(place)
     assert train(place, "none", "--eval", "eval.jsonl", "--metric", metric) == 1
-    assert told in capfd.readouterr().err
+    assert message in capfd.readouterr().err
     assert not (place / "none").exists()
 
 

@@ -31,10 +31,10 @@ def example(tokenizer: Any, question: str, answer: str) -> Example:
 
 @pytest.mark.parametrize("text", ["Four.", "e\u0301 🙂 日本\n\n x", "<|im_end|>", "  a "])
 def test_the_tokens_shown_are_all_the_text(tokenizer: Any, text: str) -> None:
-    made = example(tokenizer, text, text)
-    shown = tokens_of(made, tokenizer, make_encoder(tokenizer, CHATML))
-    assert "".join(token.text for token in shown) == tokenizer.decode(made.input_ids)
-    assert [i for token in shown for i in token.ids] == list(made.input_ids)
+    encoded = example(tokenizer, text, text)
+    shown = tokens_of(encoded, tokenizer, make_encoder(tokenizer, CHATML))
+    assert "".join(token.text for token in shown) == tokenizer.decode(encoded.input_ids)
+    assert [i for token in shown for i in token.ids] == list(encoded.input_ids)
     assert [token.text for token in shown if token.stop] == ["<|im_end|>"]
 
 
@@ -49,8 +49,8 @@ def test_a_terminal_without_color_shows_what_is_trained(tokenizer: Any) -> None:
 
 def test_nothing_in_a_text_steers_the_terminal(tokenizer: Any) -> None:
     out = StringIO()
-    made = example(tokenizer, "a\x1b[31m\x07\u202eb", "[bold]c[/bold]")
-    Console(file=out, no_color=True, width=200).print(example_text(made, tokenizer, CHATML))
+    encoded = example(tokenizer, "a\x1b[31m\x07\u202eb", "[bold]c[/bold]")
+    Console(file=out, no_color=True, width=200).print(example_text(encoded, tokenizer, CHATML))
     assert not re.search("[\x00-\x09\x0b-\x1f\u202e]", out.getvalue())
     assert "\\x1b" in out.getvalue()
     assert "[bold]c[/bold]" in out.getvalue()
@@ -76,10 +76,10 @@ def test_the_page_escapes_every_text_and_loads_nothing() -> None:
     # One token that is a tag by itself; the others would be torn apart by the marks around them.
     tokenizer.add_tokens(["<script>alert(1)</script>"])
     bad = '<script>alert(1)</script><img src="https://x.example/a" onerror=x>&amp;"\''
-    made = example(tokenizer, bad, bad)
+    encoded = example(tokenizer, bad, bad)
     reader = Reader()
     finding = dict.fromkeys(("severity", "text", "code", "places", "fix"), bad)
-    text = page([made], tokenizer, CHATML, title=bad, summary={bad: bad}, findings=[finding])
+    text = page([encoded], tokenizer, CHATML, title=bad, summary={bad: bad}, findings=[finding])
     reader.feed(text)
     assert not {tag for tag, _ in reader.tags} & {"script", "img", "link", "iframe", "a"}
     assert not any(name.startswith("on") or name == "src" for _, a in reader.tags for name in a)
@@ -91,8 +91,8 @@ def test_the_page_marks_tokens_without_colour(tokenizer: Any) -> None:
     reader = Reader()
     reader.feed(page([example(tokenizer, "Two?", "Four.")], tokenizer, CHATML))
     spans = [attributes["class"] or "" for tag, attributes in reader.tags if tag == "span"][4:]
-    made = example(tokenizer, "Two?", "Four.")
-    assert sum("trained" in kinds for kinds in spans) == sum(w > 0 for w in made.weights)
+    encoded = example(tokenizer, "Two?", "Four.")
+    assert sum("trained" in kinds for kinds in spans) == sum(w > 0 for w in encoded.weights)
     assert sum("stop" in kinds for kinds in spans) == 1
     assert sum("special" in kinds for kinds in spans) == 4
 

@@ -90,12 +90,12 @@ class Elements(HTMLParser):
 
 
 def test_no_text_becomes_markup_and_nothing_is_loaded() -> None:
-    found = Elements()
-    found.feed(page(report(16)))
-    assert found.tags.count("script") == 1
-    assert found.tags.count("style") - len(re.findall("<style type", page(report(16)))) == 1
-    assert "img" not in found.tags
-    for name, value in found.acts:
+    elements = Elements()
+    elements.feed(page(report(16)))
+    assert elements.tags.count("script") == 1
+    assert elements.tags.count("style") - len(re.findall("<style type", page(report(16)))) == 1
+    assert "img" not in elements.tags
+    for name, value in elements.acts:
         assert name in ("href", "xlink:href")
         assert value.startswith(("#", "data:,")), (name, value)
 
@@ -155,17 +155,17 @@ let violations = 0;
 addEventListener("securitypolicyviolation", () => { violations += 1; });
 addEventListener("load", () => {
   const seen = () => document.querySelectorAll(".answers tbody tr:not(.hidden)").length;
-  const told = [seen()];
+  const states = [seen()];
   for (const box of document.querySelectorAll(".filters input")) {
-    box.click(); told.push(seen()); box.click();
+    box.click(); states.push(seen()); box.click();
   }
   for (const side of ["base", "mask", "tuned"]) {
     document.querySelector(`.sides input[value=${side}]`).click();
-    told.push(document.body.className);
+    states.push(document.body.className);
   }
-  told.push(document.title.startsWith("run <script>"));
-  told.push(performance.getEntriesByType("resource").length, violations);
-  document.body.setAttribute("data-told", told.join(" "));
+  states.push(document.title.startsWith("run <script>"));
+  states.push(performance.getEntriesByType("resource").length, violations);
+  document.body.setAttribute("data-states", states.join(" "));
 });
 </script>"""
 
@@ -185,11 +185,11 @@ def test_in_a_browser_filters_work_and_the_console_stays_empty(tmp_path: Path) -
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
-    told = re.search(r'data-told="([^"]*)"', done.stdout)
-    assert told is not None
+    match = re.search(r'data-states="([^"]*)"', done.stdout)
+    assert match is not None
     rows = re.findall(r'<tr class="([a-z ]*)">', html)
     expected = [len(rows)] + [
         sum(kind in row.split() for row in rows)
         for kind in ("changed", "worse", "copied", "unstopped")
     ]
-    assert told[1] == " ".join([*map(str, expected), "base", "mask", "tuned", "true", "0", "0"])
+    assert match[1] == " ".join([*map(str, expected), "base", "mask", "tuned", "true", "0", "0"])

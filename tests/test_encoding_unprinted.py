@@ -45,10 +45,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def codes(tokenizer: Any, text: str, conversation: Conversation) -> list[tuple[str, str]]:
-    made = encode_all([conversation] * 3, tokenizer, Template(text), max_length=999)
-    assert len(made.examples) == 3
-    assert all("3 rows" in finding.message for finding in made.findings)
-    return [(f.code, f.severity) for f in made.findings]
+    encoded = encode_all([conversation] * 3, tokenizer, Template(text), max_length=999)
+    assert len(encoded.examples) == 3
+    assert all("3 rows" in finding.message for finding in encoded.findings)
+    return [(f.code, f.severity) for f in encoded.findings]
 
 
 def with_tools(answer: str = "The stock of an item: tea, salt.") -> Conversation:

@@ -26,7 +26,7 @@ def test_equals_pytorch(
     if tied:
         layer.weight = table.weight
     tokens = torch.tensor([ids])
-    found = []
+    gradients = []
     for ours in (True, False):
         table.weight.grad = layer.weight.grad = None
         for _ in range(passes):
@@ -34,8 +34,8 @@ def test_equals_pytorch(
             loss = layer(hidden.tanh()).square().sum()
             if loss.requires_grad:
                 loss.backward()
-        found.append([None if p.grad is None else p.grad for p in (table.weight, layer.weight)])
-    for mine, theirs in zip(*found, strict=True):
+        gradients.append([None if p.grad is None else p.grad for p in (table.weight, layer.weight)])
+    for mine, theirs in zip(*gradients, strict=True):
         assert (mine is None) == (theirs is None)
         if mine is not None:
             torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)

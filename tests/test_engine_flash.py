@@ -24,8 +24,8 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 def leaf(heads: int, tokens: int) -> Tensor:
     # Laid out as models give it: (1, T, H, E).
-    made = torch.randn(1, tokens, heads, WIDTH, dtype=torch.float64).transpose(1, 2)
-    return made.detach().requires_grad_()
+    tensor = torch.randn(1, tokens, heads, WIDTH, dtype=torch.float64).transpose(1, 2)
+    return tensor.detach().requires_grad_()
 
 
 @pytest.mark.parametrize(("heads", "kinds"), [(3, 1), (6, 3), (4, 4)])
@@ -44,7 +44,7 @@ def test_the_gradients_are_those_of_plain_attention(
     direction = torch.randn(1, heads, queries, WIDTH, dtype=torch.float64)
     spans = [(0, queries - 5, 0), (queries - 5, queries, 0)]
     ours = Flash.apply(q, k, v, SCALE, sinks, (tiles_of(lengths, q), spans), keys, values)
-    found = torch.autograd.grad(ours, leaves, direction)
+    gradients = torch.autograd.grad(ours, leaves, direction)
     parts = [
         masked_attention(
             q[:, :, a:b],
@@ -56,5 +56,5 @@ def test_the_gradients_are_those_of_plain_attention(
     ]
     plain = torch.cat(parts, 2)
     assert torch.allclose(ours, plain, rtol=1e-12, atol=1e-12)
-    for one, other in zip(found, torch.autograd.grad(plain, leaves, direction), strict=True):
+    for one, other in zip(gradients, torch.autograd.grad(plain, leaves, direction), strict=True):
         assert torch.allclose(one, other, rtol=1e-11, atol=1e-11)

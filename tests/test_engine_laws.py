@@ -115,11 +115,11 @@ def test_losses_without_gradient_equal_those_with() -> None:
     model = tiny("qwen3", ours=True)
     rows = rows_of(2)
     plan = plan_step(rows, 50)
-    found = example_losses(model, rows, plan)
-    total = sum(float((losses * weights).sum()) for losses, weights in found)
+    pairs = example_losses(model, rows, plan)
+    total = sum(float((losses * weights).sum()) for losses, weights in pairs)
     whole, _, means = backward_step(model, rows, plan)
     assert total == pytest.approx(whole, rel=1e-9)
-    alone = [float((losses * weights).sum() / weights.sum()) for losses, weights in found]
+    alone = [float((losses * weights).sum() / weights.sum()) for losses, weights in pairs]
     assert means == pytest.approx(alone, rel=1e-9)
 
 
@@ -203,17 +203,17 @@ def test_idle_passes_change_no_gradient_and_feed_one_token(budget: int, apart: b
     assert plan.prefixes
     assert plan.joined == (budget > 30)
     passes = len(plan.micro_batches) + 2
-    found = []
-    for some in (plan, even_plan(plan, passes, apart=apart or not plan.joined)):
+    results = []
+    for variant in (plan, even_plan(plan, passes, apart=apart or not plan.joined)):
         model = tiny("llama", ours=True)
         fed: list[int] = []
         model.model.layers[0].register_forward_pre_hook(
             lambda _, given, fed=fed: fed.append(given[0].shape[1])
         )
-        loss, weight, means = backward_step(model, rows, some)
-        found.append((loss, weight, means, [p.grad for p in model.parameters()]))
+        loss, weight, means = backward_step(model, rows, variant)
+        results.append((loss, weight, means, [p.grad for p in model.parameters()]))
     assert fed[-2:] == [1, 1]
-    (*plain, grads), (*idle, others) = found
+    (*plain, grads), (*idle, others) = results
     for one, other in zip(plain, idle, strict=True):
         assert other == pytest.approx(one, rel=1e-9)
     for g, h in zip(grads, others, strict=True):

@@ -56,19 +56,19 @@ def test_each_row_attends_to_its_prefix_its_own_tokens_and_nothing_else(
             own, prefix_of = [own[r] for r in on], [prefix_of[r] for r in on]
         q = _fed(len(own), KINDS * GROUPS, strided)
         k, v = (_fed(len(own), KINDS, strided) for _ in range(2))
-        found = attend_rows(rows, 0, (q, k, v), Scores(0.3, window, softcap, sinks))
+        outputs = attend_rows(rows, 0, (q, k, v), Scores(0.3, window, softcap, sinks))
         rows.step()
-        for r, (some, g) in enumerate(zip(own, prefix_of, strict=True)):
-            some.keys[0] = torch.cat([some.keys[0], k[:, :, r : r + 1]], 2)
-            some.values[0] = torch.cat([some.values[0], v[:, :, r : r + 1]], 2)
+        for r, (cache, g) in enumerate(zip(own, prefix_of, strict=True)):
+            cache.keys[0] = torch.cat([cache.keys[0], k[:, :, r : r + 1]], 2)
+            cache.values[0] = torch.cat([cache.values[0], v[:, :, r : r + 1]], 2)
             before = [prefixes[g]] if g >= 0 else []
             expected = masked_attention(
                 q[:, :, r : r + 1],
-                torch.cat([p.keys[0] for p in [*before, some]], 2),
-                torch.cat([p.values[0] for p in [*before, some]], 2),
+                torch.cat([p.keys[0] for p in [*before, cache]], 2),
+                torch.cat([p.values[0] for p in [*before, cache]], 2),
                 Scores(0.3, window, softcap, sinks),
             )
-            torch.testing.assert_close(found[0, r], expected[0, :, 0], rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(outputs[0, r], expected[0, :, 0], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("window", [None, 11])
@@ -79,5 +79,5 @@ def test_rows_that_started_late_never_see_the_empty_columns(window: int | None) 
     rows.keys[0][0, :, :7] = 1e3
     rows.values[0][0, :, :7] = 1e3
     q, k, v = _fed(2, KINDS * GROUPS, False), _fed(2, KINDS, False), _fed(2, KINDS, False)
-    found = attend_rows(rows, 0, (q, k, v), Scores(0.3, window))
-    assert float(found[0, 0].abs().max()) < 100
+    outputs = attend_rows(rows, 0, (q, k, v), Scores(0.3, window))
+    assert float(outputs[0, 0].abs().max()) < 100

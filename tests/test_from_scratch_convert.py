@@ -236,10 +236,10 @@ def bad_states() -> dict[str, tuple[dict[str, Tensor], int, str]]:
 
 @pytest.mark.parametrize("name", sorted(bad_states()))
 def test_what_does_not_fit_is_named(name: str) -> None:
-    state, heads, told = bad_states()[name]
+    state, heads, message = bad_states()[name]
     with pytest.raises(BiddableError) as caught:
         read_gpt(state, heads, "gelu")
-    assert told in caught.value.finding.message
+    assert message in caught.value.finding.message
 
 
 def bad_files() -> dict[str, tuple[Any, list[str], str]]:
@@ -258,12 +258,12 @@ def bad_files() -> dict[str, tuple[Any, list[str], str]]:
 def test_a_bad_file_is_refused_runs_nothing_and_leaves_nothing(
     name: str, tmp_path: Path, tokenizer: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saved, options, told = bad_files()[name]
+    saved, options, message = bad_files()[name]
     torch.save(saved, tmp_path / "model.pt")
     args = [str(tmp_path / "model.pt"), "--out", str(tmp_path / "base"), "--tokenizer", tokenizer]
     assert main(["convert", *args, *options]) == 1
     err = capsys.readouterr().err
-    assert told in err
+    assert message in err
     assert "fix:" in err
     assert "Traceback" not in err
     assert not (tmp_path / "base").exists()

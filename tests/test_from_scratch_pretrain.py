@@ -52,8 +52,8 @@ def run(place: Path) -> Path:
 
 
 def events(run: Path, kind: str) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in e.items() if k != "seconds"} for e in found if e["event"] == kind]
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in e.items() if k != "seconds"} for e in records if e["event"] == kind]
 
 
 def test_the_loss_falls_and_the_run_folder_is_whole(run: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_loss_per_byte_is_that_of_plain_transformers_on_the_held_out_text(
     from transformers import AutoModelForCausalLM
 
     assert main(pretrain_args(place, "again")) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
     tokenizer = load_tokenizer(resolve_base(str(run)))
     last = TEXT[-math.ceil(len(TEXT) * 0.05) :]
     ids = [tokenizer.eos_token_id, *tokenizer.encode(last)]
@@ -83,7 +83,7 @@ def test_the_loss_per_byte_is_that_of_plain_transformers_on_the_held_out_text(
         with torch.no_grad():
             logits = model(window[:, :-1]).logits[0]
         nats += torch.nn.functional.cross_entropy(logits, window[0, 1:], reduction="sum").item()
-    assert told["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(last), rel=1e-4)
+    assert result["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(last), rel=1e-4)
 
 
 def test_a_run_that_stopped_goes_on_to_the_very_same_weights(
@@ -222,9 +222,9 @@ def test_files_of_gpt2_s_kind_give_the_ids_of_the_tokenizer_they_came_from(tmp_p
     for name in ("merges.txt", "tokenizer.json"):
         assert open_tokenizer(str(tmp_path / name)).encode(text) == want
     places = {i: rank for rank, (i, _) in enumerate(ordered)}
-    made = open_tokenizer(str(tmp_path / "play.tiktoken"))
-    assert made.encode(text) == [places[i] for i in want]
-    assert made.eos_token_id == len(ordered)
+    tokenizer = open_tokenizer(str(tmp_path / "play.tiktoken"))
+    assert tokenizer.encode(text) == [places[i] for i in want]
+    assert tokenizer.eos_token_id == len(ordered)
 
 
 def shown_bytes() -> dict[int, str]:
@@ -271,12 +271,12 @@ BAD: dict[str, tuple[list[str], str]] = {
 def test_bad_input_is_refused_with_a_fix_and_leaves_no_folder(
     place: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given_args, told = BAD[name]
+    given_args, message = BAD[name]
     monkeypatch.chdir(place)
     (place / "bytes.txt").write_bytes(b"abc\xff\xfe")
     assert main(["pretrain", *given_args, "--out", "refused", "--device", "cpu"]) == 1
     err = capsys.readouterr().err
-    assert told in err
+    assert message in err
     assert "fix:" in err
     assert not (place / "refused").exists()
 

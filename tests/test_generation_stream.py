@@ -16,12 +16,12 @@ ALPHABET = "ab\néß漢🙂"
 
 
 def run(parts: Generator[str, None, bool]) -> tuple[list[str], bool]:
-    found: list[str] = []
+    texts: list[str] = []
     while True:
         try:
-            found.append(next(parts))
+            texts.append(next(parts))
         except StopIteration as end:
-            return found, end.value
+            return texts, end.value
 
 
 def splits(draw: st.DrawFn, data: bytes) -> list[bytes]:
@@ -45,11 +45,11 @@ def test_the_pieces_of_every_split_are_the_text_up_to_the_stop(
     case: tuple[str, list[bytes], list[str]],
 ) -> None:
     text, tokens, stops = case
-    found, cut = run(pieces(range(len(tokens)), decoder(tokens), stops))
+    texts, cut = run(pieces(range(len(tokens)), decoder(tokens), stops))
     end = find_stop(text, stops)
-    assert "".join(found) == text[:end]
+    assert "".join(texts) == text[:end]
     assert cut == (end is not None)
-    assert all(found)
+    assert all(texts)
 
 
 @given(cases())
@@ -110,13 +110,13 @@ def test_streaming_a_model_gives_what_generate_gives() -> None:
             max_new_tokens=9,
             sample=make_sampler(1.5, 1.0, seed),
         )
-        found, finish = run(parts)  # type: ignore[arg-type]
-        assert "".join(found) == whole
+        texts, finish = run(parts)  # type: ignore[arg-type]
+        assert "".join(texts) == whole
         assert finish == answer.finish
         if len(whole) > 4:
             parts = stream(
                 model, [3, 4, 5], stop_ids={2, 7}, stop_strings=[whole[2:4]],
                 tokenizer=Letters(), max_new_tokens=9, sample=make_sampler(1.5, 1.0, seed),
             )  # fmt: skip
-            found, finish = run(parts)  # type: ignore[arg-type]
-            assert ("".join(found), finish) == (whole[: whole.find(whole[2:4])], "stop")
+            texts, finish = run(parts)  # type: ignore[arg-type]
+            assert ("".join(texts), finish) == (whole[: whole.find(whole[2:4])], "stop")

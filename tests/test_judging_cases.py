@@ -101,30 +101,30 @@ def test_answers_that_do_not_look_at_the_prompt_are_the_form_only(labels: int) -
 
 def test_the_majority_class_is_the_form_only_and_its_baseline_is_shown() -> None:
     references = ["low"] * 36 + ["high"] * 4
-    found = card(judged(["low"] * 40, 0.3), references, ["low"] * 90 + ["high"] * 10)
-    assert found.verdict.outcome == "format_only"
-    assert found.metrics["accuracy"].baseline == 0.9
-    assert found.as_json()["accuracy"]["baseline"] == 0.9
+    scorecard = card(judged(["low"] * 40, 0.3), references, ["low"] * 90 + ["high"] * 10)
+    assert scorecard.verdict.outcome == "format_only"
+    assert scorecard.metrics["accuracy"].baseline == 0.9
+    assert scorecard.as_json()["accuracy"]["baseline"] == 0.9
     assert "label accuracy 0 % -> 90 % on 40 eval rows; most frequent answer 90 %" in (
-        found.verdict.sentence
+        scorecard.verdict.sentence
     )
     # All right cannot be told from it by four rows, and the sentence says no more than that.
-    found = card(judged(references, 0.1), references, ["low"] * 90 + ["high"] * 10)
-    assert found.verdict.outcome == "format_only"
-    assert "cannot show content" in found.verdict.sentence
+    scorecard = card(judged(references, 0.1), references, ["low"] * 90 + ["high"] * 10)
+    assert scorecard.verdict.outcome == "format_only"
+    assert "cannot show content" in scorecard.verdict.sentence
     # By eight it can.
     references = ["low"] * 36 + ["high"] * 8
-    found = card(judged(references, 0.1), references, ["low"] * 90 + ["high"] * 10)
-    assert found.verdict.outcome == "learned"
+    scorecard = card(judged(references, 0.1), references, ["low"] * 90 + ["high"] * 10)
+    assert scorecard.verdict.outcome == "learned"
 
 
 def test_held_out_rows_with_other_shares_of_labels_fool_nobody() -> None:
     # Training says "low" nearly always, these rows are "high": its baseline is easily beaten.
     training, references = ["low"] * 90 + ["high"] * 10, ["high"] * 29 + ["low"] * 3
     for answers in (["high"] * 32, ["high", "low"] * 16):
-        found = card(judged(answers, 0.3), references, training)
-        assert found.metrics["accuracy"].baseline == pytest.approx(3 / 32)
-        assert found.verdict.outcome == "format_only"
+        scorecard = card(judged(answers, 0.3), references, training)
+        assert scorecard.metrics["accuracy"].baseline == pytest.approx(3 / 32)
+        assert scorecard.verdict.outcome == "format_only"
     assert card(judged(references, 0.3), references, training).verdict.outcome == "learned"
 
 
@@ -132,8 +132,8 @@ def test_labels_that_are_right_are_learned() -> None:
     dice = random.Random(0)
     references = dice.choices(["approve", "reject"], k=32)
     answers = [r if i % 8 else "reject" for i, r in enumerate(references)]
-    found = card(judged(answers, 0.3, 0.001), references, dice.choices(references, k=100))
-    assert found.verdict.outcome == "learned"
+    scorecard = card(judged(answers, 0.3, 0.001), references, dice.choices(references, k=100))
+    assert scorecard.verdict.outcome == "learned"
 
 
 def test_json_none_part_and_all() -> None:
@@ -198,18 +198,18 @@ def test_a_label_counts_only_as_the_whole_answer() -> None:
         ("not {}", 0.0), ("It is {}", 0.0), ("{} or else", 0.0), ("{}s", 0.0),
         (" {}.\n", 1.0), ('"{}"', 1.0), ("{}!", 1.0),
     ):  # fmt: skip
-        found = card(judged([wrapped.format(r) for r in references], 0.1), references, training)
-        assert found.metrics["accuracy"].tuned == rate
-        assert found.metrics["macro_f1"].tuned == rate
+        scorecard = card(judged([wrapped.format(r) for r in references], 0.1), references, training)
+        assert scorecard.metrics["accuracy"].tuned == rate
+        assert scorecard.metrics["macro_f1"].tuned == rate
 
 
 def test_an_empty_answer_is_right_where_the_reference_is_empty() -> None:
     dice = random.Random(0)
     words = [f"{w} {i}" for i, w in enumerate(WORDS * 2)]
     references = [dice.choice(["", word]) for word in words]
-    found = card(judged(references, 0.1), references, references)
-    assert found.verdict.outcome == "learned"
-    assert found.metrics["exact_match"].tuned == 1.0
+    scorecard = card(judged(references, 0.1), references, references)
+    assert scorecard.verdict.outcome == "learned"
+    assert scorecard.metrics["exact_match"].tuned == 1.0
     silent = card(judged([" \n"] * len(references), 0.1), references, references)
     assert silent.metrics["exact_match"].tuned == silent.metrics["exact_match"].baseline
     assert silent.metrics["exact_match"].tuned == references.count("") / len(references)
@@ -224,9 +224,9 @@ def test_eleven_of_twenty_objects_are_no_overfitting() -> None:
     truth = objects(dice, 20)
     wrong = ("tool", "day", "intent")
     rows = [row if i < 11 else {**row, wrong[i % 3]: "other"} for i, row in enumerate(truth)]
-    found = card(judged(as_json(rows), 0.05, 0.006), as_json(truth), as_json(objects(dice, 60)))
-    assert found.verdict.outcome in ("learned", "partly")
-    assert "whole object right 0 % -> 55 % on 20 eval rows" in found.verdict.sentence
+    scorecard = card(judged(as_json(rows), 0.05, 0.006), as_json(truth), as_json(objects(dice, 60)))
+    assert scorecard.verdict.outcome in ("learned", "partly")
+    assert "whole object right 0 % -> 55 % on 20 eval rows" in scorecard.verdict.sentence
 
 
 def test_key_order_and_white_space_do_not_matter() -> None:
@@ -249,9 +249,9 @@ def test_base_that_was_right() -> None:
 
 def test_a_loss_that_fell_while_answers_are_white_space() -> None:
     references = [f"{WORDS[i % 15]} {chr(97 + i)}" for i in range(26)]
-    found = card(judged([" \n"] * 26, 1.5), references, references)
-    assert found.verdict.outcome == "loss_only"
-    assert "the answers not" in found.verdict.sentence
+    scorecard = card(judged([" \n"] * 26, 1.5), references, references)
+    assert scorecard.verdict.outcome == "loss_only"
+    assert "the answers not" in scorecard.verdict.sentence
 
 
 def test_rows_known_by_heart() -> None:
@@ -285,10 +285,10 @@ def test_a_slot_that_is_learned_and_prose_that_is_not() -> None:
     prose = [sentence(dice) for _ in references]
     answers = [f"{r.split(chr(10))[0]}\nDo: {p}\nBack by Saturday." for r, p in
                zip(references, prose, strict=True)]  # fmt: skip
-    found = card(judged(answers, 1.8), references, training)
-    assert found.verdict.outcome == "partly"
-    assert "at chance: Do" in found.verdict.sentence
-    assert "all parts right 0 % -> 100 %" in found.verdict.sentence
+    scorecard = card(judged(answers, 1.8), references, training)
+    assert scorecard.verdict.outcome == "partly"
+    assert "at chance: Do" in scorecard.verdict.sentence
+    assert "all parts right 0 % -> 100 %" in scorecard.verdict.sentence
 
 
 def test_numbers_in_a_line_are_judged_too() -> None:
@@ -301,9 +301,9 @@ def test_numbers_in_a_line_are_judged_too() -> None:
 
 def test_one_answer_to_everything_has_no_content() -> None:
     answers = ["Passed on to a librarian."] * 32
-    found = card(judged(answers, 0.01), answers, answers)
-    assert found.verdict.outcome == "format_only"
-    assert found.verdict.sentence.startswith("Learned the fixed answer")
+    scorecard = card(judged(answers, 0.01), answers, answers)
+    assert scorecard.verdict.outcome == "format_only"
+    assert scorecard.verdict.sentence.startswith("Learned the fixed answer")
 
 
 def test_rows_of_one_group_do_not_count_as_many() -> None:
@@ -315,16 +315,18 @@ def test_rows_of_one_group_do_not_count_as_many() -> None:
             question(r, i, c) for i, (r, c) in enumerate(zip(references, ids, strict=True))
         ]
         terms = Terms(clusters=clusters if ids is clusters else None)
-        found = score(base, tuned, questions, references, terms=terms)
-        assert found.verdict.outcome == outcome
-        assert found.metrics["held_out_loss"].independent == len(set(clusters)) or ids[0] is None
+        scorecard = score(base, tuned, questions, references, terms=terms)
+        assert scorecard.verdict.outcome == outcome
+        assert (
+            scorecard.metrics["held_out_loss"].independent == len(set(clusters)) or ids[0] is None
+        )
 
 
 def test_known_rows_are_judged_and_called_leaked() -> None:
     references = [f"{WORDS[i % 15]} {chr(97 + i)}" for i in range(26)]
-    found = card(judged(references, 0.1), references, references, leaked=True)
-    assert found.verdict.outcome == "leaked"
-    assert found.metrics["exact_match"].tuned == 1.0
+    scorecard = card(judged(references, 0.1), references, references, leaked=True)
+    assert scorecard.verdict.outcome == "leaked"
+    assert scorecard.metrics["exact_match"].tuned == 1.0
 
 
 def test_a_metric_of_the_user_decides_and_its_faults_name_their_row() -> None:
@@ -333,9 +335,9 @@ def test_a_metric_of_the_user_decides_and_its_faults_name_their_row() -> None:
     def first_word(reference: str, answer: str) -> float:
         return float(reference.split()[:1] == answer.split()[:1])
 
-    found = card(judged(references, 0.1), references, references, user_metric=first_word)
-    assert found.verdict.outcome == "learned"
-    assert found.verdict.sentence.startswith("Learned: your metric 0.00 -> 1.00")
+    scorecard = card(judged(references, 0.1), references, references, user_metric=first_word)
+    assert scorecard.verdict.outcome == "learned"
+    assert scorecard.verdict.sentence.startswith("Learned: your metric 0.00 -> 1.00")
     for fault in (lambda r, a: "much", lambda r, a: float("nan"), lambda r: 1.0, lambda r, a: None):
         with pytest.raises(BiddableError, match="f:1") as raised:
             card(judged(references, 0.1), references, references, user_metric=fault)
@@ -344,9 +346,9 @@ def test_a_metric_of_the_user_decides_and_its_faults_name_their_row() -> None:
 
 def test_without_training_answers_the_references_are_the_rival() -> None:
     references = ["yes"] * 12 + ["no"] * 8
-    found = card(judged(["yes"] * 20, 0.3), references, [])
-    assert found.verdict.outcome == "format_only"
-    assert found.metrics["accuracy"].baseline == 0.6
+    scorecard = card(judged(["yes"] * 20, 0.3), references, [])
+    assert scorecard.verdict.outcome == "format_only"
+    assert scorecard.metrics["accuracy"].baseline == 0.6
 
 
 @settings(max_examples=30, deadline=None)
@@ -409,8 +411,8 @@ def test_what_is_below_the_baseline_or_always_the_same_is_at_chance() -> None:
     assert "at chance: day" in card(judged(missed, 0.1), references, skewed).verdict.sentence
     # The rarest label of training is half of these rows: beaten, but without a look at them.
     known, wanted = ["a"] * 40 + ["b"] * 30 + ["c"] * 30, ["c"] * 16 + ["a", "b"] * 8
-    found = card(judged(["c"] * 32, 0.3), wanted, known)
-    assert found.verdict.sentence.startswith("Learned the format, not the content")
+    scorecard = card(judged(["c"] * 32, 0.3), wanted, known)
+    assert scorecard.verdict.sentence.startswith("Learned the format, not the content")
 
 
 def test_marks_accents_and_decimal_commas_are_told_apart_as_readers_do() -> None:
@@ -425,8 +427,8 @@ def test_marks_accents_and_decimal_commas_are_told_apart_as_readers_do() -> None
         assert card(judged(right, 0.3), wanted, known).verdict.outcome == "learned"
     prices = [f"Price: {dice.randint(10, 99)},{dice.randint(1, 9)}" for _ in range(132)]
     lost = [text.replace(",", "") for text in prices[:32]]
-    found = card(judged(lost, 0.3), prices[:32], prices[32:])
-    assert found.metrics["choices_match"].tuned == 0.0
+    scorecard = card(judged(lost, 0.3), prices[:32], prices[32:])
+    assert scorecard.metrics["choices_match"].tuned == 0.0
 
 
 @pytest.mark.filterwarnings("error")

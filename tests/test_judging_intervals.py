@@ -104,10 +104,10 @@ def test_paired_rates_cover_the_truth() -> None:
 
 def test_the_bootstrap_finds_the_interval_of_a_mean() -> None:
     values = np.random.default_rng(1).normal(2.0, 1.0, 200)
-    found = paired_bootstrap(columns(0 * values), columns(values), quotient, alone(200))
-    assert found is not None
+    interval = paired_bootstrap(columns(0 * values), columns(values), quotient, alone(200))
+    assert interval is not None
     half = 1.96 * values.std() / 200**0.5
-    assert found == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
+    assert interval == pytest.approx((values.mean() - half, values.mean() + half), abs=0.03)
 
 
 def test_too_few_rows_or_no_number_give_no_interval() -> None:

@@ -143,9 +143,9 @@ def test_the_few_shot_rival_gets_its_own_interval() -> None:
 
 def test_the_card_as_json_and_as_text() -> None:
     card = score(BASE, TUNED, QUESTIONS, terms=Terms(form=given_format(".+")))
-    found = json.loads(json.dumps(card.as_json()))
-    assert {"base", "tuned", "n", "low", "high"} <= set(found["held_out_loss"])
-    assert set(found["stops_by_itself"]) == {
+    figures = json.loads(json.dumps(card.as_json()))
+    assert {"base", "tuned", "n", "low", "high"} <= set(figures["held_out_loss"])
+    assert set(figures["stops_by_itself"]) == {
         "base", "tuned", "n", "low", "high", "baseline", "gained", "lost", "p"
     }  # fmt: skip
     assert card.record() == {**card.as_json(), "verdict": asdict(card.verdict)}
@@ -178,7 +178,7 @@ def test_a_tiny_model_is_judged() -> None:
     assert [q.reference for q in questions] == ["ab 0.", "ac 1.", "ad 2."]
     assert answer_limit(questions) == 16
     model = tiny("llama", ours=True)
-    found = judge(
+    result = judge(
         model,
         tokenizer,
         template,
@@ -186,18 +186,18 @@ def test_a_tiny_model_is_judged() -> None:
         loss_rows(model, tokenizer, examples, examples[:2]),
         max_new_tokens=4,
     )
-    assert len(found.answers) == len(found.stopped) == len(found.tokens) == 3
-    assert found.mean_loss() == pytest.approx(held_out_loss(model, examples, 64))
+    assert len(result.answers) == len(result.stopped) == len(result.tokens) == 3
+    assert result.mean_loss() == pytest.approx(held_out_loss(model, examples, 64))
     # By transformers itself, each example alone.
     plain = tiny("llama", ours=False)
-    for example, (total, weight) in zip(examples, found.losses, strict=True):
+    for example, (total, weight) in zip(examples, result.losses, strict=True):
         ids = torch.tensor([list(example.input_ids)])
         logits = plain(input_ids=ids, use_cache=False).logits[0, :-1]
         losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
         wanted = (losses * torch.tensor(example.weights[1:])).sum()
         assert total == pytest.approx(wanted.item())
         assert weight == sum(example.weights)
-    for one, again in zip(found.train_losses, found.losses[:2], strict=True):
+    for one, again in zip(result.train_losses, result.losses[:2], strict=True):
         assert one == pytest.approx(again)
 
 
@@ -205,16 +205,18 @@ def test_only_the_first_rows_are_fed_with_another_answer(monkeypatch: pytest.Mon
     tokenizer, template = letters(), Template.frame("plain")
     examples = [e for c in conversations(5) for e in encode(c, tokenizer, template)]
     model = tiny("llama", ours=True)
-    found = []
+    judgements = []
     for most in (5, 3):
         monkeypatch.setattr("biddable.judging.judge.MOST_SWAPPED", most)
-        found.append(judge(model, tokenizer, template, [], loss_rows(model, tokenizer, examples)))
-    whole, some = found
-    assert (len(whole.swapped_losses), len(some.swapped_losses)) == (5, 3)
-    for one, other in zip(whole.losses, some.losses, strict=True):
+        judgements.append(
+            judge(model, tokenizer, template, [], loss_rows(model, tokenizer, examples))
+        )
+    whole, partial = judgements
+    assert (len(whole.swapped_losses), len(partial.swapped_losses)) == (5, 3)
+    for one, other in zip(whole.losses, partial.losses, strict=True):
         assert one == pytest.approx(other)
     # The third takes the answer of the first, where it is the last.
-    for one, other in zip(whole.swapped_losses[:2], some.swapped_losses[:2], strict=True):
+    for one, other in zip(whole.swapped_losses[:2], partial.swapped_losses[:2], strict=True):
         assert one == pytest.approx(other)
 
 

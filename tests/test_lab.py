@@ -45,8 +45,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def lab(base: str) -> Lab:
-    found = resolve_base(base)
-    return Lab(base, load_tokenizer(found), load_model(found, torch.device("cpu")))
+    resolved = resolve_base(base)
+    return Lab(base, load_tokenizer(resolved), load_model(resolved, torch.device("cpu")))
 
 
 @pytest.mark.parametrize("template", ["plain", "chatml", "llama2"])
@@ -78,10 +78,10 @@ def test_the_masked_mean_is_that_of_plain_transformers(base: str, lab: Lab) -> N
     with torch.no_grad():
         logits = AutoModelForCausalLM.from_pretrained(base)(ids).logits[0, :-1]
     losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
-    found = one["loss"]
-    assert found["mean"] == pytest.approx(float((losses * weights).sum() / weights.sum()), rel=1e-4)
-    assert [r["loss"] for r in found["rows"]] == pytest.approx(losses[weights > 0].tolist(), 1e-4)
-    assert "".join(r["text"] for r in found["rows"]).count("Colour") == 1
+    loss = one["loss"]
+    assert loss["mean"] == pytest.approx(float((losses * weights).sum() / weights.sum()), rel=1e-4)
+    assert [r["loss"] for r in loss["rows"]] == pytest.approx(losses[weights > 0].tolist(), 1e-4)
+    assert "".join(r["text"] for r in loss["rows"]).count("Colour") == 1
 
 
 def test_the_render_is_cut_by_role_and_loses_nothing(lab: Lab) -> None:
@@ -362,12 +362,12 @@ def test_in_a_browser_by_keyboard_in_light_and_dark(page: Browser) -> None:
         assert page.value(focus) == place
         if wanted[place] == "true":
             page.press(" ", 32, " ")
-    told = "document.getElementById('result').textContent"
+    result = "document.getElementById('result').textContent"
     page.value("document.getElementById('check').click()")
-    assert "1 marked that do not count, 0 missed" in page.value(told)
+    assert "1 marked that do not count, 0 missed" in page.value(result)
     page.value("document.querySelector('button.token').click()")
     page.value("document.getElementById('check').click()")
-    assert page.value(told).startswith("All right")
+    assert page.value(result).startswith("All right")
     # What is typed is text wherever it comes out.
     page.value("document.querySelectorAll('.message textarea')[1].focus()")
     page.type(EVIL)

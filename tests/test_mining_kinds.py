@@ -414,5 +414,5 @@ def test_secrets_are_left_out_or_masked(tmp_path: Path, capsys: pytest.CaptureFi
 def test_inspection_of_mined_rows_is_free_of_errors(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     mined(write(tmp_path / "d", CODE | {"a.md": FAQ, "b.rst": RST}), out)
-    found = inspect(read([str(out)]).conversations)
-    assert "error" not in {finding.severity for finding in found}
+    findings = inspect(read([str(out)]).conversations)
+    assert "error" not in {finding.severity for finding in findings}

@@ -381,13 +381,13 @@ def test_a_converted_base_can_be_served_as_it_is_and_an_older_conversion_is_made
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [4]
     assert (folder / "chat_template.jinja").read_text() == CHATML
     mark = folder / "config.json"
-    made = mark.stat().st_ino
+    inode = mark.stat().st_ino
     assert resolve_base(str(tiny_gguf)).folder == folder
-    assert mark.stat().st_ino == made
+    assert mark.stat().st_ino == inode
     # As an older layout would have written it.
     source = json.loads((folder / "source.json").read_text())
     (folder / "source.json").write_text(json.dumps([*source[:2], source[2] - 1]))
     sums = {p.name: sha256(p) for p in folder.iterdir() if p.name != MANIFEST}
     (folder / MANIFEST).write_text(json.dumps(sums))
     assert resolve_base(str(tiny_gguf)).folder == folder
-    assert mark.stat().st_ino != made
+    assert mark.stat().st_ino != inode

@@ -26,9 +26,9 @@ SMALL = {
 
 def block(kind: str) -> str:
     """The first code block of a kind."""
-    found = re.search(rf"```{kind}\n(.*?)```", README, re.DOTALL)
-    assert found is not None
-    return found[1]
+    match = re.search(rf"```{kind}\n(.*?)```", README, re.DOTALL)
+    assert match is not None
+    return match[1]
 
 
 @pytest.fixture

@@ -193,8 +193,8 @@ def test_a_stop_text_cuts_where_it_begins_streamed_or_not(place: Place) -> None:
             expected = next(full[: cut - len(s)] for s in stops if full[:cut].endswith(s))
             answer = ask(place, text, stop=stop).choices[0]
             assert (answer.message.content, answer.finish_reason) == (expected, "stop")
-            told, last = streamed(place, text, stop=stop)
-            assert (told, last.finish_reason) == (expected, "stop")
+            content, last = streamed(place, text, stop=stop)
+            assert (content, last.finish_reason) == (expected, "stop")
 
 
 def test_an_event_is_one_line_to_every_client() -> None:
@@ -597,7 +597,7 @@ def test_the_page_in_a_browser_by_keyboard_on_a_phone_and_in_the_dark(
         assert [c for c in page.complaints() if "400" not in c] == []
         asked = [
             t["params"]["request"]["url"]
-            for t in page.told
+            for t in page.events
             if t.get("method") == "Network.requestWillBeSent"
         ]
         assert asked

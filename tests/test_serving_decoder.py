@@ -135,10 +135,10 @@ def test_a_place_among_those_that_wait_is_free_when_its_client_goes(
 def test_a_batch_that_fails_ends_its_answers_and_no_others(
     served: Served, decoder: Decoder
 ) -> None:
-    bad, told = job(served, 0, [10**6])
+    bad, bad_queue = job(served, 0, [10**6])
     decoder.submit(bad)
     with pytest.raises(Failure, match="internal error") as failure:
-        text(told)
+        text(bad_queue)
     assert failure.value.status == 500
     good, queue = job(served, 1, PROMPTS[1])
     decoder.submit(good)

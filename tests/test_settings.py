@@ -46,7 +46,7 @@ def test_the_config_of_a_run_reads_back_as_the_same_settings(settings: Settings)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("lr = 'fast'", "--lr is 'fast'; it has to be a number"),
         ("batchsize = 4", "did you mean batch_size"),
@@ -59,10 +59,10 @@ def test_the_config_of_a_run_reads_back_as_the_same_settings(settings: Settings)
         ("lr = ", "not TOML"),
     ],
 )
-def test_a_config_with_a_fault_is_refused_by_name(tmp_path: Path, text: str, told: str) -> None:
+def test_a_config_with_a_fault_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "config.toml"
     path.write_text(text)
-    with pytest.raises(BiddableError, match=told):
+    with pytest.raises(BiddableError, match=message):
         read_config(str(path))
 
 

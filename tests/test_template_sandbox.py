@@ -164,18 +164,18 @@ def run_one(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def renderer() -> Iterator[Renderer]:
-    made = Renderer(*LIMITS)
-    yield made
-    made.close()
+    instance = Renderer(*LIMITS)
+    yield instance
+    instance.close()
 
 
 @pytest.mark.parametrize("name", ESCAPES)
 def test_a_template_cannot_leave_the_sandbox(name: str, tmp_path: Path) -> None:
-    made = tmp_path / "made"
+    marker = tmp_path / "made"
     with pytest.raises(BiddableError) as caught:
-        run_one(ESCAPES[name].replace("FILE", str(made)))
+        run_one(ESCAPES[name].replace("FILE", str(marker)))
     assert caught.value.finding.code == "template_refused"
-    assert not made.exists()
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -337,14 +337,14 @@ def test_a_template_sees_the_values_that_it_is_given(values: object) -> None:
 
 
 def test_one_place_alone_makes_a_jinja_environment() -> None:
-    made = []
+    calls = []
     for path in sorted(Path(biddable.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
             if called.split(".")[-1] in ("Environment", "SandboxedEnvironment", "from_string"):
-                made.append((path.name, called))
+                calls.append((path.name, called))
             if called.endswith("Sandbox"):
-                made.append((path.name, called))
+                calls.append((path.name, called))
     # pages.py writes HTML by templates of ours alone.
     pages = [("pages.py", "Environment")]
-    assert made == [*pages, ("sandbox.py", "Sandbox"), ("sandbox.py", "self.env.from_string")]
+    assert calls == [*pages, ("sandbox.py", "Sandbox"), ("sandbox.py", "self.env.from_string")]

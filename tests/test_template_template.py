@@ -59,10 +59,10 @@ def theirs(tokenizer: Any, text: str, *, prompt: bool = True, **arguments: Any) 
 @pytest.mark.parametrize("bos", [False, True])
 def test_frames_are_what_they_are_known_for(name: str, bos: bool) -> None:
     tokenizer = wrapped(byte_level(), bos=bos)
-    made = Template.load(name, tokenizer)
-    rendered = made.render(TALK, add_generation_prompt=True)
+    template = Template.load(name, tokenizer)
+    rendered = template.render(TALK, add_generation_prompt=True)
     assert rendered == "<s>" * bos + RENDERED[name]
-    assert theirs(tokenizer, made.text) == rendered
+    assert theirs(tokenizer, template.text) == rendered
 
 
 def test_a_tokenizer_without_a_template_gets_the_plain_frame(tokenizer: Any) -> None:
@@ -83,8 +83,8 @@ def test_several_named_templates_without_a_default_are_refused(tokenizer: Any) -
 def test_a_file_is_read_and_a_missing_one_is_refused(tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "mine.jinja"
     path.write_text("{{ messages[0].content }}!", encoding="utf-8")
-    made = Template.load(str(path), tokenizer)
-    assert made.render(TALK, add_generation_prompt=False) == "Be brief.!"
+    template = Template.load(str(path), tokenizer)
+    assert template.render(TALK, add_generation_prompt=False) == "Be brief.!"
     path.write_bytes(b"\xff\xfe")
     for name in (str(path), str(tmp_path / "none.jinja"), str(tmp_path)):
         with pytest.raises(BiddableError, match="cannot be read"):
@@ -100,10 +100,10 @@ def test_arguments_are_kept_in_the_text(tokenizer: Any, tmp_path: Path, value: A
     text = "{{ wanted|tojson if wanted is defined else 'not there' }}" + ODD_EDGES
     path = tmp_path / "mine.jinja"
     path.write_text(text, encoding="utf-8")
-    made = Template.load(str(path), tokenizer, args={"wanted": value})
-    rendered = made.render(TALK, add_generation_prompt=True)
+    template = Template.load(str(path), tokenizer, args={"wanted": value})
+    rendered = template.render(TALK, add_generation_prompt=True)
     assert rendered == theirs(tokenizer, text, wanted=value)
-    assert rendered == theirs(tokenizer, made.text)
+    assert rendered == theirs(tokenizer, template.text)
 
 
 @pytest.mark.parametrize("arguments", [{"a b": 1}, {"": 1}, {"a": object()}])
@@ -120,17 +120,17 @@ def test_the_date_is_frozen_in_the_kept_text(tokenizer: Any) -> None:
         "{%- set short = '%Y-%m-%d' -%}"
         "{{ day() }}|{{ strftime_now(short) if strftime_now is defined }}|{{ messages[0].content }}"
     )
-    made = Template(text, today=date(2024, 7, 6))
+    template = Template(text, today=date(2024, 7, 6))
     wanted = "06 July 2024|2024-07-06|Be brief."
-    assert made.render(TALK, add_generation_prompt=False) == wanted
-    assert theirs(tokenizer, made.text) == wanted
-    assert Template(made.text).render(TALK, add_generation_prompt=False) == wanted
+    assert template.render(TALK, add_generation_prompt=False) == wanted
+    assert theirs(tokenizer, template.text) == wanted
+    assert Template(template.text).render(TALK, add_generation_prompt=False) == wanted
 
 
 def test_a_date_in_a_form_made_up_while_rendering_is_refused() -> None:
-    made = Template("{{ strftime_now('%' ~ messages[0].content) }}", today=date(2024, 7, 6))
+    template = Template("{{ strftime_now('%' ~ messages[0].content) }}", today=date(2024, 7, 6))
     with pytest.raises(BiddableError, match="form"):
-        made.render(TALK, add_generation_prompt=False)
+        template.render(TALK, add_generation_prompt=False)
 
 
 def test_the_header_of_history_becomes_the_generation_prompt(tokenizer: Any) -> None:
@@ -138,11 +138,11 @@ def test_the_header_of_history_becomes_the_generation_prompt(tokenizer: Any) -> 
         "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}\n"
         "{% if add_generation_prompt %}assistant:<think>\n{% endif %}\n"
     )
-    made = Template.load(None, tokenizer, header="history")
-    rendered = made.render(TALK, add_generation_prompt=True)
+    template = Template.load(None, tokenizer, header="history")
+    rendered = template.render(TALK, add_generation_prompt=True)
     assert rendered.endswith("user:Three?;assistant:")
-    assert theirs(tokenizer, made.text) == rendered
-    plain = made.render(TALK, add_generation_prompt=False)
+    assert theirs(tokenizer, template.text) == rendered
+    plain = template.render(TALK, add_generation_prompt=False)
     assert theirs(tokenizer, tokenizer.chat_template, prompt=False) == plain
 
 
@@ -158,16 +158,16 @@ def test_contents_are_made_parts_for_a_template_that_reads_parts(tokenizer: Any)
         "{{ part.text }}{{ eos_token }}{% endif %}{% endfor %}{% endfor %}"
     )
     tokenizer.chat_template = text
-    made = Template.of(tokenizer)
+    template = Template.of(tokenizer)
     wanted = "Be brief.</s>Two?</s>Four.</s>Three?</s>"
-    assert made.render(TALK, add_generation_prompt=False) == wanted
-    assert theirs(tokenizer, made.text) == wanted
+    assert template.render(TALK, add_generation_prompt=False) == wanted
+    assert theirs(tokenizer, template.text) == wanted
 
 
 def test_odd_edges_of_a_template_survive_every_wrapping(tokenizer: Any) -> None:
-    made = Template(ODD_EDGES).bound(tokenizer)
+    template = Template(ODD_EDGES).bound(tokenizer)
     for prompt in (True, False):
-        rendered = made.render(TALK, add_generation_prompt=prompt)
+        rendered = template.render(TALK, add_generation_prompt=prompt)
         assert rendered == theirs(tokenizer, ODD_EDGES, prompt=prompt)
 
 
@@ -175,8 +175,8 @@ def test_thinking_reaches_a_template_under_each_of_its_names(tokenizer: Any) -> 
     text = "{{ messages[0].reasoning_content }}{{ messages[0].thinking }}"
     for name in ("reasoning_content", "thinking", "reasoning"):
         message = Message("assistant", "a", extra={name: "t", "absent": None})
-        made = Template(text).render([message], add_generation_prompt=False)
-        assert made == "tt"
+        rendered = Template(text).render([message], add_generation_prompt=False)
+        assert rendered == "tt"
 
 
 def test_a_template_that_is_no_jinja_is_refused(tokenizer: Any) -> None:

@@ -38,12 +38,12 @@ def steering(text: str) -> list[str]:
 
 def printing_calls(tree: ast.AST) -> list[str]:
     """What prints, or names a stream that could."""
-    found = []
+    names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in ("print", "input", "stdout", "stderr"):
-            found.append(node.id)
+            names.append(node.id)
         elif isinstance(node, ast.ImportFrom) and node.module in ("sys", "rich"):
-            found += [a.name for a in node.names if a.name in ("stdout", "stderr", "print")]
+            names += [a.name for a in node.names if a.name in ("stdout", "stderr", "print")]
         elif isinstance(node, ast.Attribute):
             owner = node.value.id if isinstance(node.value, ast.Name) else ""
             if (owner, node.attr.strip("_")) in (
@@ -51,23 +51,23 @@ def printing_calls(tree: ast.AST) -> list[str]:
                 ("sys", "stderr"),
                 ("os", "write"),
             ):
-                found.append(f"{owner}.{node.attr}")
+                names.append(f"{owner}.{node.attr}")
         elif isinstance(node, ast.Call):
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
             if name in ("Console", "get_console", "basicConfig", "StreamHandler", "print_exc"):
-                found.append(name)
-    return found
+                names.append(name)
+    return names
 
 
 def test_no_other_module_prints() -> None:
-    found = {
+    places = {
         f"{path.relative_to(ROOT)}: {name}"
         for path in ROOT.rglob("*.py")
         if path.name != "terminal.py"
         for name in printing_calls(ast.parse(path.read_text(encoding="utf-8")))
     }
     # Processes of their own, which answer through a pipe.
-    assert found == {"template/sandbox.py: sys.stdout", "exporting/llama_server.py: sys.stdout"}
+    assert places == {"template/sandbox.py: sys.stdout", "exporting/llama_server.py: sys.stdout"}
 
 
 @pytest.mark.parametrize(

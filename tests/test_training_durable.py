@@ -42,9 +42,9 @@ def test_a_run_that_is_killed_anywhere_ends_as_if_it_had_not_been() -> None:
     command = [sys.executable, str(HERE / "crash.py"), "--every", "29", "--trials", "2"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=ENV)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["points_of_the_save_path"] > 80
-    assert told["crashed_at"] > 3
+    figures = json.loads(done.stdout)
+    assert figures["points_of_the_save_path"] > 80
+    assert figures["crashed_at"] > 3
 
 
 def test_only_a_later_second_signal_leaves_at_once() -> None:
@@ -83,8 +83,8 @@ def test_content_is_on_disk_before_its_name(
     monkeypatch.setattr(Path, "rename", renamed)
     with AtomicFolder(tmp_path / "step-1") as aside:
         (aside / "a.txt").write_text("a")
-    made = ["flush a.txt", "flush manifest.json", "flush .step-1.part", "rename to step-1"]
-    assert order == [*made, f"flush {tmp_path.name}"]
+    expected = ["flush a.txt", "flush manifest.json", "flush .step-1.part", "rename to step-1"]
+    assert order == [*expected, f"flush {tmp_path.name}"]
 
 
 def test_best_weights_stay_while_a_checkpoint_names_them(tmp_path: Path) -> None:
@@ -113,13 +113,13 @@ def test_a_checkpoint_whose_best_weights_are_damaged_is_passed_over(tmp_path: Pa
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
 def test_a_damaged_manifest_damages_its_checkpoint(tmp_path: Path, harm: str) -> None:
     weights, optimizer = trained_state(1)
-    made = save(tmp_path, Progress(3), weights, optimizer, 2)
-    content = bytearray((made / "manifest.json").read_bytes())
+    folder = save(tmp_path, Progress(3), weights, optimizer, 2)
+    content = bytearray((folder / "manifest.json").read_bytes())
     content[len(content) // 2] ^= 1
-    (made / "manifest.json").write_bytes(content if harm == "flip" else content[:9])
+    (folder / "manifest.json").write_bytes(content if harm == "flip" else content[:9])
     if harm == "remove":
-        (made / "manifest.json").unlink()
-    assert not is_sound(made)
+        (folder / "manifest.json").unlink()
+    assert not is_sound(folder)
 
 
 @contextmanager
@@ -270,14 +270,14 @@ def copied(begun: Path, tmp_path: Path) -> Path:
 
 
 def test_a_poisoned_pickle_is_never_opened(place: Path, begun: Path, tmp_path: Path) -> None:
-    run, made = copied(begun, tmp_path), tmp_path / "made-by-a-pickle"
+    run, marker = copied(begun, tmp_path), tmp_path / "made-by-a-pickle"
     for folder in (run, run / "checkpoints", run / "checkpoints" / "step-000002"):
         for name in ("optimizer.pt", "rng_state.pth", "weights.bin", "pytorch_model.bin", "a.pkl"):
-            (folder / name).write_bytes(pickle.dumps(Payload(made)))
+            (folder / name).write_bytes(pickle.dumps(Payload(marker)))
     assert main(run_args(place, run)) == 0
-    assert not made.exists()
-    pickle.loads(pickle.dumps(Payload(made))).close()
-    assert made.exists(), "the payload would not have shown itself"
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Payload(marker))).close()
+    assert marker.exists(), "the payload would not have shown itself"
 
 
 def test_auto_begins_goes_on_and_says_when_it_is_finished(

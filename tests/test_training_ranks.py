@@ -63,16 +63,16 @@ def test_one_log_counts_all_ranks(runs: Path, name: str) -> None:
 
 
 def test_shards_of_every_architecture_give_the_gradient_of_one_process(tmp_path: Path) -> None:
-    told = tmp_path / "laws.jsonl"
-    command = [sys.executable, "-W", "error", str(HERE / "rank_laws.py"), str(told)]
+    file = tmp_path / "laws.jsonl"
+    command = [sys.executable, "-W", "error", str(HERE / "rank_laws.py"), str(file)]
     env = {**os.environ, "PYTHONPATH": PYTHONPATH}
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, env=env, timeout=900
     )
     assert done.returncode == 0, done.stderr
-    found = [json.loads(line) for line in told.read_text().splitlines()]
-    assert {f["kind"] for f in found if f["dtype"] == "fp32"} == {*CONFIGS, "lfm2"}
-    for law in found:
+    laws = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {f["kind"] for f in laws if f["dtype"] == "fp32"} == {*CONFIGS, "lfm2"}
+    for law in laws:
         exact = law["dtype"] != "bf16"
         assert law["gradient"] <= (1e-5 if exact else 0.05), law
         assert law["loss"] <= (1e-6 if exact else 1e-3), law

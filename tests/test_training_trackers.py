@@ -54,10 +54,13 @@ def test_tensorboard_reads_back_what_was_logged(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     send_all("tensorboard", tmp_path / "run", capsys)
-    found = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    found.Reload()
-    assert [(s.step, s.value) for s in found.Scalars("train/loss")] == [(1, 4.0), (2, 3.0)]
-    assert [(s.step, s.value) for s in found.Scalars("eval/held_out_loss")] == [(0, 4.5), (2, 2.5)]
+    accumulator = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    accumulator.Reload()
+    assert [(s.step, s.value) for s in accumulator.Scalars("train/loss")] == [(1, 4.0), (2, 3.0)]
+    assert [(s.step, s.value) for s in accumulator.Scalars("eval/held_out_loss")] == [
+        (0, 4.5),
+        (2, 2.5),
+    ]
 
 
 def test_wandb_writes_an_offline_run(
@@ -132,8 +135,8 @@ def test_a_tracker_that_fails_on_the_way_is_told_once_and_left_out(
         print("welcome")
         return run
 
-    def log(found: Mapping[str, float], step: int) -> None:
-        calls.append(found)
+    def log(metrics: Mapping[str, float], step: int) -> None:
+        calls.append(metrics)
         fails()
 
     run = SimpleNamespace(log=log, finish=fails)
@@ -143,9 +146,9 @@ def test_a_tracker_that_fails_on_the_way_is_told_once_and_left_out(
         for event in EVENTS:
             sent(event)
     assert len(calls) == 1
-    told = out.file.getvalue()  # type: ignore[attr-defined]
-    assert told.count("nothing more is sent") == 1
-    assert "no [server] there" in told
+    notices = out.file.getvalue()  # type: ignore[attr-defined]
+    assert notices.count("nothing more is sent") == 1
+    assert "no [server] there" in notices
     assert capsys.readouterr().out == ""
 
 

@@ -33,7 +33,7 @@ class Browser:
         os.close(to_read)
         os.close(to_write)
         self._number, self._rest, self._session = 0, b"", ""
-        self.told: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
         pages = self.send("Target.getTargets")["targetInfos"]
         page = next(t["targetId"] for t in pages if t["type"] == "page")
         attached = self.send("Target.attachToTarget", targetId=page, flatten=True)
@@ -59,13 +59,13 @@ class Browser:
             if answer.get("id") == self._number:
                 assert "error" not in answer, answer
                 return dict(answer["result"])
-            self.told.append(answer)
+            self.events.append(answer)
 
     def value(self, script: str) -> Any:
         """The value of an expression in the page."""
-        found = self.send("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        reply = self.send("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
 
     def wait(self, script: str) -> None:
         """Until an expression is true."""
@@ -87,7 +87,7 @@ class Browser:
     def complaints(self) -> list[str]:
         """What the console, the log and uncaught errors said so far."""
         kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
-        return [json.dumps(t["params"]) for t in self.told if t.get("method") in kinds]
+        return [json.dumps(t["params"]) for t in self.events if t.get("method") in kinds]
 
     def close(self) -> None:
         self.send("Browser.close")

@@ -185,5 +185,5 @@ if __name__ == "__main__":
     parser.add_argument("--trials", type=int, default=200, help="runs killed at random moments")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        told = sweep(Path(folder), given.every, given.trials)
-    sys.stdout.write(json.dumps(told) + "\n")
+        figures = sweep(Path(folder), given.every, given.trials)
+    sys.stdout.write(json.dumps(figures) + "\n")

@@ -81,25 +81,27 @@ def parts(message: dict[str, Any], *, answer: bool) -> list[str]:
     """The texts of a message that must come back; thinking of an old answer may go."""
     content = message["content"]
     thinking = re.match(r"\s*<think>(.*?)</think>(.*)\Z", content, re.DOTALL)
-    found = [thinking[1], thinking[2]] if thinking and message["role"] == "assistant" else [content]
+    required = (
+        [thinking[1], thinking[2]] if thinking and message["role"] == "assistant" else [content]
+    )
     if thinking and message["role"] == "assistant" and not answer:
-        found = [thinking[2]]
+        required = [thinking[2]]
     if answer and message.get("reasoning_content"):
-        found.insert(0, message["reasoning_content"])
+        required.insert(0, message["reasoning_content"])
     for call in message.get("tool_calls", ()):
         arguments = call["function"]["arguments"]
         texts = [arguments] if isinstance(arguments, str) else list(arguments.values())
-        found += [call["function"]["name"], *texts]
-    return [text.strip() for text in found if text.strip()]
+        required += [call["function"]["name"], *texts]
+    return [text.strip() for text in required if text.strip()]
 
 
 def as_text(messages: Dicts) -> Dicts:
     """Tool call arguments as JSON text."""
-    made = json.loads(json.dumps(messages))
-    for message in made:
+    rewritten = json.loads(json.dumps(messages))
+    for message in rewritten:
         for call in message.get("tool_calls", ()):
             call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
-    return list(made)
+    return list(rewritten)
 
 
 def expected(
@@ -238,20 +240,20 @@ def expected_ids(
     plain.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
     control = sorted(tokenizer.all_special_tokens + SPECIAL.findall(text), key=len, reverse=True)
     control = [t for t in control if tokenizer.convert_tokens_to_ids(t) is not None]
-    made: list[int] = []
+    ids: list[int] = []
     at = start = 0
 
     def flush(end: int) -> None:
         for token in plain.encode(text[start:end], add_special_tokens=False).tokens:
-            made.append(tokenizer.convert_tokens_to_ids(token))
+            ids.append(tokenizer.convert_tokens_to_ids(token))
 
     while at < len(text):
         token = next((t for t in control if text.startswith(t, at)), None)
         if token and not any(inside[at : at + len(token)]):
             flush(at)
-            made.append(tokenizer.convert_tokens_to_ids(token))
+            ids.append(tokenizer.convert_tokens_to_ids(token))
             at = start = at + len(token)
         else:
             at += 1
     flush(at)
-    return made
+    return ids

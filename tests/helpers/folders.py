@@ -16,7 +16,7 @@ SYSTEM = "You name the colour that a thing is painted in, in one short line."
 
 def rows(start: int = 0) -> list[dict[str, str]]:
     """80 questions with short answers in a house form."""
-    made = [
+    all_rows = [
         {
             "system": SYSTEM,
             "user": f"Which colour has the {colour} {thing}?",
@@ -25,7 +25,7 @@ def rows(start: int = 0) -> list[dict[str, str]]:
         for thing in THINGS
         for colour in COLOURS
     ]
-    return made[start:]
+    return all_rows[start:]
 
 
 def write_jsonl(path: Path, data: list[dict[str, str]]) -> str:
@@ -36,17 +36,17 @@ def write_jsonl(path: Path, data: list[dict[str, str]]) -> str:
 
 def tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast:
     """A byte-level BPE with `<s>` and `</s>`."""
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    made.train_from_iterator([" ".join(row.values()) for row in rows()], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+    backend.train_from_iterator([" ".join(row.values()) for row in rows()], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
     fast.chat_template = chat_template
     return fast
 
@@ -54,9 +54,9 @@ def tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast:
 def base_folder(path: Path, *, layers: int = 2, positions: int = 256) -> str:
     """A random Llama of about 60,000 parameters without a chat template of its own."""
     torch.manual_seed(0)
-    made = tokenizer()
+    fast = tokenizer()
     config = LlamaConfig(
-        vocab_size=len(made),
+        vocab_size=len(fast),
         hidden_size=48,
         intermediate_size=96,
         num_hidden_layers=layers,
@@ -67,5 +67,5 @@ def base_folder(path: Path, *, layers: int = 2, positions: int = 256) -> str:
         eos_token_id=1,
     )
     LlamaForCausalLM(config).save_pretrained(path)
-    made.save_pretrained(path)
+    fast.save_pretrained(path)
     return str(path)

@@ -45,15 +45,15 @@ def examples() -> list[Example]:
     """Eleven ragged rows with float weights; seven share a prefix of 20 tokens."""
     draw = random.Random(5)
     common = [draw.randrange(3, VOCABULARY) for _ in range(20)]
-    made = []
+    rows = []
     for n in range(11):
         prompt = (common if n < 7 else []) + [
             draw.randrange(3, VOCABULARY) for _ in range(draw.randrange(2, 9))
         ]
         answer = [draw.randrange(3, VOCABULARY) for _ in range(draw.randrange(1, 12))]
         weights = [0.0] * len(prompt) + [draw.choice([1.0, 0.25, 2.0]) for _ in answer]
-        made.append(Example(prompt + answer, weights))
-    return made
+        rows.append(Example(prompt + answer, weights))
+    return rows
 
 
 def held(ranks: Ranks, *, sharded: bool) -> WeightStore:

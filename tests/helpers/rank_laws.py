@@ -50,9 +50,9 @@ def gradients(
 ) -> tuple[float, list[torch.Tensor]]:
     """Loss, and the gradient of each parameter, of the rows of all ranks."""
     rows = examples()
-    some = [rows[i] for i in mine]
-    plan = held.match_passes(plan_for(held.model, some, BUDGET))
-    loss, _, _ = backward_step(held.model, some, plan, held.run)
+    share = [rows[i] for i in mine]
+    plan = held.match_passes(plan_for(held.model, share, BUDGET))
+    loss, _, _ = backward_step(held.model, share, plan, held.run)
     held.reduce_gradients()
     grads = [p.grad for p in held.pieces]
     whole = [held.full_tensor(i, g) for i, g in enumerate(grads) if g is not None]
@@ -72,19 +72,19 @@ def compare(out: Path) -> None:
                 model = model_of(kind)
                 shards = Shards(model, torch.device("cpu"), dtype, ranks)
                 for _ in range(2):  # what the first pass left must not be in the second
-                    found_loss, found = gradients(shards, shares[ranks.index], ranks)
+                    sharded_loss, sharded_grads = gradients(shards, shares[ranks.index], ranks)
                     mean = mean_loss(shards, examples(), BUDGET)
                 apart = [
                     float((a - b).abs().max() / b.abs().max())
-                    for a, b in zip(found, wanted, strict=True)
+                    for a, b in zip(sharded_grads, wanted, strict=True)
                 ]
-                told = {
+                law = {
                     "kind": kind, "dtype": name, "rows": way,
-                    "gradient": max(apart), "loss": abs(found_loss / loss - 1),
+                    "gradient": max(apart), "loss": abs(sharded_loss / loss - 1),
                     "held_out": abs(mean / judged - 1),
                 }  # fmt: skip
                 if ranks.first:
-                    file.write(json.dumps(told) + "\n")
+                    file.write(json.dumps(law) + "\n")
 
 
 def with_adapter(kind: str, name: str) -> Any:

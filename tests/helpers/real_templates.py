@@ -43,14 +43,14 @@ def fetch(folder: Path) -> bool:
 
 def read(folder: Path) -> dict[str, str]:
     """Every template of both packages, as `trl/NAME` and `axolotl/NAME`."""
-    found = {}
+    templates = {}
     for wheel in sorted(folder.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
                 if name.endswith(".jinja") and "chat_templates/" in name:
                     key = f"{name.split('/')[0]}/{Path(name).stem}"
-                    found[key] = archive.read(name).decode("utf-8")
-    return dict(sorted(found.items()))
+                    templates[key] = archive.read(name).decode("utf-8")
+    return dict(sorted(templates.items()))
 
 
 @lru_cache(maxsize=1)

@@ -36,7 +36,7 @@ those of the answer through its end of turn, by an oracle that the tests own. A 
 with its reason; the oracle finds each of them right. Nothing else occurs. Written by
 `tests/helpers/templates_table.py`; the tests hold the table against what they see.
 
-Of {total} cases {exact} are exact and {refused} refused ({told}).
+Of {total} cases {exact} are exact and {refused} refused ({by_reason}).
 {lacking} of the refusals are of templates that have no tool calls or no thinking to give; without
 the columns for these two, {basic_refused} of {basic} are refused.
 
@@ -76,8 +76,13 @@ def letter(finding: Finding | None) -> str:
 
 
 def outcome(conversation: Conversation, tokenizer: object, template: Template) -> str:
-    made = encode_all([conversation], tokenizer, template, max_length=10**6)  # type: ignore[arg-type]
-    errors = [finding for finding in made.findings if finding.severity == "error"]
+    encoded = encode_all(
+        [conversation],
+        tokenizer,  # type: ignore[arg-type]
+        template,
+        max_length=10**6,
+    )
+    errors = [finding for finding in encoded.findings if finding.severity == "error"]
     return letter(errors[0] if errors else None)
 
 
@@ -108,11 +113,11 @@ def page(templates: dict[str, str], conversations: dict[str, Conversation]) -> s
                 except BiddableError:
                     continue
                 helped += outcome(conversation, tokenizer, other) == "="
-        found = make_encoder(tokenizer, template).rules.ends
-        ends = " ".join(f"`{end}`" for end in found).replace("|", "\\|")
+        end_texts = make_encoder(tokenizer, template).rules.ends
+        ends = " ".join(f"`{end}`" for end in end_texts).replace("|", "\\|")
         rows.append(f"| `{name}` | {ends} | {' | '.join(cells)} |")
     total = sum(counts.values())
-    told = ", ".join(f"{n} {k}" for k, n in counts.most_common() if k != "=")
+    by_reason = ", ".join(f"{n} {k}" for k, n in counts.most_common() if k != "=")
     reasons = "\n".join(f"- {key}: {text}" for key, text in REASONS.items())
     head = HEAD.format(
         packages=" and ".join(real_templates.PACKAGES),
@@ -120,7 +125,7 @@ def page(templates: dict[str, str], conversations: dict[str, Conversation]) -> s
         total=total,
         exact=counts["="],
         refused=total - counts["="],
-        told=told,
+        by_reason=by_reason,
         basic=basic,
         basic_refused=basic_refused,
         lacking=sum(counts[key] for key in "TR"),
