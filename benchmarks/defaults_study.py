@@ -54,7 +54,9 @@ def settings_of_cells() -> dict[str, dict[str, Any]]:
         chosen[f"lora16-{rate}"] = {"lora": 16, "lr": float(rate)}
     for epochs in (1.0, 2.0, 5.0):
         chosen[f"full-2e-4-{epochs:g}epochs"] = {"lr": 2e-4, "epochs": epochs}
-        chosen[f"top8-4e-4-{epochs:g}epochs"] = {"top_layers": 8, "lr": 4e-4, "epochs": epochs}
+        for count in (8, 16):
+            options = {"top_layers": count, "lr": 4e-4, "epochs": epochs}
+            chosen[f"top{count}-4e-4-{epochs:g}epochs"] = options
     return chosen
 
 

@@ -59,7 +59,11 @@ def steps(events: list[Mapping[str, Any]], kind: str) -> list[int]:
 
 @pytest.mark.parametrize(
     ("total", "epoch", "held_out", "every"),
-    [(36, 12, 12, 6), (36, 12, 32, 12), (1000, 10, 1, 50), (1, 1, 500, 1)],
+    [
+        *[(36, 12, 12, 6), (36, 12, 32, 12), (1000, 10, 1, 50), (1, 1, 500, 1)],
+        # Two steps to the end, not one at step 24 and another at 25.
+        *[(25, 23, 20, 13), (44, 15, 32, 15)],
+    ],
 )
 def test_evaluations_are_as_many_as_they_are_cheap(
     total: int, epoch: int, held_out: int, every: int

@@ -159,7 +159,8 @@ def judged(run: Run, weights: WeightStore, model: Any, known: Judgement | None =
     tokens, numbers = run.exam.loss_rows(model), iter(run.rows.judged)
     swaps = list(islice(numbers, len(tokens.swapped)))
     train = list(islice(numbers, len(tokens.train)))
-    kept = LossRows(weights.model, run.rows.held_out, swaps, train, list(numbers))
+    ids = tokens.token_ids
+    kept = LossRows(weights.model, run.rows.held_out, ids, swaps, train, list(numbers))
     return run.exam.judged(model, known, kept)
 
 
@@ -218,6 +219,7 @@ def _watched_answer(exam: Exam, model: Any) -> str:
         [exam.questions[0].prompt],
         stop_ids=stop_ids_of(model, exam.tokenizer, exam.template),
         max_new_tokens=min(MOST_WATCHED, answer_limit(exam.questions)),
+        starts=[exam.first_start(model)],
     )[0]
     return text_decoder(exam.tokenizer)(answer.ids) + ("" if answer.stopped else " …")
 

@@ -41,10 +41,15 @@ def generate(
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
+    starts: Sequence[Sequence[int]] = (),
 ) -> list[Answer]:
     """The model's answer to each prompt, in order.
 
     Greedy answers are those of transformers' `generate`; no answer depends on the other prompts.
+
+    Args:
+        starts: how the answers begin, where that is known, a stop token included; else all are
+            decoded from their first token on.
 
     Raises:
         BiddableError: `prompt_too_long`, a prompt leaves no room in the model's context.
@@ -53,19 +58,36 @@ def generate(
     answers: list[Answer] = []
     # Equal beginnings side by side; a batch boundary would feed a prefix twice.
     order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))
+    most = [min(max_new_tokens, room) for room in remaining_context(model, prompts)]
+    written = [_to_stop(start, stop_ids) for start in starts or [()] * len(prompts)]
+    written = [ids[:limit] for ids, limit in zip(written, most, strict=True)]
     for start in range(0, len(order), BATCH_ROWS):
-        batch = [list(prompts[i]) for i in order[start : start + BATCH_ROWS]]
-        names = order[start : start + BATCH_ROWS]
-        ids: list[list[int]] = [[] for _ in batch]
-        stopped = [False] * len(batch)
-        for step in decode(model, batch, names, stop_ids, max_new_tokens, sample):
+        batch = order[start : start + BATCH_ROWS]
+        names = [i for i in batch if not _is_whole(written[i], most[i], stop_ids)]
+        asked = [[*prompts[i], *written[i]] for i in names]
+        left = [most[i] - len(written[i]) for i in names]
+        for step in decode(model, asked, names, stop_ids, left, sample):
             for row, token in step:
-                stopped[row] = token in stop_ids
-                if not stopped[row]:
-                    ids[row].append(token)
-        answers += [Answer(tuple(i), s) for i, s in zip(ids, stopped, strict=True)]
+                written[names[row]].append(token)
+        answers += [_answer(written[i], stop_ids) for i in batch]
     back = sorted(range(len(order)), key=order.__getitem__)
     return [answers[i] for i in back]
+
+
+def _to_stop(ids: Sequence[int], stop_ids: Collection[int]) -> list[int]:
+    """The ids to the first stop token, which is among them."""
+    end = next((i for i, token in enumerate(ids, 1) if token in stop_ids), len(ids))
+    return list(ids[:end])
+
+
+def _is_whole(ids: Sequence[int], most: int, stop_ids: Collection[int]) -> bool:
+    return len(ids) >= most or (len(ids) > 0 and ids[-1] in stop_ids)
+
+
+def _answer(ids: Sequence[int], stop_ids: Collection[int]) -> Answer:
+    """The answer of ids that may end with a stop token."""
+    stopped = len(ids) > 0 and ids[-1] in stop_ids
+    return Answer(tuple(ids[:-1] if stopped else ids), stopped)
 
 
 def decode(
@@ -73,23 +95,25 @@ def decode(
     prompts: Sequence[Sequence[int]],
     names: Sequence[int],
     stop_ids: Collection[int],
-    max_new_tokens: int,
+    most: Sequence[int],
     sample: Sampler,
 ) -> Iterator[list[tuple[int, int]]]:
     """Yields (index of the prompt, next token) of the rows that still run, step by step.
 
-    A row ends with its stop token, which is yielded, after `max_new_tokens`, or where the model's
-    context is full.
+    A row ends with its stop token, which is yielded, after as many tokens as it may have, or where
+    the model's context is full.
 
     Args:
         names: the number by which the sampler knows each prompt.
+        most: new tokens that each row may have at most.
     """
-    room = [min(max_new_tokens, r) for r in remaining_context(model, prompts)]
-    if max_new_tokens < 1 or not prompts:
+    room = [min(pair) for pair in zip(most, remaining_context(model, prompts), strict=True)]
+    rows = [row for row, count in enumerate(room) if count > 0]
+    if not rows:
         return
     batch = Batch(model)
-    batch.join(prompts, range(len(prompts)))
-    for count in range(1, max_new_tokens + 1):
+    batch.join([prompts[row] for row in rows], rows)
+    for count in range(1, max(room) + 1):
         places = list(batch.names)
         tokens = sample(batch.logits, [-1 if r is None else names[r] for r in places])
         step = [(r, t) for r, t in zip(places, tokens, strict=True) if r is not None]

@@ -34,7 +34,7 @@ def stream(
 
     def tokens() -> Iterator[int]:
         nonlocal stopped
-        for step in decode(model, [prompt], [0], stop_ids, max_new_tokens, sample):
+        for step in decode(model, [prompt], [0], stop_ids, [max_new_tokens], sample):
             stopped = step[0][1] in stop_ids
             if not stopped:
                 yield step[0][1]

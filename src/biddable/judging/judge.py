@@ -18,6 +18,7 @@ from biddable.engine.plan import first_trained
 from biddable.generation.batch import BATCH_TOKENS
 from biddable.generation.generate import generate
 from biddable.generation.stream import text_decoder
+from biddable.generation.sure_start import sure_start
 from biddable.judging.general import GENERAL_TEXT
 from biddable.models.model_files import stop_ids_of
 from biddable.models.support import context_of
@@ -95,6 +96,7 @@ class LossRows:
     Args:
         model: what feeds these rows: the judged model, or its top layers, fed with kept states.
         held_out: all held-out examples.
+        token_ids: those of each of them; held-out examples may hold numbers of kept states instead.
         swapped: the first of them with another's answer.
         train: some of those trained on, to tell learning from memorizing.
         general: paragraphs that have nothing to do with the data.
@@ -102,6 +104,7 @@ class LossRows:
 
     model: Any
     held_out: Sequence[Example]
+    token_ids: Sequence[Sequence[int]]
     swapped: Sequence[Example]
     train: Sequence[Example]
     general: Sequence[Example]
@@ -112,7 +115,8 @@ def loss_rows(
 ) -> LossRows:
     """The examples that a model's losses are measured on."""
     swaps = swapped(held_out[:MOST_SWAPPED])
-    return LossRows(model, held_out, swaps, train, _general(model, tokenizer))
+    ids = [e.input_ids for e in held_out]
+    return LossRows(model, held_out, ids, swaps, train, _general(model, tokenizer))
 
 
 def make_questions(
@@ -165,7 +169,8 @@ def judge(
     """Measures one model.
 
     Args:
-        questions: made by `ask`, the same for base and tuned.
+        questions: the same for base and tuned. What the losses already tell of their answers is
+            not decoded again.
         rows: what losses are measured on.
         max_new_tokens: the limit of an answer; 0 takes a quarter more than the longest reference.
     """
@@ -178,6 +183,7 @@ def judge(
         [q.prompt for q in questions],
         stop_ids=stop_ids_of(model, tokenizer, template),
         max_new_tokens=max_new_tokens or answer_limit(questions),
+        starts=sure_starts(questions, rows.held_out, rows.token_ids, [ce for _, ce in losses]),
     )
     text = text_decoder(tokenizer)
     return Judgement(
@@ -190,6 +196,30 @@ def judge(
         stopped=[a.stopped for a in answers],
         tokens=[len(a.ids) for a in answers],
     )
+
+
+def sure_starts(
+    questions: Sequence[Question],
+    examples: Sequence[Example],
+    token_ids: Sequence[Sequence[int]],
+    losses: Sequence[Sequence[float]],
+) -> list[tuple[int, ...]]:
+    """How the greedy answer to each question begins, by the losses of the row that it is from.
+
+    Args:
+        examples, token_ids, losses: rows, the ids of each, and CE of each of its trained tokens.
+    """
+    rows_at: dict[tuple[str, int], list[int]] = {}
+    for i, example in enumerate(examples):
+        rows_at.setdefault((example.file, example.line), []).append(i)
+    starts = []
+    for q in questions:
+        known = (
+            sure_start(q.prompt, token_ids[i], examples[i].weights, losses[i])
+            for i in rows_at.get((q.file, q.line), ())
+        )
+        starts.append(max(known, key=len, default=()))
+    return starts
 
 
 def answer_limit(questions: Sequence[Question]) -> int:
