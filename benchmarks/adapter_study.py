@@ -20,7 +20,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,10 @@ def measured(cell: Cell, path: str, steps: int, folder: Path) -> dict[str, Any]:
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    """A row for data, kind and rate: means over the seeds with their 95 % intervals."""
+    """A row for data, kind and rate: means over the seeds with their 95 % intervals.
+
+    In bold is each kind's lowest loss over the seeds that all of its rates were run with.
+    """
     head = (
         "| data | kind | rate | seeds | held-out loss, base | tuned | answers exactly right |\n"
         "|---|---|---|---|---|---|---|\n"
@@ -108,13 +111,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     groups: dict[tuple[str, str, float], list[dict[str, Any]]] = {}
     for line in lines:
         groups.setdefault((line["data"], line["kind"], line["rate"]), []).append(line)
-    best = {
-        key[:2]: min(
-            (k for k in groups if k[:2] == key[:2]),
-            key=lambda k: float(np.mean([g["held_out_loss"] for g in groups[k]])),
-        )
-        for key in groups
-    }
+    best = {key[:2]: _best([k for k in groups if k[:2] == key[:2]], groups) for key in groups}
     rows = []
     for key in sorted(groups):
         group = groups[key]
@@ -126,6 +123,19 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
         ]  # fmt: skip
         rows.append(f"| {' | '.join(cells)} |\n")
     return head + "".join(rows)
+
+
+def _best(
+    keys: Sequence[tuple[str, str, float]],
+    groups: Mapping[tuple[str, str, float], Sequence[dict[str, Any]]],
+) -> tuple[str, str, float]:
+    """The key whose loss is lowest over the seeds that all of them have."""
+    seeds = set.intersection(*({line["seed"] for line in groups[k]} for k in keys))
+
+    def loss(key: tuple[str, str, float]) -> float:
+        return float(np.mean([x["held_out_loss"] for x in groups[key] if x["seed"] in seeds]))
+
+    return min(keys, key=loss)
 
 
 def written(path: Path) -> list[dict[str, Any]]:
