@@ -57,6 +57,15 @@ def settings_of_cells() -> dict[str, dict[str, Any]]:
         for count in (8, 16):
             options = {"top_layers": count, "lr": 4e-4, "epochs": epochs}
             chosen[f"top{count}-4e-4-{epochs:g}epochs"] = options
+        for name, options in (
+            ("full-2e-4", {"lr": 2e-4}),
+            ("top16-4e-4", {"top_layers": 16, "lr": 4e-4}),
+        ):
+            chosen[f"{name}-{epochs:g}epochs-4rows"] = {
+                **options,
+                "epochs": epochs,
+                "batch_size": 4,
+            }
     return chosen
 
 
