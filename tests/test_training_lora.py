@@ -15,7 +15,7 @@ from biddable.cli import main, read_arguments
 from biddable.command_table import COMMANDS
 from biddable.errors import BiddableError
 from biddable.options import read_config, with_values, write_config
-from biddable.settings import LORA_LR, Settings
+from biddable.settings import LORA_LR, TOP_LR, Settings
 from biddable.training.ranks import ALONE
 from biddable.training.resume import start
 from folders import base_folder, rows, write_jsonl
@@ -101,6 +101,7 @@ def test_an_interrupted_run_goes_on_to_the_very_same_adapter(place: Path) -> Non
 def test_the_learning_rate_has_a_default_of_its_own() -> None:
     for given, expected in (
         ({"lora": 8}, LORA_LR), ({"lora": 8, "lr": 1e-4}, 1e-4), ({}, Settings().lr),
+        ({"top_layers": 2}, TOP_LR), ({"top_layers": 2, "lr": 1e-4}, 1e-4),
     ):  # fmt: skip
         settings, _ = start("rows.jsonl", "auto", {**given, "out": "no-such-run"}, ALONE)
         assert settings.lr == expected
@@ -128,6 +129,17 @@ def test_the_rate_of_a_config_is_not_taken_for_the_other_kind(
         return
     values, _ = read_arguments("train", COMMANDS["train"], args)
     assert (values["lora"], values["lr"]) == (int(after), float(rate))
+
+
+def test_the_rate_of_all_weights_is_not_taken_for_top_layers(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = place / "all.toml"
+    settings = {"data": place / "data.jsonl", "base": place / "base"}
+    write_config(with_values(Settings(), settings), config)
+    args = ["--config", str(config), "--top-layers", "1", "--out", str(place / "no")]
+    assert main(["train", *args]) == 2
+    assert "give --lr too: 0.0004 is the default for the top layers" in capsys.readouterr().err
 
 
 def test_the_rate_of_a_config_of_the_same_kind_is_taken(run: Path) -> None:

