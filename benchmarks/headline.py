@@ -58,7 +58,7 @@ def peer_run(
         raise SystemExit(process.stderr[-2000:])
     lines = [json.loads(x) for x in process.stdout.splitlines() if x.startswith('{"step"')]
     return {
-        "cell": f"{cell}/{rate:g}", "rate": rate, "steps": steps, "batch": args.batch,
+        "cell": f"{cell}/{rate:g}/{args.batch}", "rate": rate, "steps": steps, "batch": args.batch,
         "evaluations": [(x["step"], x["accuracy"], x["seconds"]) for x in lines],
     }  # fmt: skip
 
@@ -71,38 +71,42 @@ def reached(evaluations: Sequence[tuple[int, float, float]], accuracy: float) ->
     return None
 
 
+def last(runs: Sequence[Sequence[tuple[int, float, float]]]) -> tuple[float, float]:
+    """Mean accuracy and seconds at the last evaluations."""
+    return mean(run[-1][1] for run in runs), mean(run[-1][2] for run in runs)
+
+
 def table(peer_lines: Lines, our_lines: Lines) -> str:
     """The headline for each data set that both sides have."""
     rows = ["| data | accuracy | TRL | ours | ratio |", "|---|---|---|---|---|"]
     for data in sorted({line["cell"].split("/")[0] for line in peer_lines}):
-        by_rate = defaultdict(list)
+        runs_of = defaultdict(list)
         for line in peer_lines:
             if line["cell"].startswith(f"{data}/"):
-                by_rate[line["rate"]].append(line)
-        ends = {r: mean(x["evaluations"][-1][1] for x in runs) for r, runs in by_rate.items()}
-        best = max(ends, key=lambda rate: ends[rate])
-        times = [t for x in by_rate[best] if (t := reached(x["evaluations"], ends[best]))]
-        theirs = mean(times) if times else mean(x["evaluations"][-1][2] for x in by_rate[best])
+                runs_of[line["rate"], line["batch"]].append(line["evaluations"])
+        # The best rate, with the device batch that is quickest at it.
+        chosen = max(runs_of, key=lambda k: (last(runs_of[k])[0], -last(runs_of[k])[1]))
+        runs, (accuracy, seconds) = runs_of[chosen], last(runs_of[chosen])
+        times = [t for run in runs if (t := reached(run, accuracy))]
+        theirs = mean(times) if times else seconds
         settings = defaultdict(list)
         for line in our_lines:
             name, _, setting = line["cell"].split("/")
             if name == data:
                 settings[setting].append(line)
         minutes = {
-            setting: mean(x["minutes"] for x in runs)
-            for setting, runs in settings.items()
-            if mean(x["accuracy"] for x in runs) >= ends[best]
+            setting: mean(x["minutes"] for x in lines)
+            for setting, lines in settings.items()
+            if mean(x["accuracy"] for x in lines) >= accuracy
         }
-        peer_text = f"{theirs:.0f} s at {best:g}, {len(by_rate[best])} seeds"
+        peer_text = f"{theirs:.0f} s at {chosen[0]:g} by {chosen[1]} rows, {len(runs)} seeds"
         if not minutes:
-            rows.append(f"| {data} | {ends[best]:.0%} | {peer_text} | not reached | |")
+            rows.append(f"| {data} | {accuracy:.0%} | {peer_text} | not reached | |")
             continue
         quickest = min(minutes, key=lambda setting: minutes[setting])
         ours = 60 * minutes[quickest]
         our_text = f"{ours:.0f} s with {quickest}, {len(settings[quickest])} seeds"
-        rows.append(
-            f"| {data} | {ends[best]:.0%} | {peer_text} | {our_text} | {ours / theirs:.2f} |"
-        )
+        rows.append(f"| {data} | {accuracy:.0%} | {peer_text} | {our_text} | {ours / theirs:.2f} |")
     return "\n".join(rows)
 
 
@@ -127,7 +131,7 @@ def main() -> None:
     files = {"gsm8k": "", "clinc150": args.clinc150}
     for cell in () if args.table else args.cells:
         for rate in args.rates:
-            if f"{cell}/{rate:g}" in finished(args.results):
+            if f"{cell}/{rate:g}/{args.batch}" in finished(args.results):
                 continue
             line = peer_run(cell, rate, args, files)
             stamp = {"date": date.today().isoformat(), "processor": processor(), "threads": 2}
