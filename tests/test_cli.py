@@ -51,6 +51,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["check", "a", "--lr", "1"], "train and pretrain have it"),
         (["chat", "a", "b"], "'b' is one argument too many"),
         (["train", "a", "--lr", "7"], "a number from 0 to 1"),
+        (["train", "a", "--lora", "-1"], "a whole number from 0 to 1024"),
         (["train", "a", "--steps", "5", "--epochs", "2"], "--steps and --epochs each say"),
         (["pretrain", "a", "--minutes", "1", "--steps", "5"], "--steps and --minutes each say"),
         (["lab", "--json"], "check, train"),

@@ -215,6 +215,7 @@ def test_saves_come_by_steps_or_by_time() -> None:
 
 
 def test_the_lock_file_stays_so_that_nobody_locks_a_deleted_one(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
     with Lock(RunFolder(tmp_path)):
         before = (tmp_path / ".lock").stat().st_ino
     with Lock(RunFolder(tmp_path)):

@@ -146,6 +146,7 @@ def test_a_wrong_combination_is_refused(
 ) -> None:
     assert main(train_args(place, "no", *more)) in (1, 2)
     assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not (place / "no").exists(), "the name is free for another try"
 
 
 def test_a_run_resumed_at_its_end_is_judged(place: Path) -> None:

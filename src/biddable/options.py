@@ -253,7 +253,7 @@ def _number(f: Field[Any], value: Any) -> int | float:
     number = isinstance(value, int if is_count else int | float) and not isinstance(value, bool)
     # NaN is within no bounds.
     if not (number and low <= value <= high):
-        wanted = "a is_count number" if is_count else "a number"
+        wanted = "a whole number" if is_count else "a number"
         raise _bad_value(f.name, value, f"{wanted} from {low:g} to {high:g}")
     return int(value) if is_count else float(value)
 

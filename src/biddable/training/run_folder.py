@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from datetime import date
 from itertools import count
 from pathlib import Path
@@ -167,5 +168,13 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The file stays: deleting it could delete one that another process has just locked.
+        folder = self._path.parent
+        # Windows keeps a file that is open.
+        with suppress(OSError):
+            # A run that was refused before it wrote anything: its name is free again. While the
+            # lock is held nobody else can have begun here.
+            if [path.name for path in folder.iterdir()] == [self._path.name]:
+                self._path.unlink()
+                folder.rmdir()
+        # Otherwise the file stays: deleting it could delete one that another process has locked.
         self._file.close()
