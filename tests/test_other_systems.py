@@ -84,6 +84,7 @@ def test_windows_locks_a_byte_behind_the_content(
     monkeypatch.setitem(sys.modules, "fcntl", None)
     monkeypatch.setitem(sys.modules, "msvcrt", locks)
     folder = RunFolder(tmp_path)
+    folder.config.touch()
     with Lock(folder):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
         with pytest.raises(BiddableError, match=f"by process {os.getpid()}"), Lock(folder):

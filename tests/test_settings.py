@@ -169,6 +169,7 @@ def test_run_folders_get_the_next_free_number(
 
 def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
+    folder.config.touch()
     with Lock(folder), pytest.raises(BiddableError, match="written by process"), Lock(folder):
         pass
     with Lock(folder):
