@@ -67,8 +67,8 @@ def test_answers_are_those_that_are_decoded_whole(
 
 
 def test_the_answer_that_a_model_is_sure_of_is_known_whole() -> None:
-    asked = {(3 + i, 4, 7): greedy([3 + i, 4, 7]) for i in range(12)}
-    answers = {prompt: answer.ids for prompt, answer in asked.items() if answer.ids}
+    greedy_answers = {(3 + i, 4, 7): greedy([3 + i, 4, 7]) for i in range(12)}
+    answers = {prompt: answer.ids for prompt, answer in greedy_answers.items() if answer.ids}
     rows = [row(i, list(p), list(ids)) for i, (p, ids) in enumerate(answers.items())]
     known = sum(s == ids for s, ids in zip(starts_of(rows), answers.values(), strict=True))
     assert known >= len(answers) / 2 >= 3

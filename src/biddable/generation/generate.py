@@ -64,9 +64,9 @@ def generate(
     for start in range(0, len(order), BATCH_ROWS):
         batch = order[start : start + BATCH_ROWS]
         names = [i for i in batch if not _is_whole(written[i], most[i], stop_ids)]
-        asked = [[*prompts[i], *written[i]] for i in names]
+        continued = [[*prompts[i], *written[i]] for i in names]
         left = [most[i] - len(written[i]) for i in names]
-        for step in decode(model, asked, names, stop_ids, left, sample):
+        for step in decode(model, continued, names, stop_ids, left, sample):
             for row, token in step:
                 written[names[row]].append(token)
         answers += [_answer(written[i], stop_ids) for i in batch]
