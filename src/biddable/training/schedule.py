@@ -17,8 +17,8 @@ def total_steps(rows: int, settings: FitSettings) -> int:
 
 
 def evaluation_interval(rows: int, held_out: int, settings: FitSettings) -> int:
-    """Steps between evaluations: about twice an epoch, at most 20 in a run, and evenly spaced, so
-    that the last one is not a step or two after the one before.
+    """Steps between evaluations: about twice an epoch, at most 20 in a run. They divide the steps
+    as evenly as whole numbers do; what remains is the last interval.
 
     Once an epoch where twice would take more than a tenth of the training time: a forward costs a
     third of a step's share for a row.
