@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.defaults_study import forget_judgements
 from biddable.models.base import resolve_base
 
 FILES, ROWS, STEPS, BATCH, RANK = 8, 200, 25, 8, 16
@@ -43,6 +44,7 @@ class Taken:
 
 def taken_by(command: Sequence[str]) -> Taken:
     """Runs a command to its end; its resident memory at the peak is in bytes."""
+    forget_judgements()
     with tempfile.TemporaryFile("w+") as output:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=output, env=ENVIRONMENT)

@@ -6,7 +6,8 @@
 A cell is DATA/SEED/SETTING. Each cell is a run of the default base, and becomes one line of JSON in
 the results: losses at each evaluation with the seconds from the first step, the figures of the
 scorecard, and minutes. Cells that the results hold already are passed over, so the study goes on
-where it was stopped; a run that was interrupted goes on from its last checkpoint. OUT holds the
+where it was stopped; a run that was interrupted goes on from its last checkpoint. What the cache
+knows of judgements of bases is deleted before each. OUT holds the
 rows and the run folders, without the weights of what is finished. gsm8k is JSONL with question and
 answer, clinc150 CSV with text and intent; their cells need these files.
 """
@@ -30,6 +31,7 @@ import torch
 
 from benchmarks.verdicts import EXTRACT, Row, as_json, example, message, write
 from biddable.commands.train import Trained, train
+from biddable.models.base import cache_folder
 
 SEEDS = (0, 1, 2)
 RESULTS = Path(__file__).parent / "results"
@@ -112,6 +114,7 @@ def run_cell(cell: str, out: Path, files: dict[str, str]) -> dict[str, Any]:
     data, seed, setting = cell.split("/")
     train_rows, held_rows = rows_of(data, int(seed), files)
     stem, options = cell.replace("/", "-"), settings_of_cells()[setting]
+    forget_judgements()
     began = time.perf_counter()
     done = train(
         write(out / f"{stem}-train.jsonl", train_rows),
@@ -124,6 +127,11 @@ def run_cell(cell: str, out: Path, files: dict[str, str]) -> dict[str, Any]:
     for weights in ("model", "adapter"):
         shutil.rmtree(out / stem / weights, ignore_errors=True)
     return {"cell": cell, **options, "rows": len(train_rows), **figures(done), "minutes": minutes}
+
+
+def forget_judgements() -> None:
+    """Deletes what earlier runs know of bases, so that each command is timed with all it does."""
+    shutil.rmtree(cache_folder("judgements"), ignore_errors=True)
 
 
 def figures(done: Trained) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def test_a_changed_file_tokenizer_or_package_finds_nothing(
     (base / "tokenizer.json").write_text(json.dumps(tokenizer))
     prepare(replace(here, base=str(base)))
     assert len(list(cache.glob("[!.]*"))) == 3
-    monkeypatch.setattr(kept, "_own_source", lambda: "another version")
+    monkeypatch.setattr(kept, "own_source", lambda: "another version")
     prepare(here)
     assert len(list(cache.glob("[!.]*"))) == 4
 
@@ -158,9 +158,13 @@ def test_only_the_newest_data_sets_are_kept(
 ) -> None:
     monkeypatch.setattr(kept, "MOST", 2)
     (cache / ".killed.part").mkdir(parents=True)
+    # Rows that a notebook gave, which its run names as its data.
+    (cache / "rows-1.jsonl").write_text("{}")
     for seed in range(4):
         prepare(replace(settings, seed=seed))
-    assert len(list(cache.iterdir())) == 3
+    names = {path.name for path in cache.iterdir()}
+    assert {".lock", "rows-1.jsonl"} < names
+    assert len(names) == 4
     assert json.loads(next(iter(cache.glob("[!.]*/prepared.json"))).read_text())["rows"] == 240
 
 

@@ -174,6 +174,18 @@ def remove(folder: Path) -> None:
         folder.unlink()
 
 
+def keep_newest(folder: Path, most: int) -> None:
+    """Deletes all but the last used of a cache's folders, and what was not written to its end.
+
+    Whoever calls it holds the folder's lock.
+    """
+    kept = [path for path in folder.glob("[!.]*") if path.is_dir()]
+    for old in sorted(kept, key=lambda p: -p.stat().st_mtime)[most:]:
+        remove(old)
+    for part in folder.glob(".*.part"):
+        shutil.rmtree(part)
+
+
 def is_sound(folder: Path) -> bool:
     """Whether every file that `AtomicFolder` listed is there, unchanged."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -14,6 +15,7 @@ import torch
 from rich.console import Console
 
 from biddable.commands.exam import Exam
+from biddable.commands.kept_judgements import judgement_path, keep_judgement, kept_judgement
 from biddable.data.fix import as_row
 from biddable.data.rows import number_of
 from biddable.dataset.prepared import Prepared
@@ -224,17 +226,25 @@ def _watched_answer(exam: Exam, model: Any) -> str:
     return text_decoder(exam.tokenizer)(answer.ids) + ("" if answer.stopped else " …")
 
 
-def base_judgement(run: Run, weights: WeightStore, fresh: Callable[[], Any]) -> Judgement:
-    """The base's judgement: made before step 1, and kept for when the run is resumed."""
+def base_judgement(
+    run: Run, weights: WeightStore, fresh: Callable[[], Any]
+) -> tuple[Judgement, float]:
+    """The base's judgement, and the seconds that it took: made before step 1 or taken from the
+    cache, and kept for when the run is resumed."""
     if (run.folder.path / BASE_FILE).is_file():
-        return Judgement(**run.folder.read_json(BASE_FILE))
-    line(run.out, "judging", f"the base on {number_of(len(run.exam.questions), 'prompt')}")
-    key = run.exam.key()
-    known = run.shared.judgements.get(key)
-    base = judged(run, weights, weights.standalone_model(fresh, {}), known)
-    run.shared.judgements[key] = base
-    run.folder.write_json(BASE_FILE, asdict(base))
-    return base
+        return Judgement(**run.folder.read_json(BASE_FILE)), 0.0
+    prompts, key = number_of(len(run.exam.questions), "prompt"), run.exam.key()
+    path = judgement_path(run.exam, run.settings, run.record["base"])
+    kept = kept_judgement(path)
+    line(run.out, "judging", f"the base on {prompts}{', known from an earlier run' * bool(kept)}")
+    if kept is None:
+        began, known = time.perf_counter(), run.shared.judgements.get(key)
+        base = judged(run, weights, weights.standalone_model(fresh, {}), known)
+        kept = base, time.perf_counter() - began
+        keep_judgement(path, *kept)
+    run.shared.judgements[key] = kept[0]
+    run.folder.write_json(BASE_FILE, asdict(kept[0]))
+    return kept
 
 
 def first_event(exam: Exam, base: Judgement) -> dict[str, Any]:

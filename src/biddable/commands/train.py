@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -190,9 +189,7 @@ def _train(run: Run, interrupt: Interrupt, tracker_log: Log) -> Trained:
         begin(run, weights)
     screen = Screen(steps, out)
     parts = trainer_parts(run, weights, combined(json_log(folder.log), screen, tracker_log))
-    began = time.perf_counter()
-    base = base_judgement(run, weights, fresh) if run.ranks.first else None
-    judging = time.perf_counter() - began
+    base, judging = base_judgement(run, weights, fresh) if run.ranks.first else (None, 0.0)
     progress = resume_progress(folder, parts, out) if resumed else Progress()
     seconds = seconds_of_fit(parts, len(prepared.held_out.examples), progress)
     _show_estimate(run, weights.model, steps - progress.step, seconds, judging)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -29,7 +28,14 @@ from biddable.dataset.mapped_rows import (
 from biddable.dataset.prepared import Counts, OpenedBase, Prepared, SplitPart
 from biddable.errors import BiddableError, Finding
 from biddable.models.base import cache_folder
-from biddable.storage import AtomicFolder, folder_lock, is_sound, need_space, remove, write_text
+from biddable.storage import (
+    AtomicFolder,
+    folder_lock,
+    is_sound,
+    keep_newest,
+    need_space,
+    write_text,
+)
 
 # Fewer training examples are read and encoded in a second or two.
 FEWEST = 4_000
@@ -45,8 +51,7 @@ def cache_path(inputs: Mapping[str, Any], hashes: Mapping[str, str]) -> Path:
         inputs: JSON values, all beside the sources that decides the rows.
         hashes: sha256 of each source, in order.
     """
-    versions = {name: version(name) for name in _PACKAGES}
-    everything = [inputs, list(hashes.items()), versions, _own_source()]
+    everything = [inputs, list(hashes.items()), versions_of(_PACKAGES), own_source()]
     key = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
     return cache_folder("rows") / key[:32]
 
@@ -66,9 +71,14 @@ def hashes_of(sources: Sequence[str]) -> dict[str, str] | None:
     return hashes
 
 
+def versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """The installed version of each package, by its name."""
+    return {name: version(name) for name in packages}
+
+
 @cache
-def _own_source() -> str:
-    """A sum over this package's files, so that a changed reader or encoder uses no old rows."""
+def own_source() -> str:
+    """A sum over this package's files, so that changed code uses nothing that the old one kept."""
     digest = hashlib.sha256()
     for path in sorted(Path(biddable.__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
@@ -139,7 +149,4 @@ def _write(path: Path, prepared: Prepared, opened: OpenedBase) -> None:
             write_conversations(prepared.conversations(), aside)
             write_examples(list(prepared.examples()), aside)
             write_text(aside / "prepared.json", json.dumps(record))
-        for old in sorted(path.parent.glob("[!.]*"), key=lambda p: -p.stat().st_mtime)[MOST:]:
-            remove(old)
-        for part in path.parent.glob(".*.part"):
-            shutil.rmtree(part)
+        keep_newest(path.parent, MOST)
