@@ -1,11 +1,12 @@
-"""Greedy answers to held-out prompts: ours against transformers' `generate`.
+"""Greedy answers to held-out prompts: ours, as judging makes them, against `generate`.
 
-    python benchmarks/decoding.py MODEL [MODEL ...] --data examples/tool-library/heldout.jsonl \
-        examples/tool-library/train.jsonl --count 64
+    python benchmarks/decoding.py MODEL [MODEL ...] --data examples/inbox/heldout.jsonl --count 64
 
-Prints the wall and processor seconds of ours and of transformers at each batch size and how many
-answers are equal, and adds a line to benchmarks/results. With OMP_NUM_THREADS=1 the processor
-seconds can be compared on a busy machine too.
+Ours are the losses on the reference answers, which judging needs in any case, and the answers
+behind the beginnings that these tell. Prints the wall and processor seconds of ours and of
+transformers' `generate` at each batch size, and how many answers are equal, and adds a line to
+benchmarks/results. With OMP_NUM_THREADS=1 the processor seconds can be compared on a busy machine
+too.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from biddable.data.readers import read
-from biddable.encoding.encode import stop_token_ids
+from biddable.encoding.encode import encode, stop_token_ids
 from biddable.engine.precision import choose_device, load_model
+from biddable.generation.batch import BATCH_TOKENS
 from biddable.generation.generate import generate
-from biddable.judging.judge import answer_limit, make_questions
+from biddable.judging.judge import answer_limit, make_questions, sure_starts
 from biddable.models.base import load_tokenizer, resolve_base
 from biddable.template.template import Template
+from biddable.training.evaluate import token_losses
 
 
 def theirs(
@@ -72,19 +75,29 @@ def compare(name: str, args: argparse.Namespace) -> dict[str, Any]:
     base = resolve_base(name)
     tokenizer = load_tokenizer(base)
     template = Template.of(tokenizer)
-    questions = make_questions(read(args.data).conversations, tokenizer, template, most=args.count)
+    conversations = read(args.data).conversations[: args.count]
+    questions = make_questions(conversations, tokenizer, template, most=args.count)
+    rows = [example for c in conversations for example in encode(c, tokenizer, template)]
+    ids = [list(row.input_ids) for row in rows]
     prompts = [list(q.prompt) for q in questions]
     stops, limit = list(stop_token_ids(tokenizer, template)), answer_limit(questions)
     device = choose_device(args.device)
     model = load_model(base, device)
     other = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32).to(device)
-    times: dict[str, Any] = {"ours": [], **{str(b): [] for b in args.batches}}
+    times: dict[str, Any] = {"losses": [], "ours": [], **{str(b): [] for b in args.batches}}
     equal = len(prompts)
     for _ in range(args.repeat):
         start = clocks()
-        ours = generate(model, prompts, stop_ids=stops, max_new_tokens=limit)
+        losses = [x.tolist() for x, _ in token_losses(model, rows, BATCH_TOKENS)]
+        times["losses"].append(since(start))
+        starts = sure_starts(questions, rows, ids, losses)
+        ours = generate(model, prompts, stop_ids=stops, max_new_tokens=limit, starts=starts)
         times["ours"].append(since(start))
-        print(f"{name}: {len(prompts)} prompts, at most {limit} tokens: ours {times['ours'][-1]}")
+        known = f"{sum(map(len, starts))} of {sum(len(a.ids) for a in ours)} tokens known"
+        print(
+            f"{name}: {len(prompts)} prompts, at most {limit} tokens, {known}: {times['ours'][-1]},"
+        )
+        print(f"  of which losses {times['losses'][-1]}")
         for batch in args.batches:
             start = clocks()
             given = theirs(other, prompts, stops, limit, batch)
@@ -103,10 +116,13 @@ def summary(models: list[dict[str, Any]], clock: int) -> dict[str, Any]:
         side: sum(median(s[clock] for s in m["seconds"][side]) for m in models)
         for side in models[0]["seconds"]
     }
-    ours = total.pop("ours")
+    losses, ours = total.pop("losses"), total.pop("ours")
     best = min(total, key=total.__getitem__)
-    return {"ratio": ours / total[best], "our_seconds": ours, "peer_seconds": total[best],
-            "peer_batch": int(best)}  # fmt: skip
+    return {
+        "ratio": ours / total[best], "ratio_without_losses": (ours - losses) / total[best],
+        "our_seconds": ours, "loss_seconds": losses, "peer_seconds": total[best],
+        "peer_batch": int(best),
+    }  # fmt: skip
 
 
 def main() -> None:
