@@ -42,7 +42,7 @@ from biddable.judging.probes import probes
 from biddable.judging.text_measures import copier, normalized, similarity, words
 from biddable.models.adapters import add_adapter
 from biddable.models.base import resolve_base
-from biddable.settings import Settings
+from biddable.settings import FULL_LR, Settings
 from biddable.template.template import Template
 from biddable.training.checkpoint import Progress
 from biddable.training.evaluate import held_out_loss
@@ -94,7 +94,7 @@ def usual(bench: Bench) -> Run:
 
 def train(bench: Bench, examples: Sequence[Example], lr: float = 0.0) -> Run:
     """Trains on the examples."""
-    settings = replace(bench.settings, lr=lr or bench.settings.lr)
+    settings = replace(bench.settings, lr=lr or bench.settings.lr or FULL_LR)
     held_out = bench.prepared.held_out.examples
     model = load_model(bench.prepared.base, choose_device("cpu"))
     if settings.lora:
@@ -230,7 +230,7 @@ def rate(bench: Bench) -> dict[str, Figures]:
     """Learning rates, below and at that of pretraining."""
     figures = {}
     for lr in RATES:
-        known = lr == bench.settings.lr
+        known = lr == (bench.settings.lr or FULL_LR)
         run = usual(bench) if known else train(bench, bench.prepared.train.examples, lr)
         figures[f"{lr:g}"] = {**asked(bench, run.model).figures, "last_loss": run.curve[-1][1]}
     return figures

@@ -28,7 +28,7 @@ from biddable.engine.attention import NAME, register
 from biddable.engine.memory import give_back_freed_memory, keep_freed_memory, needs_of, peak_of
 from biddable.engine.plan import StepPlan, plan_step
 from biddable.engine.step import backward_step
-from biddable.settings import Settings
+from biddable.settings import FULL_LR, Settings
 from biddable.training.loop import make_optimizer
 from biddable.training.ranks import Ranks, joined_ranks
 from biddable.training.shards import Shards
@@ -116,7 +116,7 @@ def measure(way: str) -> None:
         loaded = own_memory()
         needs = needs_of(weights.model, weights.pieces, weights.working_bytes, weights.run)
         threading.Thread(target=watch, daemon=True).start()
-        optimizer = make_optimizer(weights, Settings())
+        optimizer = make_optimizer(weights, Settings(lr=FULL_LR))
         rows = [row(n, TOKENS) for n in range(2)]
         for _ in range(2):
             plan = step(weights, optimizer, rows, TOKENS)

@@ -15,9 +15,11 @@ from biddable.cli import main, read_arguments
 from biddable.command_table import COMMANDS
 from biddable.errors import BiddableError
 from biddable.options import read_config, with_values, write_config
-from biddable.settings import LORA_LR, TOP_LR, Settings
+from biddable.settings import FULL_LR, LORA_LR, TOP_LR, Settings
+from biddable.training import schedule
 from biddable.training.ranks import ALONE
 from biddable.training.resume import start
+from biddable.training.schedule import MEASURED_WIDTH, peak_rate
 from folders import base_folder, rows, write_jsonl
 from interrupted import interrupt
 
@@ -98,13 +100,33 @@ def test_an_interrupted_run_goes_on_to_the_very_same_adapter(place: Path) -> Non
     assert (place / "cut" / name).read_bytes() == (place / "whole" / name).read_bytes()
 
 
-def test_the_learning_rate_has_a_default_of_its_own() -> None:
-    for given, expected in (
-        ({"lora": 8}, LORA_LR), ({"lora": 8, "lr": 1e-4}, 1e-4), ({}, Settings().lr),
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"lora": 8}, LORA_LR), ({"lora": 8, "lr": 1e-4}, 1e-4), ({}, FULL_LR),
         ({"top_layers": 2}, TOP_LR), ({"top_layers": 2, "lr": 1e-4}, 1e-4),
-    ):  # fmt: skip
-        settings, _ = start("rows.jsonl", "auto", {**given, "out": "no-such-run"}, ALONE)
-        assert settings.lr == expected
+    ],
+)  # fmt: skip
+def test_the_learning_rate_has_a_default_of_its_own(
+    options: dict[str, Any], expected: float
+) -> None:
+    settings, _ = start("rows.jsonl", "auto", {**options, "out": "no-such-run"}, ALONE)
+    assert peak_rate(settings, 64) == peak_rate(settings, MEASURED_WIDTH) == expected
+    wide = peak_rate(settings, 4 * MEASURED_WIDTH)
+    assert wide == expected if "lr" in options else 0.3 < wide / expected < 0.4
+
+
+@pytest.mark.parametrize(("measured", "rate"), [(0.5, 1.2e-4), (2, FULL_LR)])
+def test_a_wider_base_is_trained_at_a_lower_rate(
+    place: Path, monkeypatch: pytest.MonkeyPatch, measured: float, rate: float
+) -> None:
+    width = json.loads((place / "base" / "config.json").read_text())["hidden_size"]
+    monkeypatch.setattr(schedule, "MEASURED_WIDTH", width * measured)
+    files = [str(place / "data.jsonl"), "--base", str(place / "base")]
+    out = place / f"rate-{measured}"
+    assert main(["train", *files, "--out", str(out), "--steps", "1", *EXACT]) == 0
+    assert read_config(str(out / "config.toml"))["lr"] == rate
+    assert [step["learning_rate"] for step in steps_of(out)] == [rate]
 
 
 def test_the_config_of_a_run_names_rank_and_rate(run: Path) -> None:
@@ -120,6 +142,7 @@ def test_the_rate_of_a_config_is_not_taken_for_the_other_kind(
 ) -> None:
     config = place / "other.toml"
     settings = {"data": place / "data.jsonl", "base": place / "base", "lora": int(before or 0)}
+    settings |= {"lr": 2e-3 if before else 2e-4}
     write_config(with_values(Settings(), settings), config)
     args = ["--config", str(config), "--lora", after, *(["--lr", rate] if rate else [])]
     if rate is None:
@@ -135,11 +158,11 @@ def test_the_rate_of_all_weights_is_not_taken_for_top_layers(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = place / "all.toml"
-    settings = {"data": place / "data.jsonl", "base": place / "base"}
+    settings = {"data": place / "data.jsonl", "base": place / "base", "lr": 2e-4}
     write_config(with_values(Settings(), settings), config)
     args = ["--config", str(config), "--top-layers", "1", "--out", str(place / "no")]
     assert main(["train", *args]) == 2
-    assert "give --lr too: 0.0004 is the default for the top layers" in capsys.readouterr().err
+    assert "give --lr too; --lr 0 takes the default for the top layers" in capsys.readouterr().err
 
 
 def test_the_rate_of_a_config_of_the_same_kind_is_taken(run: Path) -> None:

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tomli_w
 
 from biddable.errors import BiddableError, did_you_mean
-from biddable.settings import LORA_LR, MOST, MOST_SEED, TOP_LR, TRACKERS, FitSettings, Settings
+from biddable.settings import (
+    FULL_LR,
+    LORA_LR,
+    MOST,
+    MOST_SEED,
+    TOP_LR,
+    TRACKERS,
+    FitSettings,
+    Settings,
+)
 from biddable.storage import write_whole
 
 if TYPE_CHECKING:
@@ -180,12 +189,12 @@ def read_config(path: str, kind: type[DataclassInstance] = Settings) -> dict[str
 
 
 def what_learns(options: Mapping[str, Any]) -> tuple[str, float]:
-    """What a run with these options trains, and its peak learning rate where none is given."""
+    """What a run with these options trains, and its peak learning rate on the packaged base."""
     if options.get("lora"):
         return "an adapter", LORA_LR
     if options.get("top_layers"):
         return "the top layers", TOP_LR
-    return "all weights", Settings().lr
+    return "all weights", FULL_LR
 
 
 def refuse_other_rate(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> None:
@@ -200,12 +209,12 @@ def refuse_other_rate(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> N
         BiddableError: `option`.
     """
     both = [k for k in ("lora", "top_layers") if k in config and k in chosen]
-    if "lr" in chosen or "lr" not in config or not both:
+    if "lr" in chosen or not config.get("lr") or not both:
         return
-    (before, _), (now, rate) = what_learns(config), what_learns({**config, **chosen})
+    (before, _), (now, _) = what_learns(config), what_learns({**config, **chosen})
     if before != now:
         what = f"the --config has --lr {config['lr']:g} for {before}, and this is {now}"
-        fix = f"give --lr too: {rate:g} is the default for {now}"
+        fix = f"give --lr too; --lr 0 takes the default for {now}"
         raise BiddableError("option", what, fix)
 
 

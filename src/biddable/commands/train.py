@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from os import PathLike
 from pathlib import Path
@@ -39,6 +39,7 @@ from biddable.judging.own_metric import load_metric
 from biddable.judging.scorecard import Scorecard, Terms
 from biddable.judging.verdict import INTERRUPTED
 from biddable.models.adapters import decoder_layers
+from biddable.models.base import load_config
 from biddable.settings import TrainPrinting
 from biddable.terminal import console, line, notices, write_json
 from biddable.training.checkpoint import Progress
@@ -57,7 +58,7 @@ from biddable.training.resume import (
     start,
 )
 from biddable.training.run_folder import Lock
-from biddable.training.schedule import total_steps
+from biddable.training.schedule import peak_rate, total_steps
 from biddable.training.trackers import tracker, tracker_package
 
 
@@ -158,6 +159,8 @@ def _train_once(options: dict[str, Any], resume: str, ranks: Ranks, shared: Shar
     show_masks(prepared.train.examples[:1], prepared, out)
     show_findings(prepared, out, fix_command(settings, prepared.findings))
     prepared.refuse_errors()
+    width = load_config(prepared.base).get_text_config().hidden_size
+    settings = replace(settings, lr=peak_rate(settings, width))
     exam = set_exam(
         prepared.tokenizer, prepared.template, prepared.held_out, prepared.train,
         settings.answers, Terms(leaked=prepared.leaked, user_metric=metric),
@@ -237,6 +240,7 @@ def _show_plan(run: Run) -> int:
     plan = f"{passes}{number_of(steps, 'step')}, batch size {settings.batch_size}"
     line(run.out, "path", str(run.proof))
     line(run.out, "plan", f"{plan}, at most {settings.batch_tokens:,} tokens per micro-batch")
+    line(run.out, "rate", f"{settings.lr:g} at its peak")
     return steps
 
 

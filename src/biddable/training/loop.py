@@ -64,7 +64,13 @@ class TrainerParts:
 
 
 def make_optimizer(weights: WeightStore, settings: FitSettings) -> torch.optim.AdamW:
-    """Fused AdamW over this rank's part of the fp32 masters; only matrices decay."""
+    """Fused AdamW over this rank's part of the fp32 masters; only matrices decay.
+
+    Raises:
+        RuntimeError: no learning rate was chosen (`schedule.peak_rate`).
+    """
+    if not settings.lr:
+        raise RuntimeError("a learning rate of 0 trains nothing")
     pairs = list(zip(weights.shapes, weights.pieces, strict=True))
     groups = [
         {"params": [p for s, p in pairs if len(s) >= 2], "weight_decay": settings.weight_decay},

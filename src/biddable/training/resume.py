@@ -18,7 +18,7 @@ from biddable.dataset.early import refuse_early
 from biddable.dataset.prepared import Prepared
 from biddable.errors import BiddableError
 from biddable.models.adapter_files import weight_sums
-from biddable.options import read_config, refuse_two_lengths, what_learns, with_values
+from biddable.options import read_config, refuse_two_lengths, with_values
 from biddable.settings import PACKAGED, Settings
 from biddable.storage import sha256
 from biddable.template.frames import FRAMES
@@ -72,22 +72,23 @@ def start(
 
 
 def new_settings(options: Mapping[str, Any]) -> Settings:
-    """The settings of a new run; an adapter and top layers have learning rates of their own.
+    """The settings of a new run.
 
     Raises:
         BiddableError: `option`.
     """
-    return with_values(Settings(), {"lr": what_learns(options)[1], **options})
+    return with_values(Settings(), options)
 
 
 def as_begun(settings: Settings, folder: RunFolder) -> Settings:
     """The settings with what the run chose itself when it began, and its folder.
 
     The compute dtype follows from the device and the tokens per pass from free memory, neither of
-    which need come out the same twice.
+    which need come out the same twice; the learning rate from the base, and another version might
+    choose another.
     """
     before = _settings_of(folder)
-    left_open = {"precision": "auto", "device": "auto", "batch_tokens": 0}
+    left_open = {"precision": "auto", "device": "auto", "batch_tokens": 0, "lr": 0.0}
     chosen = {k: getattr(before, k) for k, v in left_open.items() if getattr(settings, k) == v}
     return replace(settings, out=before.out, **chosen)
 

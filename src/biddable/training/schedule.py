@@ -8,7 +8,28 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from biddable.settings import FitSettings
+from biddable.options import what_learns
+from biddable.settings import FitSettings, Settings
+
+# The width of the base that the default rates were measured on.
+MEASURED_WIDTH = 576
+# How the best rate falls with the width of a Llama, by a published fit: for all weights it is
+# 5e-5 * (2000 / width) ** 0.781, for an adapter ten times that, or fifteen times in short runs
+# (LoRA Without Regret, Thinking Machines Lab, 2025). At the width above that is 1.3e-4 and 2.0e-3.
+EXPONENT = 0.781
+
+
+def peak_rate(settings: Settings, width: int) -> float:
+    """The peak learning rate that is given, or follows from what learns and the base's width.
+
+    No base narrower than the measured one was tried, so it gets no more. Two digits are kept.
+
+    >>> [peak_rate(Settings(lora=16), width) for width in (64, 576, 2048, 4096)]
+    [0.002, 0.002, 0.00074, 0.00043]
+    """
+    _, rate = what_learns({"lora": settings.lora, "top_layers": settings.top_layers})
+    scaled = rate * min(1.0, MEASURED_WIDTH / width) ** EXPONENT
+    return settings.lr or float(f"{scaled:.2g}")
 
 
 def total_steps(rows: int, settings: FitSettings) -> int:
