@@ -7,9 +7,9 @@ A cell is DATA/SEED/SETTING. Each cell is a run of the default base, and becomes
 the results: losses at each evaluation with the seconds from the first step, the figures of the
 scorecard, and minutes. Cells that the results hold already are passed over, so the study goes on
 where it was stopped; a run that was interrupted goes on from its last checkpoint. What the cache
-knows of judgements of bases is deleted before each. OUT holds the
-rows and the run folders, without the weights of what is finished. gsm8k is JSONL with question and
-answer, clinc150 CSV with text and intent; their cells need these files.
+knows of judgements of bases is deleted before each. OUT holds the rows and the run folders, without
+the weights of what is finished. gsm8k is JSONL with question and answer, clinc150 CSV with text and
+intent; their cells need these files.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ def settings_of_cells() -> dict[str, dict[str, Any]]:
             chosen[f"top{count}-{rate}"] = {"top_layers": count, "lr": float(rate)}
     for rate in ("1e-3", "2e-3", "4e-3"):
         chosen[f"lora16-{rate}"] = {"lora": 16, "lr": float(rate)}
+    for beta2 in (0.95, 0.999):
+        chosen[f"full-2e-4-2epochs-beta{beta2:g}"] = {"lr": 2e-4, "epochs": 2.0, "beta2": beta2}
     for epochs in (1.0, 2.0, 5.0):
         chosen[f"full-2e-4-{epochs:g}epochs"] = {"lr": 2e-4, "epochs": epochs}
         for count in (8, 16):
