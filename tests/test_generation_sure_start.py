@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -12,21 +13,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biddable.encoding.encode import Example
+from biddable.generation.batch import Batch
 from biddable.generation.generate import Answer, generate
 from biddable.generation.sure_start import sure_start
-from biddable.judging.judge import Question, sure_starts
+from biddable.judging.judge import Question, reference_places
 from biddable.training.evaluate import token_losses
-from tiny import VOCABULARY, tiny
+from tiny import CONFIGS, VOCABULARY, tiny
 
 STOP, LIMIT = {2, 5, 9}, 8
 TOKENS = st.integers(3, VOCABULARY - 1)
 TEXTS = st.lists(TOKENS, min_size=1, max_size=6)
 
 
-@cache
 def decided() -> Any:
+    return sure_of_itself("llama")
+
+
+@cache
+def sure_of_itself(kind: str) -> Any:
     """A model that is sure of most of its tokens."""
-    model = deepcopy(tiny("llama", ours=True, dtype=torch.float32))
+    model = deepcopy(tiny(kind, ours=True, dtype=torch.float32))
     with torch.no_grad():
         model.get_output_embeddings().weight *= 8
     return model
@@ -43,10 +49,15 @@ def row(line: int, prompt: list[int], reference: list[int]) -> tuple[Question, E
     return Question(tuple(prompt), "", "", len(reference), "rows.jsonl", line), example
 
 
-def starts_of(rows: list[tuple[Question, Example]]) -> list[tuple[int, ...]]:
-    examples = [example for _, example in rows]
-    losses = [each.tolist() for each, _ in token_losses(decided(), examples, 64)]
-    return sure_starts([q for q, _ in rows], examples, [e.input_ids for e in examples], losses)
+def answers_of(
+    model: Any, rows: list[tuple[Question, Example]], limit: int = LIMIT
+) -> list[Answer]:
+    questions, examples = [q for q, _ in rows], [example for _, example in rows]
+    places = reference_places(questions, examples, [e.input_ids for e in examples])
+    return generate(
+        model, [q.prompt for q in questions], stop_ids=STOP, max_new_tokens=limit,
+        references=[None if i is None else examples[i] for i in places],
+    )  # fmt: skip
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,32 +70,67 @@ def test_answers_are_those_that_are_decoded_whole(
         row(line, prompt, [*greedy(prompt).ids[:kept], *end])
         for line, (prompt, kept, end) in enumerate(drawn)
     ]
-    prompts = [list(q.prompt) for q, _ in rows]
-    answers = generate(
-        decided(), prompts, stop_ids=STOP, max_new_tokens=LIMIT, starts=starts_of(rows)
-    )
-    assert answers == [greedy(prompt) for prompt in prompts]
+    answers = answers_of(decided(), rows)
+    assert answers == [greedy(list(q.prompt)) for q, _ in rows]
+    examples = [example for _, example in rows]
+    for answer, (losses, _) in zip(answers, token_losses(decided(), examples, 64), strict=True):
+        assert answer.losses == pytest.approx(losses.tolist(), abs=1e-4)
 
 
-def test_the_answer_that_a_model_is_sure_of_is_known_whole() -> None:
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_every_architecture_goes_on_behind_a_known_beginning(kind: str) -> None:
+    model = sure_of_itself(kind)
+    prompts = [[3 + i, 4, 7, *[9 + i] * (i % 3)] for i in range(6)]
+    whole = [generate(model, [p], stop_ids=STOP, max_new_tokens=LIMIT)[0] for p in prompts]
+    # Two of the greedy answer's tokens, and one that is not.
+    rows = [
+        row(i, p, [*answer.ids[:2], 11 + i])
+        for i, (p, answer) in enumerate(zip(prompts, whole, strict=True))
+    ]
+    assert answers_of(model, rows) == whole
+    examples = [example for _, example in rows]
+    for answer, (losses, _) in zip(
+        answers_of(model, rows), token_losses(model, examples, 64), strict=True
+    ):
+        assert answer.losses == pytest.approx(losses.tolist(), abs=1e-4)
+
+
+def test_the_answer_that_a_model_is_sure_of_is_known_but_for_its_last_token() -> None:
     greedy_answers = {(3 + i, 4, 7): greedy([3 + i, 4, 7]) for i in range(12)}
-    answers = {prompt: answer.ids for prompt, answer in greedy_answers.items() if answer.ids}
-    rows = [row(i, list(p), list(ids)) for i, (p, ids) in enumerate(answers.items())]
-    known = sum(s == ids for s, ids in zip(starts_of(rows), answers.values(), strict=True))
-    assert known >= len(answers) / 2 >= 3
+    answers = {p: answer.ids for p, answer in greedy_answers.items() if len(answer.ids) > 1}
+    batch = Batch(decided())
+    rows = [row(i, list(p), list(ids))[1] for i, (p, ids) in enumerate(answers.items())]
+    known = batch.join(list(answers), range(len(rows)), rows)
+    ends = [what.start == ids[:-1] for what, ids in zip(known, answers.values(), strict=True)]
+    assert sum(ends) >= len(answers) / 2 >= 3
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3, LIMIT])
 @pytest.mark.parametrize("prompt", [[3, 4, 7], [11, 12], [40, 3]])
-def test_any_beginning_of_the_answer_leads_to_the_answer(prompt: list[int], limit: int) -> None:
+def test_any_reference_leads_to_the_answer(prompt: list[int], limit: int) -> None:
     whole = greedy(prompt, limit)
-    # The stop token, where it is written, is part of what may be known.
-    longer = generate(decided(), [prompt], stop_ids=(), max_new_tokens=limit)[0].ids
-    for count in range(len(longer) + 1):
-        (answer,) = generate(
-            decided(), [prompt], stop_ids=STOP, max_new_tokens=limit, starts=[longer[:count]]
-        )
+    # Also one that goes on behind the stop token, or behind the limit.
+    longer = generate(decided(), [prompt], stop_ids=(), max_new_tokens=LIMIT + 2)[0].ids
+    for count in range(1, len(longer) + 1):
+        (answer,) = answers_of(decided(), [row(0, prompt, list(longer[:count]))], limit)
         assert answer == whole
+
+
+def test_a_prompt_whose_row_begins_otherwise_is_decoded_whole() -> None:
+    question, example = row(0, [3, 4, 7], [5, 6])
+    for other in (replace(question, prompt=(3, 4, 8)), replace(question, line=7)):
+        assert reference_places([other], [example], [example.input_ids]) == [None]
+        assert answers_of(decided(), [(other, example)]) == [greedy(list(other.prompt))]
+    nothing = Example([3, 4, 7, 5], [0.0, 1.0, 1.0, 0.0], "rows.jsonl", 0)
+    assert reference_places([question], [nothing], [nothing.input_ids]) == [None]
+
+
+def test_a_reference_is_of_no_use_for_an_answer_that_is_drawn() -> None:
+    _, example = row(0, [3], [4])
+    with pytest.raises(RuntimeError, match="drawn"):
+        generate(
+            decided(), [[3]], stop_ids=STOP, max_new_tokens=3, temperature=1.0, references=[example]
+        )
 
 
 def test_a_row_that_begins_otherwise_or_counts_nothing_says_nothing() -> None:

@@ -12,7 +12,6 @@ from biddable.data.split import cluster_numbers
 from biddable.dataset.prepared import SplitPart
 from biddable.display.report import Report, shown_tokens, sources_of, training_answers
 from biddable.encoding.encode import Example
-from biddable.generation.batch import BATCH_TOKENS
 from biddable.judging.judge import (
     Judgement,
     LossRows,
@@ -20,13 +19,12 @@ from biddable.judging.judge import (
     judge,
     loss_rows,
     make_questions,
+    reference_places,
     summed_losses,
-    sure_starts,
 )
 from biddable.judging.own_metric import try_metric
 from biddable.judging.scorecard import Scorecard, Terms, score
 from biddable.template.template import Template
-from biddable.training.evaluate import token_losses
 
 # Training examples whose loss is measured, to tell learning from memorizing: as many as are held
 # out, within these.
@@ -78,14 +76,11 @@ class Exam:
         count = min(MOST_COMPARED, max(FEWEST_COMPARED, len(self.held_out.examples)))
         return self.train.examples[:count]
 
-    def first_start(self, model: Any) -> tuple[int, ...]:
-        """How the model's answer to the first question begins, as far as one pass over the row that
-        it is from tells."""
-        question = self.questions[0]
-        place = (question.file, question.line)
-        rows = [e for e in self.held_out.examples[:FIRST_ROWS] if (e.file, e.line) == place]
-        losses = [losses.tolist() for losses, _ in token_losses(model, rows, BATCH_TOKENS)]
-        return sure_starts([question], rows, [e.input_ids for e in rows], losses)[0]
+    def first_row(self) -> Example | None:
+        """The held-out example that the first question is from, if its prompt begins it."""
+        examples = self.held_out.examples[:FIRST_ROWS]
+        (place,) = reference_places(self.questions[:1], examples, [e.input_ids for e in examples])
+        return None if place is None else examples[place]
 
     def key(self) -> str:
         """The same for all exams that measure a model alike but for its training rows."""

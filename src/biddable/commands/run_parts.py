@@ -221,7 +221,7 @@ def _watched_answer(exam: Exam, model: Any) -> str:
         [exam.questions[0].prompt],
         stop_ids=stop_ids_of(model, exam.tokenizer, exam.template),
         max_new_tokens=min(MOST_WATCHED, answer_limit(exam.questions)),
-        starts=[exam.first_start(model)],
+        references=[exam.first_row()],
     )[0]
     return text_decoder(exam.tokenizer)(answer.ids) + ("" if answer.stopped else " …")
 

@@ -30,6 +30,13 @@ class Prefix:
 
         return Prefix(self.length, cut(self.keys), cut(self.values))
 
+    def cut(self, length: int) -> Prefix:
+        """The first tokens of it."""
+        parts = (
+            {n: t[:, :, :length] for n, t in kept.items()} for kept in (self.keys, self.values)
+        )
+        return Prefix(length, *parts)
+
 
 @dataclass(slots=True)
 class Layout:

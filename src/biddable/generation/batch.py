@@ -1,9 +1,15 @@
-"""Rows of one model that are decoded together: they may join between two steps, and leave."""
+"""Rows of one model that are decoded together: they may join between two steps, and leave.
+
+Where a prompt's row is known, its answer included, that is fed in place of the prompt: one pass
+gives the losses on the reference answer, the beginning of the greedy answer as far as these tell it
+(sure_start.py), and the keys and values behind which it is decoded on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,12 +17,21 @@ from torch import Tensor
 
 from biddable.encoding.encode import Example
 from biddable.engine.beside import is_flat
+from biddable.engine.embedding import tokens_of
 from biddable.engine.layout import Layout, Prefix
-from biddable.engine.loss import head_logits
-from biddable.engine.plan import Segment, fill_batches, plan_step
+from biddable.engine.loss import head_logits, row_losses
+from biddable.engine.plan import (
+    Segment,
+    Trainable,
+    fill_batches,
+    last_trained,
+    plan_step,
+    trained_count,
+)
 from biddable.engine.row_attention import Rows, start_rows
-from biddable.engine.step import feed, feed_prefixes
+from biddable.engine.step import example_losses, feed, feed_prefixes, flatten, plan_for
 from biddable.generation.stock_rows import StockRows
+from biddable.generation.sure_start import sure_start
 from biddable.models.support import context_of
 
 # Tokens of one flat pass over prompts.
@@ -31,6 +46,57 @@ class Held:
 
     ids: tuple[int, ...]
     prefix: Prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the pass over a prompt's row tells.
+
+    Args:
+        start: how the greedy answer begins; never the last token of the row's.
+        losses: CE of each trained token of the row.
+    """
+
+    start: tuple[int, ...] = ()
+    losses: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A prompt, and the row that it begins, if one is given."""
+
+    prompt: Sequence[int]
+    row: Trainable | None = None
+
+    def example(self) -> Trainable:
+        """What is fed: the row, or the prompt as if the token after it were to be predicted."""
+        count = len(self.prompt)
+        return self.row or Example([*self.prompt, 0], [0.0] * count + [1.0])
+
+    def known(self, losses: Sequence[float]) -> Known:
+        """What the losses on the row tell. Its last token is predicted, never fed."""
+        if self.row is None:
+            return Known()
+        ids, weights = self.row.input_ids, self.row.weights
+        start = sure_start(self.prompt, ids, weights, losses)
+        return Known(start[: last_trained(self.row) - len(self.prompt)], tuple(losses))
+
+
+@dataclass(frozen=True, slots=True)
+class Fed:
+    """Prompts that were fed.
+
+    Args:
+        rows: what they attend to from now on.
+        order: the prompt of each row.
+        logits: (N, V) of the next token of each row.
+        known: of the answer of each row.
+    """
+
+    rows: Rows
+    order: Sequence[int]
+    logits: Tensor
+    known: Sequence[Known]
 
 
 class Batch:
@@ -54,23 +120,42 @@ class Batch:
     def __bool__(self) -> bool:
         return any(name is not None for name in self.names)
 
-    def join(self, prompts: Sequence[Sequence[int]], names: Sequence[int]) -> None:
-        """Feeds prompts, each shorter than the context, and takes them in as rows."""
+    @torch.no_grad()
+    def join(
+        self,
+        prompts: Sequence[Sequence[int]],
+        names: Sequence[int],
+        references: Sequence[Trainable | None] = (),
+    ) -> list[Known]:
+        """Feeds prompts, each shorter than the context, and takes them in as rows.
+
+        Args:
+            references: for each prompt the row that it begins, or None; not with a held beginning.
+
+        Returns:
+            What is known of each prompt's answer, behind which the row goes on.
+        """
         if not self:
             self._rows, self.names = None, []
             self._stock = None if is_flat(self._model) else StockRows(self._model)
+        rows = references or [None] * len(prompts)
+        wanted = [Wanted(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
         if self._stock:
-            with torch.no_grad():
-                order, logits = self._stock.join(prompts)
+            known = _known_beside(self._model, wanted)
+            starts = [[*w.prompt, *k.start] for w, k in zip(wanted, known, strict=True)]
+            order, logits = self._stock.join(starts)
             self._append(logits, [names[i] for i in order])
-            return
+            return known
+        known = [Known()] * len(prompts)
         held = [i for i, prompt in enumerate(prompts) if self._continues_held(prompt)]
         others = [i for i in range(len(prompts)) if i not in held]
-        with torch.no_grad():
-            for part, behind in ((held, self._held), (others, None)):
-                if part:
-                    rows, order, logits = _prefill(self._model, [prompts[i] for i in part], behind)
-                    self._add(rows, logits, [names[part[i]] for i in order])
+        for part, behind in ((held, self._held), (others, None)):
+            if part:
+                fed = _prefill(self._model, [wanted[i] for i in part], behind)
+                self._add(fed.rows, fed.logits, [names[part[i]] for i in fed.order])
+                for i, what in zip(fed.order, fed.known, strict=True):
+                    known[part[i]] = what
+        return known
 
     def leave(self, names: Collection[int]) -> None:
         """Lets rows leave; they go with the next step."""
@@ -118,60 +203,63 @@ def hold(model: Any, ids: Sequence[int]) -> Held:
         return Held((), Prefix(0))
     prefix = Prefix(len(ids))
     with torch.no_grad():
-        segment = Segment(0, 0, len(ids))
-        feed(
-            model, *_tensors([ids], [segment], model.device), Layout([len(ids)], [-1], (), [prefix])
-        )
+        flat = flatten((), (), model.device, [ids])
+        feed(model, flat.input_ids, flat.position_ids, Layout([len(ids)], [-1], (), [prefix]))
     return Held(tuple(ids), prefix)
 
 
-def _prefill(
-    model: Any, prompts: Sequence[Sequence[int]], held: Held | None
-) -> tuple[Rows, list[int], Tensor]:
-    """Feeds the prompts: (rows, the prompt of each row, (N, V) logits of the first new token).
+def _prefill(model: Any, wanted: Sequence[Wanted], held: Held | None) -> Fed:
+    """Feeds prompts or their rows.
 
     Args:
-        held: what all of them begin with; None looks for what some of them share.
+        held: what all prompts begin with, and no row is given; None looks for what some share.
     """
     if held is not None:
-        start = len(held.ids)
-        segments = [Segment(i, start, len(prompt), 0) for i, prompt in enumerate(prompts)]
-        return _feed_rows(model, prompts, fill_batches(segments, BATCH_TOKENS), [held.prefix])
-    # As if the token after each prompt were to be predicted, and nothing else.
-    examples = [Example([*p, 0], [0.0] * len(p) + [1.0]) for p in prompts]
-    plan = plan_step(examples, BATCH_TOKENS)
-    prefixes, _ = feed_prefixes(model, plan)
-    return _feed_rows(model, prompts, plan.micro_batches, prefixes)
+        own = [Segment(i, len(held.ids), len(w.prompt), 0) for i, w in enumerate(wanted)]
+        batches, prefixes = fill_batches(own, BATCH_TOKENS), [held.prefix]
+    else:
+        plan = plan_step([w.example() for w in wanted], BATCH_TOKENS)
+        batches, (prefixes, _) = list(plan.micro_batches), feed_prefixes(model, plan)
+    fed = [_feed_segments(model, wanted, segments, prefixes) for segments in batches]
+    kept, logits, known = (list(part) for part in zip(*fed, strict=True))
+    order = [s for segments in batches for s in segments]
+    rows = start_rows([*chain(*kept)], [s.group for s in order], prefixes)
+    return Fed(rows, [s.example for s in order], torch.cat(logits), [*chain(*known)])
 
 
-def _feed_rows(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    micro_batches: Sequence[Sequence[Segment]],
-    prefixes: Sequence[Prefix],
-) -> tuple[Rows, list[int], Tensor]:
-    """Feeds segments behind their prefixes, as `_prefill` says."""
-    own: list[Prefix] = []
-    logits: list[Tensor] = []
-    for segments in micro_batches:
-        kept = [Prefix(len(s)) for s in segments]
-        layout = Layout([len(s) for s in segments], [s.group for s in segments], prefixes, kept)
-        hidden, head = feed(model, *_tensors(prompts, segments, model.device), layout)
-        last = torch.tensor([len(s) for s in segments], device=model.device).cumsum(0) - 1
-        logits.append(head_logits(hidden[last], head))
-        own += kept
-    order = [s for segments in micro_batches for s in segments]
-    rows = start_rows(own, [s.group for s in order], prefixes)
-    return rows, [s.example for s in order], torch.cat(logits)
+def _feed_segments(
+    model: Any, wanted: Sequence[Wanted], segments: Sequence[Segment], prefixes: Sequence[Prefix]
+) -> tuple[list[Prefix], Tensor, list[Known]]:
+    """One pass: of each segment the keys and values, the (V,) logits of the first token that is
+    not known, and what is known."""
+    kept = [Prefix(len(s)) for s in segments]
+    layout = Layout([len(s) for s in segments], [s.group for s in segments], prefixes, kept)
+    flat = flatten([w.example() for w in wanted], segments, model.device)
+    hidden, head = feed(model, flat.input_ids, flat.position_ids, layout)
+    here = [wanted[s.example] for s in segments]
+    known = [Known()] * len(here)
+    if any(w.row for w in here):
+        targets = tokens_of(model.get_input_embeddings(), flat.targets)
+        losses = row_losses(hidden[flat.rows], head, targets).cpu()
+        parts = torch.split(losses, [trained_count(w.example()) for w in here])
+        known = [w.known(part.tolist()) for w, part in zip(here, parts, strict=True)]
+    pairs = zip(here, known, segments, strict=True)
+    lengths = [len(w.prompt) + len(k.start) - s.start for w, k, s in pairs]
+    firsts = torch.tensor([0, *map(len, segments)]).cumsum(0)[:-1]
+    last = (firsts + torch.tensor(lengths) - 1).to(model.device)
+    cut = [prefix.cut(length) for prefix, length in zip(kept, lengths, strict=True)]
+    return cut, head_logits(hidden[last], head), known
 
 
-def _tensors(
-    prompts: Sequence[Sequence[int]], segments: Sequence[Segment], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """(1, T) token ids and positions of the segments."""
-    ids = [i for s in segments for i in prompts[s.example][s.start : s.stop]]
-    positions = [p for s in segments for p in range(s.start, s.stop)]
-    return torch.tensor([ids], device=device), torch.tensor([positions], device=device)
+def _known_beside(model: Any, wanted: Sequence[Wanted]) -> list[Known]:
+    """The same of rows that are not fed flat: their keys and values are not kept."""
+    places = [i for i, w in enumerate(wanted) if w.row]
+    examples = [wanted[i].example() for i in places]
+    known = [Known()] * len(wanted)
+    losses = example_losses(model, examples, plan_for(model, examples, BATCH_TOKENS))
+    for i, (part, _) in zip(places, losses, strict=True):
+        known[i] = wanted[i].known(part.tolist())
+    return known
 
 
 def _next(model: Any, rows: Rows, tokens: Sequence[int]) -> Tensor:

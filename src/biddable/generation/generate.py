@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from biddable.engine.plan import Trainable
 from biddable.errors import BiddableError
 from biddable.generation.batch import Batch
 from biddable.generation.sampler import Sampler, make_sampler
@@ -22,10 +23,12 @@ class Answer:
     Args:
         ids: the tokens, without the stop token.
         stopped: whether a stop token ended it, rather than the limit of length.
+        losses: CE of each trained token of the prompt's row, where one was given.
     """
 
     ids: tuple[int, ...]
     stopped: bool
+    losses: tuple[float, ...] = field(default=(), compare=False)
 
     @property
     def finish(self) -> Literal["stop", "length"]:
@@ -41,37 +44,42 @@ def generate(
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
-    starts: Sequence[Sequence[int]] = (),
+    references: Sequence[Trainable | None] = (),
 ) -> list[Answer]:
     """The model's answer to each prompt, in order.
 
     Greedy answers are those of transformers' `generate`; no answer depends on the other prompts.
 
     Args:
-        starts: how the answers begin, where that is known, a stop token included; else all are
-            decoded from their first token on.
+        references: for each prompt the row that it begins, or None; for greedy answers only. What
+            the losses on a row tell of the answer is not decoded, and the losses are returned.
 
     Raises:
         BiddableError: `prompt_too_long`, a prompt leaves no room in the model's context.
+        RuntimeError: references for answers that are drawn.
     """
+    if references and temperature > 0:
+        raise RuntimeError("a reference tells nothing of an answer that is drawn")
     sample = make_sampler(temperature, seed=seed)
-    answers: list[Answer] = []
     # Equal beginnings side by side; a batch boundary would feed a prefix twice.
     order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))
     most = [min(max_new_tokens, room) for room in remaining_context(model, prompts)]
-    written = [_to_stop(start, stop_ids) for start in starts or [()] * len(prompts)]
-    written = [ids[:limit] for ids, limit in zip(written, most, strict=True)]
+    written: list[list[int]] = [[] for _ in prompts]
+    losses: list[tuple[float, ...]] = [()] * len(prompts)
     for start in range(0, len(order), BATCH_ROWS):
-        batch = order[start : start + BATCH_ROWS]
-        names = [i for i in batch if not _is_whole(written[i], most[i], stop_ids)]
-        continued = [[*prompts[i], *written[i]] for i in names]
-        left = [most[i] - len(written[i]) for i in names]
-        for step in decode(model, continued, names, stop_ids, left, sample):
-            for row, token in step:
-                written[names[row]].append(token)
-        answers += [_answer(written[i], stop_ids) for i in batch]
-    back = sorted(range(len(order)), key=order.__getitem__)
-    return [answers[i] for i in back]
+        names = [i for i in order[start : start + BATCH_ROWS] if most[i] > 0]
+        if not names:
+            continue
+        batch, rows = Batch(model), [references[i] for i in names] if references else ()
+        known = batch.join([prompts[i] for i in names], names, rows)
+        for i, what in zip(names, known, strict=True):
+            written[i], losses[i] = _to_stop(what.start, stop_ids)[: most[i]], what.losses
+        batch.leave([i for i in names if _is_whole(written[i], most[i], stop_ids)])
+        left = {i: most[i] - len(written[i]) for i in names}
+        for step in decode(batch, left, stop_ids, sample):
+            for i, token in step:
+                written[i].append(token)
+    return [_answer(ids, stop_ids, ce) for ids, ce in zip(written, losses, strict=True)]
 
 
 def _to_stop(ids: Sequence[int], stop_ids: Collection[int]) -> list[int]:
@@ -84,44 +92,33 @@ def _is_whole(ids: Sequence[int], most: int, stop_ids: Collection[int]) -> bool:
     return len(ids) >= most or (len(ids) > 0 and ids[-1] in stop_ids)
 
 
-def _answer(ids: Sequence[int], stop_ids: Collection[int]) -> Answer:
+def _answer(ids: Sequence[int], stop_ids: Collection[int], losses: tuple[float, ...]) -> Answer:
     """The answer of ids that may end with a stop token."""
     stopped = len(ids) > 0 and ids[-1] in stop_ids
-    return Answer(tuple(ids[:-1] if stopped else ids), stopped)
+    return Answer(tuple(ids[:-1] if stopped else ids), stopped, losses)
 
 
 def decode(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    names: Sequence[int],
-    stop_ids: Collection[int],
-    most: Sequence[int],
-    sample: Sampler,
+    batch: Batch, most: Mapping[int, int], stop_ids: Collection[int], sample: Sampler
 ) -> Iterator[list[tuple[int, int]]]:
-    """Yields (index of the prompt, next token) of the rows that still run, step by step.
+    """Yields (name, next token) of the rows of a batch that still run, step by step.
 
-    A row ends with its stop token, which is yielded, after as many tokens as it may have, or where
-    the model's context is full.
+    A row ends with its stop token, which is yielded, or after as many tokens as it may have.
 
     Args:
-        names: the number by which the sampler knows each prompt.
-        most: new tokens that each row may have at most.
+        most: new tokens that the row of each name may have, at least 1; by the name the sampler
+            knows it.
     """
-    room = [min(pair) for pair in zip(most, remaining_context(model, prompts), strict=True)]
-    rows = [row for row, count in enumerate(room) if count > 0]
-    if not rows:
-        return
-    batch = Batch(model)
-    batch.join([prompts[row] for row in rows], rows)
-    for count in range(1, max(room) + 1):
-        places = list(batch.names)
-        tokens = sample(batch.logits, [-1 if r is None else names[r] for r in places])
-        step = [(r, t) for r, t in zip(places, tokens, strict=True) if r is not None]
+    count = 0
+    while batch:
+        count += 1
+        tokens = sample(batch.logits, [-1 if name is None else name for name in batch.names])
+        rows = zip(batch.names, tokens, strict=True)
+        step = [(name, token) for name, token in rows if name is not None]
         yield step
-        batch.leave({row for row, token in step if token in stop_ids or count == room[row]})
-        if not batch:
-            return
-        batch.step(tokens)
+        batch.leave({name for name, token in step if token in stop_ids or count == most[name]})
+        if batch:
+            batch.step(tokens)
 
 
 def remaining_context(model: Any, prompts: Sequence[Sequence[int]]) -> list[int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from biddable.generation.generate import decode
+from biddable.generation.batch import Batch
+from biddable.generation.generate import decode, remaining_context
 from biddable.generation.sampler import Sampler
 
 # What a decoder writes for bytes that are no whole character yet.
@@ -34,7 +35,10 @@ def stream(
 
     def tokens() -> Iterator[int]:
         nonlocal stopped
-        for step in decode(model, [prompt], [0], stop_ids, [max_new_tokens], sample):
+        batch, (room,) = Batch(model), remaining_context(model, [prompt])
+        if max_new_tokens > 0:
+            batch.join([prompt], [0])
+        for step in decode(batch, {0: min(max_new_tokens, room)}, stop_ids, sample):
             stopped = step[0][1] in stop_ids
             if not stopped:
                 yield step[0][1]

@@ -2,8 +2,8 @@
 
 A token that has more than half of the probability is the likeliest one. So as long as each token
 of the reference has that, greedy decoding writes it too, and need not: what a model has learned
-well is read off the pass that measured its loss. From the first token that is less sure the answer
-has to be decoded.
+well is read off the pass that measures its loss (batch.py). From the first token that is less sure
+the answer has to be decoded.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ is judged before training starts, its judgement kept in the run folder, and tune
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -18,7 +18,6 @@ from biddable.engine.plan import first_trained
 from biddable.generation.batch import BATCH_TOKENS
 from biddable.generation.generate import generate
 from biddable.generation.stream import text_decoder
-from biddable.generation.sure_start import sure_start
 from biddable.judging.general import GENERAL_TEXT
 from biddable.models.model_files import stop_ids_of
 from biddable.models.support import context_of
@@ -169,22 +168,24 @@ def judge(
     """Measures one model.
 
     Args:
-        questions: the same for base and tuned. What the losses already tell of their answers is
-            not decoded again.
+        questions: the same for base and tuned. Their rows are fed once, for the losses and the
+            answers.
         rows: what losses are measured on.
         max_new_tokens: the limit of an answer; 0 takes a quarter more than the longest reference.
     """
-    # Side by side, an example and its prompt with another answer share the prompt's pass.
-    pairs = [e for pair in zip(rows.held_out, rows.swapped, strict=False) for e in pair]
-    fed = _losses(rows.model, [*pairs, *rows.held_out[len(rows.swapped) :]])
-    losses, others = fed[: len(pairs) : 2] + fed[len(pairs) :], fed[1 : len(pairs) : 2]
+    places = reference_places(questions, rows.held_out, rows.token_ids)
+    references = [
+        None if i is None else Example(rows.token_ids[i], rows.held_out[i].weights) for i in places
+    ]
     answers = generate(
         model,
         [q.prompt for q in questions],
         stop_ids=stop_ids_of(model, tokenizer, template),
         max_new_tokens=max_new_tokens or answer_limit(questions),
-        starts=sure_starts(questions, rows.held_out, rows.token_ids, [ce for _, ce in losses]),
+        references=references,
     )
+    fed = {i: a.losses for i, a in zip(places, answers, strict=True) if i is not None and a.losses}
+    losses, others = _other_losses(rows, fed)
     text = text_decoder(tokenizer)
     return Judgement(
         losses=[sums for sums, _ in losses],
@@ -198,28 +199,52 @@ def judge(
     )
 
 
-def sure_starts(
-    questions: Sequence[Question],
-    examples: Sequence[Example],
-    token_ids: Sequence[Sequence[int]],
-    losses: Sequence[Sequence[float]],
-) -> list[tuple[int, ...]]:
-    """How the greedy answer to each question begins, by the losses of the row that it is from.
+def reference_places(
+    questions: Sequence[Question], examples: Sequence[Example], token_ids: Sequence[Sequence[int]]
+) -> list[int | None]:
+    """For each question the index of the example that it is from, if the prompt begins it.
 
     Args:
-        examples, token_ids, losses: rows, the ids of each, and CE of each of its trained tokens.
+        token_ids: those of each example.
     """
-    rows_at: dict[tuple[str, int], list[int]] = {}
+    examples_at: dict[tuple[str, int], list[int]] = {}
     for i, example in enumerate(examples):
-        rows_at.setdefault((example.file, example.line), []).append(i)
-    starts = []
+        examples_at.setdefault((example.file, example.line), []).append(i)
+    places: list[int | None] = []
     for q in questions:
-        known = (
-            sure_start(q.prompt, token_ids[i], examples[i].weights, losses[i])
-            for i in rows_at.get((q.file, q.line), ())
+        count = len(q.prompt)
+        own = (
+            i
+            for i in examples_at.get((q.file, q.line), ())
+            if list(token_ids[i][:count]) == list(q.prompt) and any(examples[i].weights[count:])
         )
-        starts.append(max(known, key=len, default=()))
-    return starts
+        places.append(next(own, None))
+    return places
+
+
+Loss = tuple[tuple[float, float], list[float]]
+"""((sum of w * CE, sum of w), CE of each trained token) of an example."""
+
+
+def _other_losses(
+    rows: LossRows, fed: Mapping[int, Sequence[float]]
+) -> tuple[list[Loss], list[Loss]]:
+    """The losses of all held-out examples, and of those with another's answer.
+
+    Args:
+        fed: losses of held-out examples that were fed already, by index.
+    """
+    examples = {(i, 0): e for i, e in enumerate(rows.held_out) if i not in fed}
+    examples |= {(i, 1): e for i, e in enumerate(rows.swapped)}
+    # Side by side, an example and its prompt with another answer share the prompt's pass.
+    places = sorted(examples)
+    measured = dict(zip(places, _losses(rows.model, [examples[p] for p in places]), strict=True))
+    for i, losses in fed.items():
+        weights = [w for w in rows.held_out[i].weights if w > 0]
+        total = sum(w * ce for w, ce in zip(weights, losses, strict=True))
+        measured[i, 0] = (total, sum(weights)), [round(ce, 4) for ce in losses]
+    own = [measured[i, 0] for i in range(len(rows.held_out))]
+    return own, [measured[i, 1] for i in range(len(rows.swapped))]
 
 
 def answer_limit(questions: Sequence[Question]) -> int:
@@ -233,10 +258,7 @@ def summed_losses(model: Any, examples: Sequence[Example]) -> list[tuple[float, 
     return [sums for sums, _ in _losses(model, examples)]
 
 
-def _losses(
-    model: Any, examples: Sequence[Example]
-) -> list[tuple[tuple[float, float], list[float]]]:
-    """((sum of w * CE, sum of w), CE of each trained token) of each example."""
+def _losses(model: Any, examples: Sequence[Example]) -> list[Loss]:
     return [
         (
             (float((losses.double() * weights).sum()), float(weights.sum())),
