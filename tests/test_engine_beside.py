@@ -16,8 +16,10 @@ from biddable.engine.beside import is_flat, relies_on_kept
 from biddable.engine.proof import prove
 from biddable.engine.step import backward_step, plan_for
 from biddable.errors import BiddableError
+from biddable.generation.batch import Batch
 from biddable.generation.generate import generate
 from biddable.generation.speaker import load
+from biddable.training.evaluate import token_losses
 from tiny import LFM2, Row, reference_step, small_model
 
 ROWS = [
@@ -60,6 +62,20 @@ def test_its_answers_are_those_of_transformers(kind: str) -> None:
     answers = generate(model, prompts, stop_ids={2}, max_new_tokens=12)
     for prompt, answer in zip(prompts, answers, strict=True):
         assert list(answer.ids) == greedy(model, prompt, 12)
+    # Each behind two of its own tokens, which the losses tell where the head is sure of them.
+    with torch.no_grad():
+        model.get_output_embeddings().weight *= 30
+    answers = generate(model, prompts, stop_ids={2}, max_new_tokens=12)
+    rows = [
+        Row([*p, *a.ids[:2], 9], [0.0] * len(p) + [1.0] * (len(a.ids[:2]) + 1))
+        for p, a in zip(prompts, answers, strict=True)
+    ]
+    again = generate(model, prompts, stop_ids={2}, max_new_tokens=12, references=rows)
+    assert again == answers
+    for answer, (losses, _) in zip(again, token_losses(model, rows, 64), strict=True):
+        assert answer.losses == pytest.approx(losses.tolist(), abs=1e-4)
+    known = Batch(model).join(prompts, range(4), rows)
+    assert sum(len(what.start) for what in known) > 2
 
 
 class _Forgetful(LlamaForCausalLM):
