@@ -86,6 +86,24 @@ def other_base(place: Path) -> dict[str, Any]:
     return {"base": str(place / "other")}
 
 
+def other_stop_tokens(place: Path) -> dict[str, Any]:
+    shutil.copytree(place / "base", place / "other")
+    file = place / "other" / "generation_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    eos = config.get("eos_token_id", 1)
+    file.write_text(json.dumps(config | {"eos_token_id": [*([eos] if eos != 5 else []), 5]}))
+    return {"base": str(place / "other")}
+
+
+def other_decoder(place: Path) -> dict[str, Any]:
+    """The rows keep their ids, and answers read otherwise."""
+    shutil.copytree(place / "base", place / "other")
+    file = place / "other" / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(tokenizer, indent=3))
+    return {"base": str(place / "other")}
+
+
 def other_source(place: Path) -> dict[str, Any]:
     return {}
 
@@ -94,6 +112,8 @@ CHANGES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "training rows": other_rows,
     "held-out rows": other_questions,
     "base": other_base,
+    "stop tokens": other_stop_tokens,
+    "tokenizer": other_decoder,
     "fewer answers": lambda place: {"answers": 3},
     "precision": lambda place: {"precision": "bf16"},
     "this package": other_source,
@@ -126,6 +146,23 @@ def test_a_damaged_judgement_is_measured_again(
     assert not known
     assert base_of(again) == base_of(first)
     assert run()[1]
+
+
+def test_a_judgement_that_another_run_deletes_meanwhile_is_measured_again(
+    place: Path, run: Callable[..., tuple[Trained, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = run()
+    check = kept_judgements.is_sound
+
+    def gone(path: Path) -> bool:
+        sound = check(path)
+        shutil.rmtree(path, ignore_errors=True)
+        return sound
+
+    monkeypatch.setattr(kept_judgements, "is_sound", gone)
+    again, known = run()
+    assert not known
+    assert base_of(again) == base_of(first)
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(

@@ -154,14 +154,20 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
 
 
 def test_only_the_newest_data_sets_are_kept(
-    settings: Settings, cache: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept, "MOST", 2)
     (cache / ".killed.part").mkdir(parents=True)
-    # Rows that a notebook gave, which its run names as its data.
+    # Rows that a notebook gave, which its run names as its data, and some not written to their end.
     (cache / "rows-1.jsonl").write_text("{}")
+    (cache / ".rows-2.jsonl.part").write_text("{")
+    # A folder that was moved to another disk.
+    (tmp_path / "elsewhere").mkdir()
+    (cache / "moved").symlink_to(tmp_path / "elsewhere")
     for seed in range(4):
-        prepare(replace(settings, seed=seed))
+        assert "rows_not_kept" not in {
+            f.code for f in prepare(replace(settings, seed=seed)).findings
+        }
     names = {path.name for path in cache.iterdir()}
     assert {".lock", "rows-1.jsonl"} < names
     assert len(names) == 4

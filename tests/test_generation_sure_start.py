@@ -121,6 +121,11 @@ def test_a_prompt_whose_row_begins_otherwise_is_decoded_whole() -> None:
     for other in (replace(question, prompt=(3, 4, 8)), replace(question, line=7)):
         assert reference_places([other], [example], [example.input_ids]) == [None]
         assert answers_of(decided(), [(other, example)]) == [greedy(list(other.prompt))]
+    # The answer is in place, but does not count, and a later one does.
+    later = Example([3, 4, 7, 5, 8, 6], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0], "rows.jsonl", 0)
+    assert reference_places([question], [later, example], [later.input_ids, example.input_ids]) == [
+        1
+    ]
     nothing = Example([3, 4, 7, 5], [0.0, 1.0, 1.0, 0.0], "rows.jsonl", 0)
     assert reference_places([question], [nothing], [nothing.input_ids]) == [None]
 

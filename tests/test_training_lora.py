@@ -116,17 +116,36 @@ def test_the_learning_rate_has_a_default_of_its_own(
     assert wide == expected if "lr" in options else 0.3 < wide / expected < 0.4
 
 
-@pytest.mark.parametrize(("measured", "rate"), [(0.5, 1.2e-4), (2, FULL_LR)])
-def test_a_wider_base_is_trained_at_a_lower_rate(
-    place: Path, monkeypatch: pytest.MonkeyPatch, measured: float, rate: float
+def test_a_wider_base_is_trained_at_a_lower_rate_also_with_the_config_of_a_narrow_one(
+    place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     width = json.loads((place / "base" / "config.json").read_text())["hidden_size"]
-    monkeypatch.setattr(schedule, "MEASURED_WIDTH", width * measured)
-    files = [str(place / "data.jsonl"), "--base", str(place / "base")]
-    out = place / f"rate-{measured}"
-    assert main(["train", *files, "--out", str(out), "--steps", "1", *EXACT]) == 0
-    assert read_config(str(out / "config.toml"))["lr"] == rate
-    assert [step["learning_rate"] for step in steps_of(out)] == [rate]
+    files = [str(place / "data.jsonl"), "--base", str(place / "base"), "--steps", "1", *EXACT]
+    monkeypatch.setattr(schedule, "MEASURED_WIDTH", 2 * width)
+    assert main(["train", *files, "--out", str(place / "narrow")]) == 0
+    monkeypatch.setattr(schedule, "MEASURED_WIDTH", width / 2)
+    config = ["--config", str(place / "narrow" / "config.toml")]
+    assert main(["train", *config, "--out", str(place / "wide")]) == 0
+    for out, rate in (("narrow", FULL_LR), ("wide", 1.2e-4)):
+        record = json.loads((place / out / "data.json").read_text())
+        assert record["settings"]["lr"] == rate
+        assert [step["learning_rate"] for step in steps_of(place / out)] == [rate]
+
+
+def test_a_resumed_run_keeps_the_rate_that_it_chose(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ["train", str(place / "data.jsonl"), "--base", str(place / "base"), *EXACT]
+    args += ["--steps", "4"]
+    assert main([*args, "--out", str(place / "at-once")]) == 0
+    for how in ("run", "auto"):
+        out = place / f"kept-{how}"
+        with monkeypatch.context() as patch:
+            interrupt([*args, "--out", str(out)], 2)
+            patch.setattr(schedule, "MEASURED_WIDTH", 1)
+            more = ["train", "--resume", str(out)] if how == "run" else []
+            assert main(more or [*args, "--out", str(out), "--resume", "auto"]) == 0
+        assert steps_of(out) == steps_of(place / "at-once")
 
 
 def test_the_config_of_a_run_names_rank_and_rate(run: Path) -> None:

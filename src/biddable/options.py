@@ -219,8 +219,11 @@ def refuse_other_rate(config: Mapping[str, Any], chosen: Mapping[str, Any]) -> N
 
 
 def write_config(settings: FitSettings, path: Path) -> None:
-    """Writes the settings as TOML that `train --config` reads back to the same settings."""
+    """Writes the settings as TOML that `train --config` reads back to the same settings; without
+    the learning rate, where none is chosen."""
     values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+    if not settings.lr:
+        del values["lr"]
     write_whole(path, tomli_w.dumps(values))
 
 

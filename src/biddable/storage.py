@@ -167,11 +167,11 @@ def _lock_on_windows(file: IO[Any], wait: bool) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Deletes a folder, or the file that stands in its place."""
-    if folder.is_dir():
+    """Deletes a folder, or the file or link that stands in its place."""
+    if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder)
-    elif folder.exists():
-        folder.unlink()
+    else:
+        folder.unlink(missing_ok=True)
 
 
 def keep_newest(folder: Path, most: int) -> None:
@@ -183,7 +183,7 @@ def keep_newest(folder: Path, most: int) -> None:
     for old in sorted(kept, key=lambda p: -p.stat().st_mtime)[most:]:
         remove(old)
     for part in folder.glob(".*.part"):
-        shutil.rmtree(part)
+        remove(part)
 
 
 def is_sound(folder: Path) -> bool:

@@ -71,6 +71,7 @@ class Run:
 
     Args:
         settings: with what was chosen for this machine, once the base is loaded.
+        given_rate: the peak learning rate that was given, 0 where it follows from the base.
         record: data.json.
         shared: what the runs before have left in memory.
         proof: how rows are fed, once the base is loaded.
@@ -78,6 +79,7 @@ class Run:
     """
 
     settings: Settings
+    given_rate: float
     prepared: Prepared
     exam: Exam
     folder: RunFolder
@@ -187,7 +189,8 @@ def begin(run: Run, weights: WeightStore) -> None:
     folder.write_json("data.json", record)
     rows = (json.dumps(as_row(c), ensure_ascii=False) for c in run.prepared.held_out.conversations)
     write_whole(folder.eval_rows, "".join(f"{row}\n" for row in rows))
-    write_config(with_absolute_paths(settings), folder.config)
+    # With another base another rate follows, so only one that was given is handed on.
+    write_config(replace(with_absolute_paths(settings), lr=run.given_rate), folder.config)
 
 
 def trainer_parts(run: Run, weights: WeightStore, log: Log) -> TrainerParts:
@@ -234,7 +237,8 @@ def base_judgement(
     if (run.folder.path / BASE_FILE).is_file():
         return Judgement(**run.folder.read_json(BASE_FILE)), 0.0
     prompts, key = number_of(len(run.exam.questions), "prompt"), run.exam.key()
-    path = judgement_path(run.exam, run.settings, run.record["base"])
+    folder = run.prepared.base.folder
+    path = judgement_path(run.exam, run.settings, folder, run.record["base"])
     kept = kept_judgement(path)
     line(run.out, "judging", f"the base on {prompts}{', known from an earlier run' * bool(kept)}")
     if kept is None:

@@ -160,7 +160,7 @@ def _train_once(options: dict[str, Any], resume: str, ranks: Ranks, shared: Shar
     show_findings(prepared, out, fix_command(settings, prepared.findings))
     prepared.refuse_errors()
     width = load_config(prepared.base).get_text_config().hidden_size
-    settings = replace(settings, lr=peak_rate(settings, width))
+    given_rate, settings = settings.lr, replace(settings, lr=peak_rate(settings, width))
     exam = set_exam(
         prepared.tokenizer, prepared.template, prepared.held_out, prepared.train,
         settings.answers, Terms(leaked=prepared.leaked, user_metric=metric),
@@ -168,7 +168,7 @@ def _train_once(options: dict[str, Any], resume: str, ranks: Ranks, shared: Shar
     show_smallest_difference(exam.questions, out)
     folder = folder or new_folder(settings, ranks)
     record = data_record(prepared, settings, today)
-    run = Run(settings, prepared, exam, folder, record, ranks, out, shared)
+    run = Run(settings, given_rate, prepared, exam, folder, record, ranks, out, shared)
     with Lock(folder) if ranks.first else nullcontext(), Interrupt() as interrupt:
         if not ranks.first:
             return _train(run, interrupt, silent)

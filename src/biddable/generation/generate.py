@@ -51,8 +51,9 @@ def generate(
     Greedy answers are those of transformers' `generate`; no answer depends on the other prompts.
 
     Args:
-        references: for each prompt the row that it begins, or None; for greedy answers only. What
-            the losses on a row tell of the answer is not decoded, and the losses are returned.
+        references: for each prompt the row that it begins, with a trained token behind it, or None;
+            for greedy answers only. What the losses on a row tell of the answer is not decoded, and
+            the losses are returned.
 
     Raises:
         BiddableError: `prompt_too_long`, a prompt leaves no room in the model's context.

@@ -202,7 +202,8 @@ def judge(
 def reference_places(
     questions: Sequence[Question], examples: Sequence[Example], token_ids: Sequence[Sequence[int]]
 ) -> list[int | None]:
-    """For each question the index of the example that it is from, if the prompt begins it.
+    """For each question the index of an example from its place that the prompt begins, with a
+    trained answer directly behind it.
 
     Args:
         token_ids: those of each example.
@@ -216,7 +217,7 @@ def reference_places(
         own = (
             i
             for i in examples_at.get((q.file, q.line), ())
-            if list(token_ids[i][:count]) == list(q.prompt) and any(examples[i].weights[count:])
+            if list(token_ids[i][:count]) == list(q.prompt) and any(examples[i].weights[count:][:1])
         )
         places.append(next(own, None))
     return places

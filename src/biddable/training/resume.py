@@ -158,7 +158,9 @@ def settings_record(settings: Settings) -> dict[str, Any]:
 
 
 def _settings_of(folder: RunFolder) -> Settings:
-    return with_values(Settings(), read_config(str(folder.config)))
+    """The settings of a run that has begun, with the learning rate that it chose."""
+    settings = with_values(Settings(), read_config(str(folder.config)))
+    return replace(settings, lr=settings.lr or begun_with(folder)["settings"]["lr"])
 
 
 def begun_with(folder: RunFolder) -> dict[str, Any]:
