@@ -131,7 +131,7 @@ class PretrainSettings(FitSettings):
     heads: int = _option(5, "attention heads", within=(1, 1000))
     context: int = _option(256, "tokens that the model sees at once, and of a training row")
     batch_size: int = _option(4, "rows of --context tokens per optimizer step")
-    lr: float = _option(3e-3, "peak learning rate", within=(1e-9, 1))
+    lr: float = _option(3e-3, "peak learning rate", within=(1e-30, 1))
     weight_decay: float = _option(0.1, "AdamW weight decay of matrices")
 
 
