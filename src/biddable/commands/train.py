@@ -58,7 +58,7 @@ from biddable.training.resume import (
     start,
 )
 from biddable.training.run_folder import Lock
-from biddable.training.schedule import peak_rate, total_steps
+from biddable.training.schedule import MEASURED_WIDTH, peak_rate, total_steps
 from biddable.training.trackers import tracker, tracker_package
 
 
@@ -159,7 +159,8 @@ def _train_once(options: dict[str, Any], resume: str, ranks: Ranks, shared: Shar
     show_masks(prepared.train.examples[:1], prepared, out)
     show_findings(prepared, out, fix_command(settings, prepared.findings))
     prepared.refuse_errors()
-    width = load_config(prepared.base).get_text_config().hidden_size
+    text_config = load_config(prepared.base).get_text_config()
+    width = getattr(text_config, "hidden_size", MEASURED_WIDTH)
     given_rate, settings = settings.lr, replace(settings, lr=peak_rate(settings, width))
     exam = set_exam(
         prepared.tokenizer, prepared.template, prepared.held_out, prepared.train,
