@@ -19,6 +19,7 @@ from biddable.judging.judge import (
     judge,
     loss_rows,
     make_questions,
+    summed_losses,
     swapped,
 )
 from biddable.judging.scorecard import Terms, score
@@ -173,7 +174,11 @@ def conversations(count: int) -> list[Conversation]:
 def test_a_tiny_model_is_judged() -> None:
     tokenizer, template = letters(), Template.frame("plain")
     rows = conversations(5)
-    examples = [e for c in rows for e in encode(c, tokenizer, template)]
+    examples = [
+        replace(e, weights=[(n + 1) / 2 * w for w in e.weights])
+        for n, c in enumerate(rows)
+        for e in encode(c, tokenizer, template)
+    ]
     questions = make_questions(rows, tokenizer, template, most=3)
     assert [q.reference for q in questions] == ["ab 0.", "ac 1.", "ad 2."]
     assert answer_limit(questions) == 16
@@ -199,6 +204,10 @@ def test_a_tiny_model_is_judged() -> None:
         assert weight == sum(example.weights)
     for one, again in zip(result.train_losses, result.losses[:2], strict=True):
         assert one == pytest.approx(again)
+    for sums, again in zip(
+        result.swapped_losses, summed_losses(model, swapped(examples)), strict=True
+    ):
+        assert sums == pytest.approx(again)
 
 
 def test_only_the_first_rows_are_fed_with_another_answer(monkeypatch: pytest.MonkeyPatch) -> None:
