@@ -3,8 +3,9 @@
 Runs in an environment of its own and knows nothing of biddable. Tokenised rows go in, so that ids,
 labels and order are ours; the learning rates are ours too. Gradient checkpointing is off, AdamW
 fused; `free` flattens a device batch instead of padding it (TRL's padding_free). BATCH is a number
-of rows, or `tokens=N`: as many as stay within N tokens with padding, halved where memory ends. With
-FlashAttention installed, a workload without weights takes it and flattens its batches.
+of rows, or `tokens=N`: as many as stay within N tokens with padding, halved where memory ends. On
+CUDA a workload without weights flattens its batches, through FlashAttention 2: the package where it
+is installed, else the kernel that PyTorch brings. With liger-kernel installed it takes its kernels.
 """
 
 from __future__ import annotations
@@ -16,12 +17,19 @@ import sys
 import tempfile
 import time
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    TrainerCallback,
+)
 from trl import SFTConfig, SFTTrainer
 
 
@@ -59,6 +67,23 @@ def rows_per_batch(work: dict[str, Any], tokens: int) -> int:
     return rows
 
 
+def flash(
+    module: Any, query: Any, key: Any, value: Any, _mask: Any, scaling: float, **batch: Any
+) -> tuple[Any, None]:
+    """PyTorch's own FlashAttention 2 on a flattened batch: (1, H, T, E) to (1, T, H, E)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    # As transformers does before its own call of the kernel: rotary positions leave fp32.
+    half = torch.get_autocast_dtype("cuda") if query.dtype == torch.float32 else query.dtype
+    q, k, v = (t[0].transpose(0, 1).to(half).contiguous() for t in (query, key, value))
+    gqa = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+    ends, longest = batch["cu_seq_lens_q"], batch["max_length_q"]
+    out: Any = varlen_attn(
+        q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(-1, 0), **gqa
+    )
+    return out[None], None
+
+
 def model_of(work: dict[str, Any], attention: str) -> Any:
     """The workload's model; at random, and drawn on the device, where its folder has no weights."""
     dtype = torch.bfloat16 if work.get("lora") and torch.cuda.is_available() else torch.float32
@@ -82,6 +107,10 @@ def tokenizer_of(folder: str) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=plain, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
     )
+
+
+def liger() -> bool:
+    return torch.cuda.is_available() and find_spec("liger_kernel") is not None
 
 
 def adapter_of(work: dict[str, Any]) -> Any:
@@ -120,7 +149,7 @@ def train(work: dict[str, Any], dtype: str, batch: int, *, free: bool, attention
             use_cpu=not torch.cuda.is_available(), report_to="none", save_strategy="no",
             logging_steps=1, train_sampling_strategy="sequential", disable_tqdm=True,
             max_grad_norm=1.0, seed=0, learning_rate=work["rates"][-1],
-            optim="adamw_torch_fused",
+            optim="adamw_torch_fused", use_liger_kernel=liger(),
         )  # fmt: skip
         trainer = SFTTrainer(
             model=model, args=config, train_dataset=Dataset.from_list(rows),
@@ -134,8 +163,9 @@ def measure(path: str, dtype: str, batch: str, *, free: bool) -> None:
     """One workload; a last line has the peak of memory and what was chosen."""
     work = json.loads(Path(path).read_text(encoding="utf-8"))
     attention = "sdpa"
-    if torch.cuda.is_available() and find_spec("flash_attn"):
-        attention, free = "flash_attention_2", True
+    if torch.cuda.is_available() and not any(Path(work["base"]).glob("*.safetensors")):
+        attention, free = "flash_attention_2" if find_spec("flash_attn") else "torch_varlen", True
+        AttentionInterface.register("torch_varlen", flash)
     tokens = int(batch.removeprefix("tokens=")) if batch.startswith("tokens=") else 0
     rows = rows_per_batch(work, tokens) if tokens else int(batch)
     while True:
@@ -152,7 +182,8 @@ def measure(path: str, dtype: str, batch: str, *, free: bool) -> None:
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-    setting = f"{dtype}, {rows} rows a pass, {attention}{', flattened' if free else ''}"
+    also = ["flattened"] * free + ["liger"] * liger()
+    setting = ", ".join([dtype, f"{rows} rows a pass", attention, *also])
     print(json.dumps({"workload": work["name"], "peak": peak, "setting": setting}), flush=True)
 
 
