@@ -100,6 +100,15 @@ def install(wheels: str, site: Path) -> str:
     return (done.stderr.strip().splitlines() or ["pip failed"])[-1] if done.returncode else ""
 
 
+def install_source(site: Path) -> None:
+    """Tells Python of the package that it takes out of this folder, as pip would."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    folder = site / f"{project['name']}-{project['version']}.dist-info"
+    folder.mkdir()
+    lines = ["Metadata-Version: 2.1", f"Name: {project['name']}", f"Version: {project['version']}"]
+    (folder / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def packages() -> dict[str, Any]:
     """The package's dependencies that this interpreter lacks, or has in another version."""
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
@@ -212,6 +221,7 @@ def main() -> int:
             "TOKENIZERS_PARALLELISM": "false",
         }  # fmt: skip
         fault = install(args.wheels, site) if args.wheels else ""
+        install_source(site)
         sys.path.insert(1, text)
         header = header_of(args.device, args.peer, environment)
         file = Path(args.out) / f"gpu-{header['date']}.jsonl"

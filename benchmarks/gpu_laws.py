@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -31,6 +32,7 @@ from biddable.encoding.encode import Example
 from biddable.engine.attention import attend, laid_out
 from biddable.engine.layout import Layout, Prefix
 from biddable.engine.masked import Scores, masked_attention
+from biddable.engine.norms import fuse_norms
 from biddable.engine.plan import plan_step
 from biddable.engine.proof import STOCK, prove
 from biddable.engine.step import backward_step, example_losses
@@ -106,9 +108,17 @@ def attention_law(device: torch.device, width: int, window: int | None) -> dict[
     return close(far, MARGIN * near, stock=near, kernel=fits_varlen(drawn[0]))
 
 
+def own(kind: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
+    """A tiny model as `train` loads it for CUDA: with our attention, and fused norms."""
+    model = tiny(kind, ours=True, dtype=dtype, seed=seed)
+    fuse_norms(model)
+    return model
+
+
 def adapted(kind: str, *, ours: bool, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
     """A tiny model with an adapter that changes what it computes; A and B are in fp32 at least."""
-    model = add_adapter(tiny(kind, ours=ours, dtype=dtype, seed=seed), RANK, seed)
+    plain = own if ours else partial(tiny, ours=False)
+    model = add_adapter(plain(kind, dtype=dtype, seed=seed), RANK, seed)
     draws = torch.Generator().manual_seed(seed)
     for layer in (m for m in model.modules() if isinstance(m, Lora)):
         layer.lora_B.data = torch.randn(layer.lora_B.shape, generator=draws) * 0.1
@@ -123,7 +133,7 @@ def held(
     if adapter:
         model = adapted(kind, ours=True, dtype=dtype, seed=seed)
         return Replicas(model.to(device), torch.float32)
-    return Replicas(tiny(kind, ours=True, dtype=torch.float32, seed=seed).to(device), dtype)
+    return Replicas(own(kind, seed=seed).to(device), dtype)
 
 
 def gradient_law(
@@ -199,7 +209,8 @@ def answers_law(device: torch.device, kind: str) -> dict[str, Any]:
     """Greedy answers in fp32 are those of transformers' generate."""
     prefix = [(7 * i) % 50 + 3 for i in range(21)]
     prompts = [[3, 4, 5], [*prefix, 11, 12], [*prefix, 13], [40] * 20 + [3], [8]]
-    model, stock = (tiny(kind, ours=o, dtype=torch.float32).to(device) for o in (True, False))
+    model = own(kind).to(device)
+    stock = tiny(kind, ours=False, dtype=torch.float32).to(device)
     differ = []
     for prompt, answer in zip(
         prompts, generate(model, prompts, stop_ids={2}, max_new_tokens=20), strict=True

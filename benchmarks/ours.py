@@ -21,6 +21,7 @@ import torch
 
 from biddable.engine.attention import NAME, register
 from biddable.engine.memory import choose_batch_tokens, keep_freed_memory, needs_of, peak_of
+from biddable.engine.norms import fuse_norms
 from biddable.engine.plan import plan_step
 from biddable.engine.precision import choose_device, choose_dtype, load_model
 from biddable.models.adapters import add_adapter
@@ -81,6 +82,8 @@ def random_model(config: Any, device: torch.device, dtype: torch.dtype, attentio
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
+    if device.type == "cuda":
+        fuse_norms(model)
     return model.eval()
 
 

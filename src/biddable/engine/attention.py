@@ -113,8 +113,10 @@ def _attend_segments(
     plain = how.window is None and how.softcap is None
     out: Tensor
     if how.softcap is None and how.sinks is None and fits_varlen(query):
-        layout.cuts = layout.cuts or cuts_of(spans, sizes, query.device)
-        out = varlen_attention(qkv, pairs, layout.cuts, how.scale, how.window)
+        copied = how.window is not None
+        if copied not in layout.cuts:
+            layout.cuts[copied] = cuts_of(spans, sizes, query.device, copied=copied)
+        out = varlen_attention(qkv, pairs, layout.cuts[copied], how.scale, how.window)
     elif plain and query.device.type == "cpu":
         layout.tiles = layout.tiles or tiles_of(layout.lengths, query)
         out = Flash.apply(*qkv, how.scale, how.sinks, (layout.tiles, spans), *chain(*pairs))  # type: ignore[no-untyped-call]

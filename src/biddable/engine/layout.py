@@ -49,7 +49,7 @@ class Layout:
         keep: where given, one `Prefix` a segment to store its keys and values in.
         calls: how often the pass called attention so far.
         tiles: what one flash call attends to, worked out once for all layers; on a CPU.
-        cuts: the same for the one call on CUDA.
+        cuts: the same on CUDA, for attention with a window (True) and without.
     """
 
     lengths: Sequence[int]
@@ -58,7 +58,7 @@ class Layout:
     keep: Sequence[Prefix] = ()
     calls: int = 0
     tiles: list[Tile] = field(default_factory=list)
-    cuts: Cuts | None = None
+    cuts: dict[bool, Cuts] = field(default_factory=dict)
 
     def spans(self) -> list[tuple[int, int, int]]:
         """(start, stop, prefix index) of each segment."""

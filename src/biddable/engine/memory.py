@@ -54,7 +54,7 @@ class Needs:
         width: columns of the vocabulary head.
         frozen_head: whether the head has no gradient.
         pair: the keys and values of one token in all layers, where each segment of a pass keeps a
-            copy of those of its prefix, as on CUDA; else 0.
+            copy of those of its prefix, as on CUDA with a sliding window; else 0.
     """
 
     resident: int
@@ -111,7 +111,9 @@ def needs_of(
     else:
         resident = psutil.Process().memory_info().rss
     rows, width = map(int, head.shape)
-    pair = pair_bytes(model, run) if model.device.type == "cuda" and is_flat(model) else 0
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    copies = model.device.type == "cuda" and is_flat(model) and window
+    pair = pair_bytes(model, run) if copies else 0
     return Needs(resident, moments, working_bytes + copied, token, rows, width, frozen, pair)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from biddable.engine.attention import NAME, register
+from biddable.engine.norms import fuse_norms
 from biddable.engine.proof import STOCK, Proof, prove
 from biddable.errors import BiddableError, first_line
 from biddable.models.adapters import decoder_layers, load_adapter
@@ -62,6 +63,8 @@ def load_proven(
             # Not the buffers: rounded rotary angles would be those of another model.
             parameter.data = parameter.data.to(dtype)
     model = model.to(device).eval()
+    if device.type == "cuda":
+        fuse_norms(model)
     with quiet():
         proof = prove(model, base.name)
     if base.adapter:
@@ -106,6 +109,8 @@ def new_model(config: Any, device: torch.device, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=NAME)
+    if device.type == "cuda":
+        fuse_norms(model)
     return model.to(device).eval()
 
 

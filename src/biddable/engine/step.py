@@ -149,25 +149,24 @@ def flatten(
     token."""
     ids = [i for p in prefixes for i in p]
     positions = [i for p in prefixes for i in range(len(p))]
-    rows: list[int] = []
-    targets: list[int] = []
-    weights: list[float] = []
+    # The token behind each one, and its weight; nothing is trained right behind a prefix.
+    following, counts = [0] * len(ids), [0.0] * len(ids)
     for s in segments:
         example = examples[s.example]
-        # Position i - 1 predicts token i; the plan keeps every such row inside the segment.
-        for i in range(s.start + 1, s.stop + 1):
-            if example.weights[i] > 0:
-                rows.append(len(ids) + i - 1 - s.start)
-                targets.append(int(example.input_ids[i]))
-                weights.append(float(example.weights[i]))
         ids += example.input_ids[s.start : s.stop]
         positions += range(s.start, s.stop)
+        # Position i - 1 predicts token i; the plan keeps every such row inside the segment.
+        following += example.input_ids[s.start + 1 : s.stop + 1]
+        counts += example.weights[s.start + 1 : s.stop + 1]
+    behind = torch.tensor(following, dtype=torch.long)
+    weights = torch.tensor(counts, dtype=_float(device))
+    rows = (weights > 0).nonzero()[:, 0]
     return Flat(
         to_device(torch.tensor([ids or [0]]), device),
         to_device(torch.tensor([positions or [0]]), device),
-        to_device(torch.tensor(rows, dtype=torch.long), device),
-        to_device(torch.tensor(targets, dtype=torch.long), device),
-        to_device(torch.tensor(weights, dtype=_float(device)), device),
+        to_device(rows, device),
+        to_device(behind[rows], device),
+        to_device(weights[rows], device),
         tuple(segments),
     )
 

@@ -49,11 +49,13 @@ class Lora(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(outputs, rank, device=weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.frozen(x)
-        low = nn.functional.linear(x.reshape(-1, x.shape[-1]), self.lora_A.to(x.dtype))
+        # Of two dimensions: to add in place to a view costs autograd two copies of its gradient.
+        rows = x.reshape(-1, x.shape[-1])
+        y: Tensor = self.frozen(rows)
+        low = nn.functional.linear(rows, self.lora_A.to(x.dtype))
         up = self.lora_B.to(x.dtype).T
         # In place: nothing of what the frozen layer gave is kept for the backward.
-        return y.reshape(-1, y.shape[-1]).addmm_(low, up, alpha=SCALE).view(y.shape)
+        return y.addmm_(low, up, alpha=SCALE).view(*x.shape[:-1], y.shape[-1])
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:

@@ -57,7 +57,7 @@ class FourBits(nn.Module):
         # Of two dimensions, or the product may be a view that the adapter could not be added to.
         rows = x.reshape(-1, x.shape[-1])
         y: Tensor = _bitsandbytes().matmul_4bit(rows, self.packed, self.state, bias=self.bias)
-        return y.view(*x.shape[:-1], self.out_features)
+        return y if x.ndim == 2 else y.view(*x.shape[:-1], self.out_features)
 
     def weight_bytes(self) -> int:
         """Bytes of the dequantized weights."""

@@ -1,0 +1,73 @@
+"""A norm is replaced only where the fused one gives the same, and a model stays what it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import rms_norm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from biddable.engine.norms import FusedNorm, fuse_norms
+from biddable.engine.plan import plan_step
+from biddable.engine.step import backward_step
+from tiny import CONFIGS, reference_step, rows_of, tiny, worst_difference
+
+# (1 + weight), LayerNorm with a bias, and LayerNorm again: none of them is a plain RMS norm.
+OTHERS = {"gemma2", "gemma3_text", "gpt2", "gpt_neox"}
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_a_step_with_fused_norms_is_that_of_the_model(kind: str) -> None:
+    rows = rows_of(1)
+    loss, _, grads = reference_step(tiny(kind, ours=False), rows)
+    model = tiny(kind, ours=True)
+    names = list(model.state_dict())
+    count = fuse_norms(model)
+    assert (count == 0) == (kind in OTHERS)
+    assert count == sum(isinstance(m, FusedNorm) for m in model.modules())
+    assert list(model.state_dict()) == names
+    own, _, _ = backward_step(model, rows, plan_step(rows, 10_000))
+    # In fp64 transformers rounds inside its norm to fp32, the fused one does not.
+    assert own == pytest.approx(float(loss), rel=1e-6)
+    assert worst_difference(model, grads) < 1e-5
+
+
+class Shifted(LlamaRMSNorm):
+    """Looks like the norm that it inherits from, and is another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight.shape, self.weight + 0.01, self.variance_epsilon)
+
+
+class Gated(LlamaRMSNorm):
+    """Takes a second tensor."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return rms_norm(x * gate, self.weight.shape, self.weight, self.variance_epsilon)
+
+
+class OtherEpsilon(LlamaRMSNorm):
+    """Computes with another epsilon than the one that it names."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight.shape, self.weight, 1e-3)
+
+
+@pytest.mark.parametrize("kind", [Shifted, Gated, OtherEpsilon])
+def test_what_computes_something_else_stays(kind: type[LlamaRMSNorm]) -> None:
+    model = nn.Sequential(kind(16), LlamaRMSNorm(16))
+    nn.init.normal_(model[0].weight)
+    assert fuse_norms(model) == 1
+    assert type(model[0]) is kind
+    assert isinstance(model[1], FusedNorm)
+
+
+def test_the_weight_is_the_same_parameter() -> None:
+    norm = LlamaRMSNorm(16, eps=1e-5)
+    model = nn.Sequential(norm)
+    fuse_norms(model)
+    assert model[0].weight is norm.weight
+    assert model[0].epsilon == 1e-5
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(model(x), norm(x))
