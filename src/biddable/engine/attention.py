@@ -91,7 +91,8 @@ def attend(
         out = attend_rows(layout, call, qkv, how)
     else:
         out = _attend_segments(layout, call, qkv, how)
-    return out[..., :width].contiguous(), None
+    # A slice of all of it would cost the backward a copy.
+    return (out if out.shape[-1] == width else out[..., :width]).contiguous(), None
 
 
 def _widened(t: Tensor, width: int) -> Tensor:

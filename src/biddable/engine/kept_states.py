@@ -152,10 +152,10 @@ def numbered(examples: Mapping[int, Example]) -> tuple[dict[int, Example], list[
     order = sorted(examples, key=lambda i: array("q", examples[i].input_ids))
     tokens = array("q")
     rows: dict[int, Example] = {}
-    ids: Sequence[int] = ()
+    ids: tuple[int, ...] = ()
     numbers = array("q")
     for i in order:
-        before, ids = ids, examples[i].input_ids
+        before, ids = ids, tuple(examples[i].input_ids)
         shared = common_length(before, ids)
         fresh = range(len(tokens), len(tokens) + len(ids) - shared)
         numbers = numbers[:shared] + array("q", fresh)

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from biddable.engine.head import Head
 
-# Logits of a chunk: 512 rows of a vocabulary of 49,152 are 96 MiB in fp32.
-CHUNK_ELEMENTS = 512 * 49_152
+# Logits of a chunk: 512 rows of a vocabulary of 49,152 are 96 MiB in fp32; on CUDA 512 MiB, for
+# each chunk goes over the head's gradient once.
+_CHUNK, _CHUNK_CUDA = 512 * 49_152, 2**27
 
 
 def loss_sum(hidden: Tensor, head: Head, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,8 +48,13 @@ def row_losses(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
         )
 
 
+def chunk_rows(device: torch.device, vocabulary: int) -> int:
+    """Rows whose logits exist together."""
+    return max(1, (_CHUNK_CUDA if device.type == "cuda" else _CHUNK) // vocabulary)
+
+
 def _chunks(hidden: Tensor, targets: Tensor, head: Head) -> list[tuple[Tensor, Tensor]]:
-    size = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
+    size = chunk_rows(hidden.device, head.weight.shape[0])
     return [(hidden[i : i + size], targets[i : i + size]) for i in range(0, len(targets), size)]
 
 

@@ -21,7 +21,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from biddable.engine.beside import is_flat
 from biddable.engine.layout import Layout, Prefix
-from biddable.engine.loss import CHUNK_ELEMENTS
+from biddable.engine.loss import chunk_rows
 from biddable.engine.plan import StepPlan
 from biddable.engine.step import RunPass, directly, feed
 from biddable.errors import BiddableError
@@ -34,8 +34,8 @@ _CPU_ACTIVATIONS_FROZEN = 3 * 2**28
 _FEWEST, _MOST = 256, 16_384
 _PROBE = 32
 # What a heap of large blocks holds beyond what is in use, as measured on benchmarks' workloads.
-# Beside frozen weights activations are most of it.
-_HOLES, _HOLES_FROZEN = 1.2, 1.6
+# Beside frozen weights activations are most of it. On CUDA nine workloads held at most 1.03 times.
+_HOLES, _HOLES_FROZEN, _HOLES_CUDA = 1.2, 1.6, 1.1
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -52,6 +52,8 @@ class Needs:
         token: what one token of a pass keeps until the backward.
         vocabulary: rows of the vocabulary head.
         width: columns of the vocabulary head.
+        chunk: rows whose logits exist together.
+        holes: what the heap holds, in shares of what is in use.
         frozen_head: whether the head has no gradient.
         pair: the keys and values of one token in all layers, where each segment of a pass keeps a
             copy of those of its prefix, as on CUDA with a sliding window; else 0.
@@ -63,13 +65,10 @@ class Needs:
     token: int
     vocabulary: int
     width: int
+    chunk: int
+    holes: float
     frozen_head: bool = False
     pair: int = 0
-
-    @property
-    def holes(self) -> float:
-        """What the heap holds, in shares of what is in use."""
-        return _HOLES_FROZEN if self.frozen_head else _HOLES
 
     def peak(self, tokens: int, rows: int, *, several: bool, kept: int = 0, copied: int = 0) -> int:
         """The most that a step holds at once.
@@ -81,7 +80,7 @@ class Needs:
             kept: those of `tokens` whose activations outlive the pass: of prefixes fed before it.
             copied: prefix tokens of the pass, counted once for each segment that continues them.
         """
-        chunk = min(rows * self.vocabulary, max(CHUNK_ELEMENTS, self.vocabulary))
+        chunk = min(rows, self.chunk) * self.vocabulary
         # Logits with the copy that their log-sum-exp makes; the head's own gradient.
         own = 0 if self.frozen_head else 4 * self.vocabulary * self.width
         head = 2 * 4 * chunk + own
@@ -106,15 +105,17 @@ def needs_of(
     head = model.get_output_embeddings().weight
     frozen = not head.requires_grad
     copied = int(head.numel()) * 2 if head.dtype != torch.float32 and not frozen else 0
+    holes = _HOLES_FROZEN if frozen else _HOLES
+    resident = int(psutil.Process().memory_info().rss)
     if model.device.type == "cuda":
-        resident = torch.cuda.memory_allocated(model.device)
-    else:
-        resident = psutil.Process().memory_info().rss
+        holes, resident = _HOLES_CUDA, torch.cuda.memory_allocated(model.device)
     rows, width = map(int, head.shape)
+    chunk = chunk_rows(model.device, rows)
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     copies = model.device.type == "cuda" and is_flat(model) and window
     pair = pair_bytes(model, run) if copies else 0
-    return Needs(resident, moments, working_bytes + copied, token, rows, width, frozen, pair)
+    gradients = working_bytes + copied
+    return Needs(resident, moments, gradients, token, rows, width, chunk, holes, frozen, pair)
 
 
 def _saved_bytes(model: Any, tokens: int, run: RunPass) -> int:

@@ -202,6 +202,12 @@ def _runs(order: list[int], heads: list[tuple[int, ...]]) -> list[list[int]]:
 
 
 def common_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
-    n = min(len(a), len(b))
-    return next((i for i in range(n) if a[i] != b[i]), n)
+    """Length of the longest common prefix of two sequences of one type.
+
+    Halves are compared whole, which for tuples takes no step in Python for each token.
+    """
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
+    return low

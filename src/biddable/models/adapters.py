@@ -49,13 +49,35 @@ class Lora(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(outputs, rank, device=weight.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Of two dimensions: to add in place to a view costs autograd two copies of its gradient.
         rows = x.reshape(-1, x.shape[-1])
-        y: Tensor = self.frozen(rows)
-        low = nn.functional.linear(rows, self.lora_A.to(x.dtype))
-        up = self.lora_B.to(x.dtype).T
-        # In place: nothing of what the frozen layer gave is kept for the backward.
-        return y.addmm_(low, up, alpha=SCALE).view(*x.shape[:-1], y.shape[-1])
+        y: Tensor = _Beside.apply(rows, self.lora_A, self.lora_B, self.frozen)  # type: ignore[no-untyped-call]
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+class _Beside(torch.autograd.Function):
+    """W x + s B (A x) of rows (N, I), where A and B learn and W does not.
+
+    Both ways to a row's gradient are one sum, formed by the product that adds to its result;
+    autograd would form each, and go over the rows once more to add them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, a: Tensor, b: Tensor, frozen: nn.Module) -> Tensor:
+        down, up = a.to(rows.dtype), b.to(rows.dtype)
+        low = rows @ down.T
+        y: Tensor = frozen(rows)
+        ctx.save_for_backward(rows, low, down, up)
+        ctx.frozen, ctx.held = frozen, a.dtype
+        return y.addmm_(low, up.T, alpha=SCALE)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, low, down, up = ctx.saved_tensors
+        back, d_rows = SCALE * (grad @ up), None
+        if ctx.needs_input_grad[0]:
+            d_rows = (grad @ _matrix(ctx.frozen)).addmm_(back, down)
+        d_a, d_b = back.T @ rows, SCALE * (grad.T @ low)
+        return d_rows, d_a.to(ctx.held), d_b.to(ctx.held), None
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
@@ -218,6 +240,13 @@ def _children(model: Any) -> Iterator[tuple[nn.Module, str, nn.Module]]:
 
 def _is_transposed(layer: nn.Module) -> bool:
     return layer.transposed if isinstance(layer, FourBits) else not isinstance(layer, nn.Linear)
+
+
+def _matrix(layer: nn.Module) -> Tensor:
+    """(O, I) the weights of a linear layer."""
+    weight = layer.matrix() if isinstance(layer, FourBits) else layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.T if not isinstance(layer, FourBits) and _is_transposed(layer) else weight
 
 
 def _shape(layer: nn.Module) -> tuple[int, int]:

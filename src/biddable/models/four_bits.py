@@ -59,6 +59,11 @@ class FourBits(nn.Module):
         y: Tensor = _bitsandbytes().matmul_4bit(rows, self.packed, self.state, bias=self.bias)
         return y if x.ndim == 2 else y.view(*x.shape[:-1], self.out_features)
 
+    def matrix(self) -> Tensor:
+        """(O, I) the dequantized weights."""
+        whole: Tensor = _bitsandbytes().functional.dequantize_4bit(self.packed, self.state)
+        return whole
+
     def weight_bytes(self) -> int:
         """Bytes of the dequantized weights."""
         return self.out_features * self.in_features * int(self.state.dtype.itemsize)
@@ -68,7 +73,7 @@ class FourBits(nn.Module):
         """A plain layer, of the kind that was quantized, with the weights that this one has."""
         from transformers.pytorch_utils import Conv1D
 
-        matrix = _bitsandbytes().functional.dequantize_4bit(self.packed, self.state)
+        matrix = self.matrix()
         shape = (self.in_features, self.out_features)
         with torch.device("meta"):
             layer: nn.Module = Conv1D(*shape[::-1]) if self.transposed else nn.Linear(*shape)
