@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +51,15 @@ def test_bytes_per_token_are_those_that_the_allocator_sees(family: str) -> None:
     live_bytes(model, 64)
     slope = (live_bytes(model, 128) - live_bytes(model, 64)) / 64
     assert needs_of(model, [], 0).token == pytest.approx(slope, rel=0.1)
+
+
+def test_to_measure_a_model_keeps_none_of_it() -> None:
+    model = tiny("llama", ours=True, dtype=torch.float32)
+    weights = [weakref.ref(parameter) for parameter in model.parameters()]
+    needs_of(model, list(model.parameters()), 0)
+    del model
+    gc.collect()
+    assert [weight for weight in weights if weight() is not None] == []
 
 
 def test_every_architecture_can_be_measured() -> None:

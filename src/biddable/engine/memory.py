@@ -126,8 +126,9 @@ def _saved_bytes(model: Any, tokens: int, run: RunPass) -> int:
     held: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
-        held.append(tensor)
-        return tensor
+        # Cut off: a node that saves what it gave would keep itself, and the weights, for good.
+        held.append(tensor.detach())
+        return held[-1]
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         run(lambda: _feed_zeros(model, Layout([tokens], [-1])).sum())
