@@ -53,6 +53,16 @@ def test_a_damaged_gguf_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         ({"model_type": "t5"}, "not_causal_lm"),
         ({"model_type": "vit"}, "not_causal_lm"),
         ({"model_type": "bart", "is_encoder_decoder": True}, "not_causal_lm"),
+        # One of its parts reads text, another writes.
+        (
+            {
+                "model_type": "musicgen",
+                "text_encoder": {"model_type": "t5"},
+                "audio_encoder": {"model_type": "encodec"},
+                "decoder": {"model_type": "musicgen_decoder"},
+            },
+            "not_causal_lm",
+        ),
         ({"model_type": "nothing_known"}, "unsupported_architecture"),
     ],
 )

@@ -119,9 +119,7 @@ def _vetted_config(base: Base) -> Any:
     if not isinstance(kind, str):
         raise damaged(base.name, "config.json has no model_type")
     check_kind(kind, base.name)
-    config = load_config(base)
-    check_supported(config, base.name)
-    return config
+    return load_config(base)
 
 
 def cache_folder(name: str = "bases") -> Path:
@@ -134,7 +132,8 @@ def load_config(base: Base) -> Any:
     """The transformers configuration of a base.
 
     Raises:
-        BiddableError: `base_damaged` or `code_in_base`.
+        BiddableError: `base_damaged`, `code_in_base`, `not_causal_lm` or
+            `unsupported_architecture`.
     """
     from transformers import AutoConfig
 
@@ -148,6 +147,7 @@ def load_config(base: Base) -> Any:
         # The libraries foresee few of the values that a file may hold.
         why = unknown_setting(base.folder, base.name, error) or first_line(error)
         raise damaged(base.name, f"config.json cannot be used: {why}") from error
+    check_supported(config, base.name)
     check_values(config, base.name)
     return config
 
