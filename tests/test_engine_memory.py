@@ -12,20 +12,21 @@ import pytest
 import torch
 from torch.profiler import profile
 
-from biddable.engine import memory
+from biddable.engine import attention, memory
 from biddable.engine.layout import Layout
 from biddable.engine.memory import (
     Needs,
     choose_batch_tokens,
     needs_of,
-    pair_bytes,
     peak_of,
+    prefix_copies,
     refuse_too_much,
 )
 from biddable.engine.plan import plan_step
 from biddable.engine.step import feed
 from biddable.errors import BiddableError
 from biddable.models.adapters import add_adapter
+from biddable.models.support import UNLIMITED
 from tiny import CONFIGS, Row, tiny
 
 CPU = torch.device("cpu")
@@ -78,7 +79,7 @@ def test_keys_and_values_that_segments_copy_of_their_prefix_count() -> None:
     """On CUDA each segment keeps those of its prefix beside its own."""
     model = tiny("llama", ours=True, dtype=torch.float32)
     # Three layers, two heads of eight numbers, keys and values, in fp32.
-    assert pair_bytes(model) == 3 * 2 * 8 * 2 * 4
+    assert prefix_copies(model)[0] == 3 * 2 * 8 * 2 * 4
     needs = replace(NEEDS, pair=10**4)
     assert needs.peak(100, 10, several=False, copied=500) > NEEDS.peak(100, 10, several=False)
     rows = [Row([*range(40), i, 1, 2], [0.0] * 41 + [1.0, 1.0]) for i in range(4)]
@@ -86,6 +87,22 @@ def test_keys_and_values_that_segments_copy_of_their_prefix_count() -> None:
     tokens = plan.tokens
     assert sum(map(len, plan.prefixes)) == 40
     assert peak_of(needs, [plan], [8]) == needs.peak(tokens, 8, several=False, copied=4 * 40)
+    # A window as long as the longest row hides nothing from it.
+    longest = max(s.stop for s in plan.micro_batches[0])
+    wide, narrow = (replace(needs, uncopied=longest - less) for less in (0, 1))
+    assert peak_of(wide, [plan], [8]) == needs.peak(tokens, 8, several=False)
+    assert peak_of(narrow, [plan], [8]) == peak_of(needs, [plan], [8])
+
+
+@pytest.mark.parametrize(("kind", "longest"), [("llama", UNLIMITED), ("mistral", 7), ("gemma2", 0)])
+def test_which_rows_have_their_prefix_copied_on_cuda(
+    kind: str, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(kind, ours=True)
+    assert prefix_copies(model)[1] == 0  # The masked way of a CPU copies always.
+    monkeypatch.setattr(attention, "fits_varlen", lambda _: True)
+    monkeypatch.setattr(attention, "varlen_attention", lambda qkv, *_: qkv[0])
+    assert prefix_copies(model)[1] == longest
 
 
 def test_the_largest_step_counts() -> None:

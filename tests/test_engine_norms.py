@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from biddable.engine.norms import FusedNorm, fuse_norms
 from biddable.engine.plan import plan_step
 from biddable.engine.step import backward_step
-from tiny import CONFIGS, reference_step, rows_of, tiny, worst_difference
+from tiny import CONFIGS, reference_step, rows_of, small_model, tiny, worst_difference
 
 # (1 + weight), LayerNorm with a bias, and LayerNorm again: none of them is a plain RMS norm.
 OTHERS = {"gemma2", "gemma3_text", "gpt2", "gpt_neox"}
@@ -47,20 +47,65 @@ class Gated(LlamaRMSNorm):
         return rms_norm(x * gate, self.weight.shape, self.weight, self.variance_epsilon)
 
 
-class OtherEpsilon(LlamaRMSNorm):
-    """Computes with another epsilon than the one that it names."""
+class OptionallyGated(LlamaRMSNorm):
+    """Takes a second tensor, or none: the gated norms of state-space models."""
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        return super().forward(x if gate is None else x * gate)
+
+
+class WithBias(LlamaRMSNorm):
+    """Adds a bias, which is zero when a model is new."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight.shape, self.weight, 1e-3)
+        return super().forward(x) + self.bias
 
 
-@pytest.mark.parametrize("kind", [Shifted, Gated, OtherEpsilon])
+class Unforeseen(LlamaRMSNorm):
+    """Raises what a model raises that needs more than a tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise AttributeError(x)
+
+
+class InHalf(LlamaRMSNorm):
+    """Gives the dtype of its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).bfloat16()
+
+
+class OtherEpsilon(LlamaRMSNorm):
+    """Computes with another epsilon than the one that it names: seen in small rows alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight.shape, self.weight, 2 * self.variance_epsilon)
+
+
+@pytest.mark.parametrize(
+    "kind", [Shifted, Gated, OptionallyGated, WithBias, Unforeseen, InHalf, OtherEpsilon]
+)
 def test_what_computes_something_else_stays(kind: type[LlamaRMSNorm]) -> None:
     model = nn.Sequential(kind(16), LlamaRMSNorm(16))
     nn.init.normal_(model[0].weight)
     assert fuse_norms(model) == 1
     assert type(model[0]) is kind
     assert isinstance(model[1], FusedNorm)
+
+
+@pytest.mark.parametrize("kind", ["mamba2", "bamba", "granitemoehybrid", "falcon_mamba"])
+def test_state_space_models_run_with_what_was_replaced(kind: str) -> None:
+    model = small_model(kind).eval()
+    ids = torch.arange(3, 12)[None]
+    with torch.no_grad():
+        before = model(input_ids=ids, use_cache=False).logits
+        fuse_norms(model)
+        after = model(input_ids=ids, use_cache=False).logits
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
 
 def test_the_weight_is_the_same_parameter() -> None:

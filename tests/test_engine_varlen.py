@@ -24,8 +24,8 @@ from biddable.engine.varlen import (
 from tiny import reference_step, rows_of, tiny, worst_difference
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-# Two segments of the first prefix, one without, one of the second.
-SPANS = [(0, 4, 0), (4, 5, 0), (5, 9, -1), (9, 14, 1)]
+# Two segments of the first prefix, one without, one of the second, and the first again.
+SPANS = [(0, 4, 0), (4, 5, 0), (5, 9, -1), (9, 12, 1), (12, 14, 0)]
 
 
 def scores_of(
@@ -130,7 +130,11 @@ def test_keys_are_copied_for_a_window_behind_a_prefix_alone() -> None:
 
 def test_segments_of_one_prefix_are_one_run() -> None:
     runs = cuts_of(SPANS, [5, 3], torch.device("cpu")).runs
-    assert [(run.start, run.stop, run.prefix) for run in runs] == [(0, 5, 0), (9, 14, 1)]
+    assert [(run.start, run.stop, run.prefix) for run in runs] == [
+        (0, 5, 0),
+        (9, 12, 1),
+        (12, 14, 0),
+    ]
 
 
 def test_the_gradient_of_a_copied_prefix_is_added_in_fp32() -> None:

@@ -65,7 +65,8 @@ def head_logits(hidden: Tensor, head: Head) -> Tensor:
     if head.divide != 1.0:
         logits = logits / head.divide
     if head.softcap is not None:
-        logits = torch.tanh(logits / head.softcap) * head.softcap
+        # In place but for the first, which leaves room for no third chunk.
+        logits = (logits / head.softcap).tanh_().mul_(head.softcap)
     return logits
 
 
@@ -127,7 +128,9 @@ class _HeadLoss(torch.autograd.Function):
 
 def _logit_gradient(logits: Tensor, lse: Tensor, targets: Tensor, w: Tensor, head: Head) -> Tensor:
     """d(sum w CE) / d(raw logits), written over `logits`."""
-    slope = None if head.softcap is None else 1 - (logits / head.softcap).square()
+    slope = None
+    if head.softcap is not None:
+        slope = (logits / head.softcap).square_().neg_().add_(1)
     d = logits.sub_(lse[:, None]).exp_()
     d.scatter_add_(1, targets[:, None], torch.full_like(lse, -1.0)[:, None])
     d.mul_((w / head.divide)[:, None])

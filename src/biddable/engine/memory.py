@@ -25,6 +25,7 @@ from biddable.engine.loss import chunk_rows
 from biddable.engine.plan import StepPlan
 from biddable.engine.step import RunPass, directly, feed
 from biddable.errors import BiddableError
+from biddable.models.support import UNLIMITED, setting_of
 
 # 1 GiB is 7 % slower on gsm8k, 4 GiB 6 % faster; 2 GiB leaves room for other programs.
 _CPU_ACTIVATIONS = 2**31
@@ -34,8 +35,9 @@ _CPU_ACTIVATIONS_FROZEN = 3 * 2**28
 _FEWEST, _MOST = 256, 16_384
 _PROBE = 32
 # What a heap of large blocks holds beyond what is in use, as measured on benchmarks' workloads.
-# Beside frozen weights activations are most of it. On CUDA nine workloads held at most 1.03 times.
-_HOLES, _HOLES_FROZEN, _HOLES_CUDA = 1.2, 1.6, 1.1
+# Beside frozen weights activations are most of it. On CUDA nine workloads held up to 1.07 times as
+# much; what its allocator loses between blocks was not measured.
+_HOLES, _HOLES_FROZEN, _HOLES_CUDA = 1.2, 1.6, 1.15
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
@@ -55,8 +57,10 @@ class Needs:
         chunk: rows whose logits exist together.
         holes: what the heap holds, in shares of what is in use.
         frozen_head: whether the head has no gradient.
-        pair: the keys and values of one token in all layers, where each segment of a pass keeps a
-            copy of those of its prefix, as on CUDA with a sliding window; else 0.
+        pair: the keys and values of one token in all layers, where a segment of a pass may keep a
+            copy of those of its prefix, as on CUDA; else 0.
+        uncopied: the longest rows, prefix included, without such copies: a sliding window hides
+            nothing from them. 0 where FlashAttention cannot be called.
     """
 
     resident: int
@@ -69,6 +73,7 @@ class Needs:
     holes: float
     frozen_head: bool = False
     pair: int = 0
+    uncopied: int = 0
 
     def peak(self, tokens: int, rows: int, *, several: bool, kept: int = 0, copied: int = 0) -> int:
         """The most that a step holds at once.
@@ -111,11 +116,12 @@ def needs_of(
         holes, resident = _HOLES_CUDA, torch.cuda.memory_allocated(model.device)
     rows, width = map(int, head.shape)
     chunk = chunk_rows(model.device, rows)
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    copies = model.device.type == "cuda" and is_flat(model) and window
-    pair = pair_bytes(model, run) if copies else 0
+    copies = model.device.type == "cuda" and is_flat(model)
+    pair, uncopied = prefix_copies(model, run) if copies else (0, 0)
     gradients = working_bytes + copied
-    return Needs(resident, moments, gradients, token, rows, width, chunk, holes, frozen, pair)
+    return Needs(
+        resident, moments, gradients, token, rows, width, chunk, holes, frozen, pair, uncopied
+    )
 
 
 def _saved_bytes(model: Any, tokens: int, run: RunPass) -> int:
@@ -138,11 +144,17 @@ def _saved_bytes(model: Any, tokens: int, run: RunPass) -> int:
 
 
 @torch.no_grad()
-def pair_bytes(model: Any, run: RunPass = directly) -> int:
-    """Bytes of the keys and values of one token in all layers."""
+def prefix_copies(model: Any, run: RunPass = directly) -> tuple[int, int]:
+    """Bytes of the keys and values of one token in all layers, and the longest rows whose prefix is
+    not copied for them (see `Needs`)."""
     prefix = Prefix(_PROBE)
-    run(lambda: _feed_zeros(model, Layout([_PROBE], [-1], keep=[prefix])))
-    return sum(t.nbytes for t in (*prefix.keys.values(), *prefix.values.values())) // _PROBE
+    layout = Layout([_PROBE], [-1], keep=[prefix])
+    run(lambda: _feed_zeros(model, layout))
+    pair = sum(t.nbytes for t in (*prefix.keys.values(), *prefix.values.values())) // _PROBE
+    window = setting_of(model.config.get_text_config(), "sliding_window")
+    # What FlashAttention was called with is kept in the layout.
+    longest = window if type(window) is int and window > 0 else UNLIMITED
+    return pair, longest if layout.cuts else 0
 
 
 def _feed_zeros(model: Any, layout: Layout) -> Tensor:
@@ -159,8 +171,9 @@ def peak_of(needs: Needs, plans: Iterable[StepPlan], trained: Iterable[int]) -> 
         shared = sum(map(len, plan.prefixes))
         longest = max(sum(map(len, batch)) for batch in plan.micro_batches)
         several, kept = len(plan.micro_batches) > 1, 0 if plan.joined else shared
+        # One row that is longer has them copied for all of its pass.
         copied = max(
-            sum(len(plan.prefixes[s.group]) for s in batch if s.group >= 0)
+            sum(s.start for s in batch) if any(s.stop > needs.uncopied for s in batch) else 0
             for batch in plan.micro_batches
         )
         tokens = shared + longest

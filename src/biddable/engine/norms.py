@@ -7,11 +7,14 @@ module computes is not read off its name: only one that gives the same numbers i
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
+
+from biddable.engine.proof import MODEL_ERRORS
 
 _ROUNDING = 1e-5
 
@@ -41,11 +44,13 @@ def fuse_norms(model: nn.Module) -> int:
 
 
 def _epsilon_of(module: nn.Module) -> float | None:
-    """The epsilon of what may be an RMS norm: one vector of weights, and nothing else."""
-    numbers = [*module.named_parameters(), *module.named_buffers()]
+    """The epsilon of what may be an RMS norm: of one tensor, with one vector of weights and nothing
+    else. A gate that may be left out would be lost."""
+    parameters, buffers = list(module.named_parameters()), list(module.named_buffers())
     epsilon: Any = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    alone = [name for name, _ in numbers] == ["weight"] and numbers[0][1].ndim == 1
-    return epsilon if alone and isinstance(epsilon, float) else None
+    alone = [name for name, _ in parameters] == ["weight"] and not buffers
+    fits = alone and parameters[0][1].ndim == 1 and len(signature(module.forward).parameters) == 1
+    return epsilon if fits and isinstance(epsilon, float) else None
 
 
 @torch.no_grad()
@@ -57,7 +62,8 @@ def _is_rms_norm(module: nn.Module, epsilon: float) -> bool:
     rows = rows.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
     try:
         own: Any = module(rows)
-    except (RuntimeError, TypeError, ValueError):
+    except MODEL_ERRORS:
         return False
     fused = rms_norm(rows, weight.shape, weight.to(rows.dtype), epsilon)
-    return torch.is_tensor(own) and torch.allclose(own, fused, rtol=_ROUNDING, atol=_ROUNDING)
+    same = torch.is_tensor(own) and own.shape == fused.shape and own.dtype == fused.dtype
+    return same and torch.allclose(own, fused, rtol=_ROUNDING, atol=_ROUNDING)

@@ -75,7 +75,7 @@ class _Beside(torch.autograd.Function):
         rows, low, down, up = ctx.saved_tensors
         back, d_rows = SCALE * (grad @ up), None
         if ctx.needs_input_grad[0]:
-            d_rows = (grad @ _matrix(ctx.frozen)).addmm_(back, down)
+            d_rows = (grad @ _matrix(ctx.frozen).to(grad.dtype)).addmm_(back, down)
         d_a, d_b = back.T @ rows, SCALE * (grad.T @ low)
         return d_rows, d_a.to(ctx.held), d_b.to(ctx.held), None
 
